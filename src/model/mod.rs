@@ -1,0 +1,234 @@
+//! The words every room uses: a checked project, its machines, ports and steps.
+//!
+//! Plain data: no I/O, no printing, nothing that can fail. `config` makes these
+//! values, everything below reads them.
+
+mod cancel;
+mod event;
+mod secret;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use cancel::Cancel;
+pub use event::{Event, Reporter, Silent, Stream};
+pub use secret::{Masker, Secret};
+
+/// The folder that holds a `Vagrantfile`, with all that the file declares, checked.
+#[derive(Debug, Clone)]
+pub struct Project {
+    /// Absolute path of the folder.
+    pub root: PathBuf,
+    /// Absolute path of the configuration file.
+    pub file: PathBuf,
+    /// Machines in the order of the file; never empty, names are unique.
+    pub machines: Vec<Machine>,
+    /// How to log in, from the ENV file where it says so.
+    pub login: Login,
+    /// Masks every value of the ENV file in text that is printed.
+    pub masker: Masker,
+}
+
+/// One declared machine, with defaults applied.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// `[a-z0-9][a-z0-9-]*`, at most 63 characters.
+    pub name: String,
+    /// What it starts from: `debian/13`, `debian/12`, `micro`.
+    pub box_name: String,
+    /// Virtual CPUs, 1 to 64.
+    pub cpus: u8,
+    /// Guest memory in bytes, a multiple of 1 MiB.
+    pub memory: u64,
+    /// Size of the root disk in bytes; `None`: the box's own default.
+    pub disk: Option<u64>,
+    /// Host name inside the guest.
+    pub hostname: String,
+    /// Forced provider; `None`: chosen by what the host can do.
+    pub provider: Option<ProviderKind>,
+    /// Which kernel boots it.
+    pub kernel: KernelChoice,
+    /// Ports of the host that lead into the guest (the SSH one is not among them).
+    pub ports: Vec<Forward>,
+    /// Provision steps in the order of the file.
+    pub steps: Vec<Step>,
+    /// How long `up` waits for SSH.
+    pub boot_timeout: Duration,
+    /// How long `halt` waits for the guest before it is switched off.
+    pub halt_timeout: Duration,
+}
+
+/// What runs a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProviderKind {
+    /// The hypervisor of this crate.
+    Kvm,
+    /// `qemu-system-x86_64 -M microvm` with software emulation.
+    Qemu,
+}
+
+impl ProviderKind {
+    /// The word used in files and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ProviderKind::Kvm => "kvm",
+            ProviderKind::Qemu => "qemu",
+        }
+    }
+}
+
+impl std::fmt::Display for ProviderKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Which kernel a machine boots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum KernelChoice {
+    /// The distribution's own cloud kernel with an initrd made by `rvm`.
+    #[default]
+    Stock,
+    /// The kernel that `firmware/` builds: everything built in, no initrd.
+    Fast,
+}
+
+impl KernelChoice {
+    /// The word used in files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            KernelChoice::Stock => "stock",
+            KernelChoice::Fast => "fast",
+        }
+    }
+}
+
+/// Transport protocol of a forwarded port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Protocol {
+    /// `tcp` or `udp`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        }
+    }
+}
+
+/// A port of the host that leads to a port of the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forward {
+    /// Port in the guest, 1 to 65535.
+    pub guest: u16,
+    /// Port on the host, 1 to 65535.
+    pub host: u16,
+    /// Address on the host; `127.0.0.1` unless the file says otherwise.
+    pub host_ip: IpAddr,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// Take another free port where `host` is taken, instead of failing.
+    pub auto_correct: bool,
+}
+
+/// How to log in to the machines of a project.
+#[derive(Debug, Clone)]
+pub struct Login {
+    /// User name; `vagrant` unless `RVM_SSH_USER` says otherwise.
+    pub user: String,
+    /// `RVM_SSH_PASSWORD`.
+    pub password: Option<Secret>,
+    /// `RVM_SSH_KEY`: absolute path of a private key. `None`: the machine's own key.
+    pub key: Option<PathBuf>,
+}
+
+impl Default for Login {
+    fn default() -> Self {
+        Login { user: "vagrant".into(), password: None, key: None }
+    }
+}
+
+/// One provision step.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// Unique within its machine; made from kind and position where the file gives none.
+    pub name: String,
+    /// When it runs.
+    pub run: RunPolicy,
+    /// Names and values from the ENV file that this step alone gets.
+    pub env: Vec<(String, Secret)>,
+    /// What it does.
+    pub kind: StepKind,
+}
+
+/// When a step runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum RunPolicy {
+    /// Until it has succeeded with its present content.
+    #[default]
+    Once,
+    /// At each `up`, `reload` and `provision`.
+    Always,
+    /// Only when named by `--provision-with`.
+    Never,
+}
+
+/// What a step does.
+#[derive(Debug, Clone)]
+pub enum StepKind {
+    /// Runs a script in the guest.
+    Shell {
+        /// The script.
+        script: Script,
+        /// Its arguments. They are seen in the guest's process list: no secrets.
+        args: Vec<String>,
+        /// As root through `sudo` (the default), or as the login user.
+        privileged: bool,
+    },
+    /// Installs packages with the guest's package manager.
+    Packages {
+        /// Package names as the guest's distribution spells them.
+        names: Vec<String>,
+    },
+    /// Copies one file or folder from the host into the guest.
+    File {
+        /// Absolute path on the host.
+        source: PathBuf,
+        /// Path in the guest; relative ones start at the login user's home.
+        destination: String,
+    },
+}
+
+impl StepKind {
+    /// `shell`, `packages` or `file`: what `--provision-with` also takes.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            StepKind::Shell { .. } => "shell",
+            StepKind::Packages { .. } => "packages",
+            StepKind::File { .. } => "file",
+        }
+    }
+}
+
+/// Where a shell step's script comes from.
+#[derive(Debug, Clone)]
+pub enum Script {
+    /// Written in the file.
+    Inline(String),
+    /// A file on the host, absolute path.
+    Path(PathBuf),
+}

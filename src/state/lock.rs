@@ -1,0 +1,135 @@
+//! Exclusive use of a machine or a box, across processes.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::store;
+use crate::model::Cancel;
+
+/// Held until dropped; the kernel also drops it with the process.
+#[derive(Debug)]
+pub struct Lock {
+    file: File,
+}
+
+/// Why a lock was not had.
+#[derive(Debug, Error)]
+pub enum LockError {
+    /// The lock file cannot be made or locked.
+    #[error("cannot lock {path}")]
+    Io {
+        /// The lock file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The user pressed Ctrl-C while waiting.
+    #[error("interrupted while waiting for {holder}")]
+    Cancelled {
+        /// Who held it.
+        holder: String,
+    },
+}
+
+impl Lock {
+    /// Takes the lock at `path`, waiting while another process has it. `owner` says what we are
+    /// (shown to those who wait); `waiting` is called once, with what the holder says it is.
+    pub fn acquire(
+        path: &Path,
+        owner: &str,
+        cancel: &Cancel,
+        waiting: impl FnOnce(&str),
+    ) -> Result<Lock, LockError> {
+        let fail = |source| LockError::Io { path: path.to_owned(), source };
+        let mut waiting = Some(waiting);
+        loop {
+            match Self::try_acquire(path, owner).map_err(fail)? {
+                Ok(lock) => return Ok(lock),
+                Err(holder) => {
+                    if let Some(tell) = waiting.take() {
+                        tell(&holder);
+                    }
+                    // flock has no wait that a Ctrl-C of ours could end: look again instead.
+                    if cancel.wait(Duration::from_millis(100)) {
+                        return Err(LockError::Cancelled { holder });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes the lock, or says who has it.
+    pub fn try_acquire(path: &Path, owner: &str) -> io::Result<Result<Lock, String>> {
+        if let Some(dir) = path.parent() {
+            store::create_private_dir(dir)?;
+        }
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        match file.try_lock() {
+            Ok(()) => {
+                file.set_len(0)?;
+                file.seek(SeekFrom::Start(0))?;
+                write!(file, "{owner} (pid {})", std::process::id())?;
+                Ok(Ok(Lock { file }))
+            }
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                (&mut file).take(500).read_to_string(&mut holder).unwrap_or_default();
+                if holder.is_empty() {
+                    holder.push_str("another rvm");
+                }
+                Ok(Err(holder))
+            }
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Whoever waits must not read a stale owner; failing to clear it harms nobody.
+        let _ = self.file.set_len(0);
+        let _ = self.file.unlock();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_waits_and_learns_who_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sub/m.lock");
+        let cancel = Cancel::new();
+        let first = Lock::acquire(&path, "rvm up web", &cancel, |_| panic!("nobody has it")).unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        let other = path.clone();
+        let waiter = std::thread::spawn(move || {
+            Lock::acquire(&other, "rvm halt", &Cancel::new(), |holder| tell.send(holder.to_owned()).unwrap())
+                .map(drop)
+                .is_ok()
+        });
+        let holder = told.recv().unwrap();
+        assert!(holder.starts_with("rvm up web (pid "), "{holder}");
+        drop(first);
+        assert!(waiter.join().unwrap());
+    }
+
+    #[test]
+    fn a_wait_ends_with_cancel() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.lock");
+        let _first = Lock::try_acquire(&path, "a").unwrap().unwrap();
+        let cancel = Cancel::new();
+        cancel.cancel();
+        let error = Lock::acquire(&path, "b", &cancel, |_| ()).unwrap_err();
+        assert!(matches!(error, LockError::Cancelled { .. }));
+    }
+}

@@ -1,0 +1,11 @@
+//! Files that outlive a command: where they are, how they are written, who holds them.
+//!
+//! Every write goes through [`store`], so that a crash at any point leaves either the
+//! old file or the new one. Locks are `flock`s: the kernel drops them with the process.
+
+mod layout;
+mod lock;
+pub mod store;
+
+pub use layout::{Layout, LayoutError};
+pub use lock::{Lock, LockError};

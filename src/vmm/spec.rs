@@ -1,0 +1,113 @@
+//! What a virtual machine is made of.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+/// Everything the hypervisor needs to know before it starts.
+#[derive(Debug)]
+pub struct Spec {
+    /// Virtual CPUs, 1 to 64.
+    pub cpus: u8,
+    /// Guest memory in bytes, a multiple of 1 MiB, at least 16 MiB.
+    pub memory: u64,
+    /// An uncompressed 64-bit ELF kernel.
+    pub kernel: PathBuf,
+    /// Initial RAM disk, as the kernel takes it.
+    pub initrd: Option<PathBuf>,
+    /// Kernel command line; the hypervisor appends what announces its devices.
+    pub cmdline: String,
+    /// Disks in order: the first is `/dev/vda`.
+    pub disks: Vec<Disk>,
+    /// Network cards in order.
+    pub nets: Vec<Net>,
+    /// Where the first serial port (0x3f8) leads.
+    pub serial: Serial,
+    /// What a reset by the guest does.
+    pub on_reset: OnReset,
+}
+
+/// A disk image. Its format is always said, never guessed: a guest could write a header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// The image.
+    pub path: PathBuf,
+    /// What it is.
+    pub format: DiskFormat,
+    /// Refuse writes.
+    pub read_only: bool,
+    /// What the guest sees as the disk's serial, at most 20 bytes of ASCII.
+    pub serial: String,
+}
+
+/// Format of a disk image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DiskFormat {
+    /// Bytes as they are.
+    Raw,
+    /// qcow2; a backing file only if it is the one named here (what the header says is ignored).
+    Qcow2 {
+        /// Where clusters that the image lacks are read from.
+        backing: Option<Backing>,
+    },
+}
+
+/// A raw, read-only backing file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backing {
+    /// The image.
+    pub path: PathBuf,
+}
+
+/// A network card.
+#[derive(Debug)]
+pub struct Net {
+    /// Ethernet address; locally administered, unicast.
+    pub mac: [u8; 6],
+    /// Where its frames go.
+    pub backend: NetBackend,
+}
+
+/// Where frames go.
+#[derive(Debug)]
+pub enum NetBackend {
+    /// A connected UNIX stream socket that carries frames behind a 4-byte big-endian length:
+    /// what passt and QEMU's `-netdev stream` speak.
+    Stream(OwnedFd),
+    /// An existing TAP interface of the host, by name.
+    Tap(String),
+}
+
+/// Where the serial port leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Serial {
+    /// Output is appended to a file that never holds more than `limit` bytes: when full, it
+    /// becomes `PATH.1` and a new one begins.
+    Log {
+        /// The file.
+        path: PathBuf,
+        /// In bytes.
+        limit: u64,
+    },
+    /// Standard input and output of this process.
+    Stdio,
+}
+
+/// What a reset by the guest does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnReset {
+    /// Boot again, with the same kernel and devices.
+    Restart,
+    /// End, as if it had been switched off.
+    Exit,
+}
+
+/// Why a guest ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// The guest switched itself off.
+    PowerOff,
+    /// The guest reset itself (i8042, triple fault) and [`OnReset::Exit`] was asked for.
+    Reset,
+    /// [`Handle::stop`](super::Handle::stop) was called.
+    Stopped,
+}
