@@ -1,1 +1,76 @@
-//! stub
+//! Boxes, their kernels, machine disks and seed disks.
+//!
+//! A box is built once, from the packages of the distribution's own mirror, into a folder of
+//! the store that is named by the digest of its recipe. Nothing half-built ever counts: a
+//! build happens in a folder beside, and is renamed when it is whole. `docs/box.md` has the
+//! contract between a box and the rest.
+
+mod error;
+pub mod kernel;
+mod overlay;
+mod password;
+mod seed;
+mod store;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use error::ImageError;
+pub use overlay::{check_overlay, create_overlay};
+pub use password::hash_password;
+pub use seed::{HostKey, Seed, write_seed};
+pub use store::Store;
+
+/// What the store is told about its surroundings.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// Package mirror (`RVM_MIRROR`), such as `http://deb.debian.org/debian`. `None`: the one
+    /// that the host's own apt uses where the host is a Debian, else the public one.
+    pub mirror: Option<String>,
+    /// Folder for large temporary files of a box build, absolute; every user id must be able to
+    /// pass through it. `None`: `/var/tmp`.
+    pub scratch: Option<PathBuf>,
+}
+
+/// A box in the store, whole and ready to start machines from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BoxImage {
+    /// Such as `debian/13`.
+    pub name: String,
+    /// SHA-256 (hex) of the recipe and of the names and versions of all packages in it: equal
+    /// on two hosts that built the same thing.
+    pub digest: String,
+    /// Its folder, absolute.
+    pub dir: PathBuf,
+    /// The root file system: a raw ext4 image of the whole disk, sparse, mode 0444.
+    pub root_disk: PathBuf,
+    /// Size of `root_disk` in bytes: the smallest disk that a machine can have.
+    pub size: u64,
+    /// Size in bytes of the disk of a machine that does not say.
+    pub default_disk: u64,
+    /// When it was built, in seconds since 1970 (UTC).
+    pub created: u64,
+    /// Release of the distribution's kernel, such as `6.12.48+deb13-cloud-amd64`.
+    pub kernel_version: String,
+    /// Who logs in where the project does not say.
+    pub default_user: String,
+    /// The mirror it came from.
+    pub mirror: String,
+    /// Names and versions of its packages, sorted by name.
+    pub packages: Vec<(String, String)>,
+}
+
+/// What boots a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kernel {
+    /// An uncompressed ELF.
+    pub vmlinux: PathBuf,
+    /// First-stage file system, where the kernel needs one.
+    pub initrd: Option<PathBuf>,
+    /// Its release.
+    pub version: String,
+    /// What the kernel command line must hold for the root disk of a box, such as
+    /// `root=LABEL=rvm-root rw`.
+    pub cmdline: String,
+}
