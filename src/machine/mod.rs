@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::model::ProvisionChoice;
 use crate::model::{Cancel, Forward, Machine, Project, ProviderKind, Reporter};
 use crate::state::Layout;
 
@@ -66,20 +67,6 @@ pub struct SshInfo {
     pub identity: Option<PathBuf>,
     /// known_hosts file with the pinned host key.
     pub known_hosts: PathBuf,
-}
-
-/// Which steps to run.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum ProvisionChoice {
-    /// Those that have not succeeded yet, and `always`.
-    #[default]
-    Auto,
-    /// `--provision`: all but `never`, stamped or not.
-    Force,
-    /// `--no-provision`.
-    Skip,
-    /// `--provision-with`: those of these names or types, stamped or not.
-    With(Vec<String>),
 }
 
 /// Flags of `up` and `reload`.

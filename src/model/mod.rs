@@ -187,6 +187,20 @@ pub enum RunPolicy {
     Never,
 }
 
+/// Which steps to run.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum ProvisionChoice {
+    /// Those that have not succeeded yet, and `always`.
+    #[default]
+    Auto,
+    /// `--provision`: all but `never`, stamped or not.
+    Force,
+    /// `--no-provision`.
+    Skip,
+    /// `--provision-with`: those of these names or types, stamped or not.
+    With(Vec<String>),
+}
+
 /// What a step does.
 #[derive(Debug, Clone)]
 pub enum StepKind {
