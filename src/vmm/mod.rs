@@ -4,6 +4,7 @@
 //! outside itself. It takes a [`Spec`] of checked numbers, paths and open descriptors, and
 //! gives back why the guest ended.
 
+pub mod bus;
 mod spec;
 
 pub use spec::{Backing, Disk, DiskFormat, Exit, Net, NetBackend, OnReset, Serial, Spec};
