@@ -6,5 +6,6 @@
 
 pub mod bus;
 mod spec;
+pub mod virtio;
 
 pub use spec::{Backing, Disk, DiskFormat, Exit, Net, NetBackend, OnReset, Serial, Spec};

@@ -1,0 +1,149 @@
+//! What a device is to its transport, and how it reaches the guest's interrupt.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use virtio_queue::Queue;
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::Error;
+
+/// Interrupt status bit: a used buffer (virtio 1.2, section 4.2.2, InterruptStatus).
+pub const INTERRUPT_USED: u32 = 1;
+/// Interrupt status bit: the configuration changed.
+pub const INTERRUPT_CONFIG: u32 = 2;
+
+/// A virtio device, whatever transport stands before it.
+///
+/// A transport calls [`activate`](Self::activate) once the driver has said DRIVER_OK, and
+/// [`reset`](Self::reset) before it forgets the queues; every other method may be called at any time.
+pub trait VirtioDevice: Send {
+    /// Device type (virtio 1.2, section 5).
+    fn device_id(&self) -> u32;
+
+    /// The largest size of each queue, a power of two; the length is the number of queues.
+    fn queue_max_sizes(&self) -> &[u16];
+
+    /// Feature bits offered.
+    fn features(&self) -> u64;
+
+    /// Reads the device's configuration. Any offset and length is safe; what lies outside reads zero.
+    fn read_config(&self, offset: u64, data: &mut [u8]);
+
+    /// Writes the device's configuration. What cannot be written is ignored.
+    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
+
+    /// Starts work on the queues.
+    ///
+    /// # Errors
+    /// When a queue is not ready that the device cannot do without, or the worker does not start.
+    fn activate(&mut self, activation: Activation) -> Result<(), Error>;
+
+    /// Stops work: on return no worker touches guest memory or raises an interrupt. Harmless when
+    /// the device is not active. The device can be activated again.
+    fn reset(&mut self);
+}
+
+/// What a device gets when its driver is ready.
+pub struct Activation {
+    /// Guest memory.
+    pub mem: GuestMemoryMmap,
+    /// Feature bits that device and driver agreed on.
+    pub features: u64,
+    /// All queues in order, each with the event that the driver's kicks signal. Queues that the
+    /// driver made ready are checked; one that it left alone is not `ready()`.
+    pub queues: Vec<(Queue, EventFd)>,
+    /// The way to the guest's interrupt.
+    pub interrupt: Interrupt,
+}
+
+/// The device's way to its driver: an interrupt, and what the driver reads when it comes.
+#[derive(Clone, Debug)]
+pub struct Interrupt {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    line: EventFd,
+    status: AtomicU32,
+    generation: AtomicU32,
+    needs_reset: AtomicBool,
+}
+
+impl Interrupt {
+    /// Makes one that signals `line`, usually an irqfd.
+    pub fn new(line: EventFd) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                line,
+                status: AtomicU32::new(0),
+                generation: AtomicU32::new(0),
+                needs_reset: AtomicBool::new(false),
+            }),
+        }
+    }
+
+    /// Tells the driver that `queue` holds used buffers. This transport has one interrupt for all
+    /// queues; the number is there for those that have one a queue.
+    pub fn used(&self, _queue: u16) {
+        self.raise(INTERRUPT_USED);
+    }
+
+    /// Tells the driver that the configuration space changed.
+    pub fn config_changed(&self) {
+        self.shared.generation.fetch_add(1, Ordering::SeqCst);
+        self.raise(INTERRUPT_CONFIG);
+    }
+
+    /// Sets DEVICE_NEEDS_RESET and says so (virtio 1.2, section 2.1.2).
+    pub fn needs_reset(&self) {
+        self.shared.needs_reset.store(true, Ordering::SeqCst);
+        self.config_changed();
+    }
+
+    /// Whether the device asked to be reset.
+    pub fn is_broken(&self) -> bool {
+        self.shared.needs_reset.load(Ordering::SeqCst)
+    }
+
+    /// Interrupt status bits that the driver has not acknowledged.
+    pub fn status(&self) -> u32 {
+        self.shared.status.load(Ordering::SeqCst)
+    }
+
+    /// The number that grows with each change of the configuration space.
+    pub fn generation(&self) -> u32 {
+        self.shared.generation.load(Ordering::SeqCst)
+    }
+
+    /// The driver acknowledges status bits.
+    pub(super) fn acknowledge(&self, bits: u32) {
+        self.shared.status.fetch_and(!bits, Ordering::SeqCst);
+    }
+
+    /// Back to the state after power-on; the generation goes on counting.
+    pub(super) fn reset(&self) {
+        self.shared.status.store(0, Ordering::SeqCst);
+        self.shared.needs_reset.store(false, Ordering::SeqCst);
+    }
+
+    fn raise(&self, bits: u32) {
+        self.shared.status.fetch_or(bits, Ordering::SeqCst);
+        // A write fails only when the counter is full, and then an interrupt is pending anyway.
+        let _ = self.shared.line.write(1);
+    }
+}
+
+/// Reads `data` from `config` at `offset`, zeros outside it: what every device's
+/// [`VirtioDevice::read_config`] does with its bytes.
+pub(super) fn read_bytes(config: &[u8], offset: u64, data: &mut [u8]) {
+    data.fill(0);
+    let Some(rest) = usize::try_from(offset).ok().and_then(|start| config.get(start..)) else {
+        return;
+    };
+    for (to, from) in data.iter_mut().zip(rest) {
+        *to = *from;
+    }
+}

@@ -1,0 +1,1 @@
+//! Vectored I/O on guest memory.
