@@ -1,1 +1,31 @@
-//! stub
+//! Files → [`Project`](crate::model::Project): finds the `Vagrantfile`, reads it and the
+//! ENV file, fills in variables, checks everything and tells all problems at once.
+//!
+//! The file is walked as a tree with spans instead of being handed to a deserializer: only
+//! so can every problem be told in one run, each with its own place and suggestion.
+//! `docs/config.md` is the reference of what is read here.
+
+mod envfile;
+mod error;
+mod find;
+mod keys;
+mod load;
+mod login;
+mod machines;
+mod read;
+mod report;
+mod ruby;
+mod steps;
+mod suggest;
+mod template;
+mod units;
+mod vars;
+mod version;
+mod walk;
+
+pub use error::ConfigError;
+pub use find::find;
+pub use load::load;
+pub use machines::is_box_name;
+pub use report::{Problem, Report};
+pub use template::template;

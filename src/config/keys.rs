@@ -1,0 +1,158 @@
+//! The keys of the file. `docs/config.md` describes each of them; a test compares the two.
+
+/// Keys of one machine; at the top of the file they are the defaults of all machines.
+pub(super) const MACHINE: &[&str] = &[
+    "box",
+    "cpus",
+    "memory",
+    "disk",
+    "hostname",
+    "provider",
+    "kernel",
+    "boot_timeout",
+    "halt_timeout",
+    "port",
+    "provision",
+];
+/// Keys that stand only at the top of the file.
+pub(super) const TOP_ONLY: &[&str] = &["rvm_version", "env_file", "machine"];
+/// Keys that stand only in a `[[machine]]`.
+pub(super) const MACHINE_ONLY: &[&str] = &["name"];
+/// Keys of a `[[port]]`.
+pub(super) const PORT: &[&str] = &["guest", "host", "host_ip", "protocol", "auto_correct"];
+/// Keys of a `[[provision]]`.
+pub(super) const STEP: &[&str] =
+    &["name", "run", "env", "shell", "path", "args", "privileged", "packages", "file"];
+/// Keys of `file = { … }` in a step.
+pub(super) const FILE: &[&str] = &["source", "destination"];
+
+/// What people write who know Vagrant, Compose or Lima, and what it is called here.
+const OTHER_NAMES: &[(&str, &str)] = &[
+    ("image", "box"),
+    ("cpu", "cpus"),
+    ("mem", "memory"),
+    ("ram", "memory"),
+    ("host_name", "hostname"),
+    ("ports", "port"),
+    ("forwarded_port", "port"),
+    ("forwarded_ports", "port"),
+    ("machines", "machine"),
+    ("vm", "machine"),
+    ("define", "machine"),
+    ("provisions", "provision"),
+    ("provisioner", "provision"),
+    ("provisioners", "provision"),
+    ("steps", "provision"),
+    ("step", "provision"),
+    ("graceful_halt_timeout", "halt_timeout"),
+    ("inline", "shell"),
+    ("script", "path"),
+    ("package", "packages"),
+    ("environment", "env"),
+    ("guest_port", "guest"),
+    ("host_port", "host"),
+    ("address", "host_ip"),
+    ("proto", "protocol"),
+    ("src", "source"),
+    ("dst", "destination"),
+    ("dest", "destination"),
+    ("type", "shell"),
+];
+
+/// Which kind of table a key stands in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// The top of the file.
+    Top,
+    /// `[[machine]]`.
+    Machine,
+    /// `[[port]]`.
+    Port,
+    /// `[[provision]]`.
+    Step,
+    /// `file = { … }`.
+    File,
+}
+
+impl Place {
+    /// For messages: "unknown key `x` …".
+    pub fn within(self) -> &'static str {
+        match self {
+            Place::Top => "at the top of the file",
+            Place::Machine => "in a machine",
+            Place::Port => "in a port",
+            Place::Step => "in a provision step",
+            Place::File => "in `file`",
+        }
+    }
+
+    /// The keys that may stand here.
+    pub fn keys(self) -> impl Iterator<Item = &'static str> {
+        let (own, shared): (&[&str], &[&str]) = match self {
+            Place::Top => (TOP_ONLY, MACHINE),
+            Place::Machine => (MACHINE_ONLY, MACHINE),
+            Place::Port => (PORT, &[]),
+            Place::Step => (STEP, &[]),
+            Place::File => (FILE, &[]),
+        };
+        own.iter().chain(shared).copied()
+    }
+}
+
+/// What to do about a key that does not belong where it is.
+pub(super) fn help_for(key: &str, place: Place) -> String {
+    let here = |name: &str| place.keys().any(|known| known == name);
+    let other = OTHER_NAMES.iter().find(|(other, _)| key.eq_ignore_ascii_case(other));
+    if let Some((_, name)) = other.filter(|(_, name)| here(name)) {
+        return match *name {
+            "machine" | "port" | "provision" => format!("it is written `[[{name}]]` here"),
+            "shell" if key == "type" => {
+                "the kind follows from the key: `shell`, `path`, `packages` or `file`".into()
+            }
+            _ => format!("it is called `{name}` here"),
+        };
+    }
+    if let Some(near) = super::suggest::nearest(key, place.keys()) {
+        return format!("did you mean `{near}`?");
+    }
+    // Keys after a `[[provision]]` header are part of it: an easy mistake to make.
+    let belongs = [
+        (Place::Top, "above the first `[[…]]` of the file"),
+        (Place::Machine, "in a `[[machine]]`"),
+        (Place::Port, "in a `[[port]]`"),
+        (Place::Step, "in a `[[provision]]`"),
+    ];
+    let home = belongs.iter().find(|(home, _)| *home != place && home.keys().any(|known| known == key));
+    match home {
+        Some((_, home)) => format!("`{key}` belongs {home}"),
+        None => format!("known here: {}", place.keys().collect::<Vec<_>>().join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_help() {
+        assert_eq!(help_for("memroy", Place::Top), "did you mean `memory`?");
+        assert_eq!(help_for("ram", Place::Machine), "it is called `memory` here");
+        assert_eq!(help_for("ports", Place::Top), "it is written `[[port]]` here");
+        assert_eq!(help_for("box", Place::Step), "`box` belongs above the first `[[…]]` of the file");
+        assert_eq!(help_for("guest", Place::Top), "`guest` belongs in a `[[port]]`");
+        assert_eq!(help_for("zzzzzz", Place::File), "known here: source, destination");
+        assert!(help_for("type", Place::Step).starts_with("the kind follows"));
+    }
+
+    #[test]
+    fn other_names_lead_to_real_keys_and_are_none_themselves() {
+        let places = [Place::Top, Place::Machine, Place::Port, Place::Step, Place::File];
+        for (other, name) in OTHER_NAMES {
+            assert!(places.iter().any(|place| place.keys().any(|key| key == *name)), "{name}");
+            let same = places
+                .iter()
+                .any(|place| place.keys().any(|key| key == *other) && place.keys().any(|k| k == *name));
+            assert!(!same, "{other}");
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! What is wrong with a file: collected while it is read, rendered at the end.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+use serde::Serialize;
+
+/// Problems beyond this number are counted, not kept.
+const MOST: usize = 100;
+/// Lines longer than this (in bytes) are not shown, only pointed at.
+const LONGEST_LINE: usize = 1000;
+
+/// One thing that is wrong with a configuration or ENV file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// The file it is in.
+    pub file: PathBuf,
+    /// Line, from 1; `None` where it is about the file as a whole.
+    pub line: Option<usize>,
+    /// Column in characters, from 1.
+    pub column: Option<usize>,
+    /// What is wrong.
+    pub message: String,
+    /// What to write instead.
+    pub help: Option<String>,
+    /// The line itself and what to underline in it (bytes). Never a line of an ENV file.
+    #[serde(skip)]
+    excerpt: Option<(String, Range<usize>)>,
+}
+
+/// All that is wrong, in the order of the lines.
+#[derive(Debug, Clone)]
+pub struct Report {
+    problems: Vec<Problem>,
+    more: usize,
+}
+
+impl Report {
+    /// The problems that were kept (at most 100).
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// The text for people; `color` adds terminal styles.
+    pub fn render(&self, color: bool) -> String {
+        let renderer = if color { Renderer::styled() } else { Renderer::plain() };
+        let mut blocks: Vec<String> =
+            self.problems.iter().map(|problem| render_one(&renderer, problem)).collect();
+        let count = self.problems.len() + self.more;
+        if self.more > 0 {
+            blocks.push(format!("{count} problems in all; the first {} are shown", self.problems.len()));
+        } else if count > 1 {
+            blocks.push(format!("{count} problems"));
+        }
+        blocks.join("\n\n")
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(false))
+    }
+}
+
+impl std::error::Error for Report {}
+
+fn render_one(renderer: &Renderer, problem: &Problem) -> String {
+    let path = printable(&problem.file.to_string_lossy());
+    let title = Level::ERROR.primary_title(problem.message.as_str());
+    let group = match (&problem.excerpt, problem.line) {
+        (Some((text, mark)), Some(line)) => title.element(
+            Snippet::source(text.as_str())
+                .line_start(line)
+                .path(path)
+                .annotation(AnnotationKind::Primary.span(mark.clone())),
+        ),
+        (_, line) => title.element(place(path, line, problem.column)),
+    };
+    let group: Group<'_> = match &problem.help {
+        Some(help) => group.element(Level::HELP.message(help.as_str())),
+        None => group,
+    };
+    renderer.render(&[group])
+}
+
+fn place<'a>(path: String, line: Option<usize>, column: Option<usize>) -> Origin<'a> {
+    let mut origin = Origin::path(path);
+    if let Some(line) = line {
+        origin = origin.line(line);
+        if let Some(column) = column {
+            origin = origin.char_column(column);
+        }
+    }
+    origin
+}
+
+/// Takes problems while a file is read.
+pub(super) struct Problems<'s> {
+    file: PathBuf,
+    source: &'s str,
+    list: Vec<Problem>,
+    more: usize,
+}
+
+impl<'s> Problems<'s> {
+    /// None yet; spans that come are byte ranges of `source`.
+    pub fn new(file: &Path, source: &'s str) -> Self {
+        Problems { file: file.to_owned(), source, list: Vec::new(), more: 0 }
+    }
+
+    /// The text that spans point into.
+    pub fn source(&self) -> &'s str {
+        self.source
+    }
+
+    /// The line (from 1) of a byte of the source.
+    pub fn line_of(&self, offset: usize) -> usize {
+        self.before(offset).matches('\n').count() + 1
+    }
+
+    fn before(&self, offset: usize) -> &'s str {
+        let mut end = offset.min(self.source.len());
+        while !self.source.is_char_boundary(end) {
+            end -= 1;
+        }
+        self.source.get(..end).unwrap_or_default()
+    }
+
+    /// Notes a problem at `span`, with what to do about it.
+    pub fn add(&mut self, span: &Range<usize>, message: impl Into<String>, help: impl Into<String>) {
+        if self.list.len() >= MOST {
+            self.more += 1;
+            return;
+        }
+        let before = self.before(span.start);
+        let start = before.rfind('\n').map_or(0, |at| at + 1);
+        let line = self.source.get(start..).unwrap_or_default().lines().next().unwrap_or_default();
+        let from = before.len() - start;
+        let to = self.before(span.end).len().saturating_sub(start).clamp(from, line.len().max(from));
+        let excerpt =
+            (line.len() <= LONGEST_LINE && to <= line.len()).then(|| (line.to_owned(), from..to.max(from)));
+        self.push(Problem {
+            file: self.file.clone(),
+            line: Some(before.matches('\n').count() + 1),
+            column: Some(before.get(start..).unwrap_or_default().chars().count() + 1),
+            message: printable(&message.into()),
+            help: Some(printable(&help.into())).filter(|text| !text.is_empty()),
+            excerpt,
+        });
+    }
+
+    /// Notes a problem of the file as a whole.
+    pub fn add_whole(&mut self, message: impl Into<String>, help: impl Into<String>) {
+        let file = self.file.clone();
+        self.add_elsewhere(&file, None, message, help);
+    }
+
+    /// Notes a problem of another file, whose lines are not shown.
+    pub fn add_elsewhere(
+        &mut self,
+        file: &Path,
+        line: Option<usize>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        if self.list.len() >= MOST {
+            self.more += 1;
+            return;
+        }
+        self.push(Problem {
+            file: file.to_owned(),
+            line,
+            column: None,
+            message: printable(&message.into()),
+            help: Some(printable(&help.into())).filter(|text| !text.is_empty()),
+            excerpt: None,
+        });
+    }
+
+    /// A default that several machines share is read once for each: one report is enough.
+    fn push(&mut self, problem: Problem) {
+        if !self.list.contains(&problem) {
+            self.list.push(problem);
+        }
+    }
+
+    /// Whether nothing is wrong so far.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// All of them, those of the main file first, by line.
+    pub fn into_report(self) -> Report {
+        let Problems { file, mut list, more, .. } = self;
+        list.sort_by_key(|p| (p.file != file, p.line, p.column));
+        Report { problems: list, more }
+    }
+}
+
+/// The text with control characters made visible: a file must not steer the terminal.
+pub(super) fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        let steers = (c.is_control() && c != '\n')
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if steers {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// A value as it may stand in a message: one line, not too long.
+pub(super) fn brief(value: &str) -> String {
+    const MOST_CHARS: usize = 60;
+    let line = value.lines().next().unwrap_or_default();
+    if line.len() == value.len() && line.chars().count() <= MOST_CHARS {
+        return line.to_owned();
+    }
+    let cut: String = line.chars().take(MOST_CHARS).collect();
+    format!("{cut}…")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_and_columns_count_characters_from_one() {
+        let mut problems = Problems::new(Path::new("/p/Vagrantfile"), "a = 1\nö = ü\n");
+        problems.add(&(11..13), "here", "");
+        problems.add(&(500..600), "past the end", "");
+        let report = problems.into_report();
+        let places: Vec<_> = report.problems().iter().map(|p| (p.line, p.column)).collect();
+        assert_eq!(places, [(Some(2), Some(5)), (Some(3), Some(1))]);
+        assert!(report.to_string().contains("ö = ü"), "{report}");
+    }
+
+    #[test]
+    fn the_same_problem_is_told_once_and_many_are_cut() {
+        let mut problems = Problems::new(Path::new("/p/V"), "x = 1\n");
+        problems.add(&(0..1), "same", "");
+        problems.add(&(0..1), "same", "");
+        assert_eq!(problems.list.len(), 1);
+        for n in 0..200 {
+            problems.add(&(0..1), format!("problem {n}"), "");
+        }
+        let report = problems.into_report();
+        assert_eq!(report.problems().len(), MOST);
+        assert!(report.to_string().ends_with("201 problems in all; the first 100 are shown"));
+    }
+
+    #[test]
+    fn escape_sequences_do_not_reach_the_terminal() {
+        let source = "x = '\u{1b}[31m'\n";
+        let mut problems = Problems::new(Path::new("/p/\u{1b}V"), source);
+        problems.add(&(4..10), "bad \u{1b}]0;x\u{7}", "use \u{202e}");
+        let text = problems.into_report().to_string();
+        assert!(!text.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{text:?}");
+    }
+
+    #[test]
+    fn a_very_long_line_is_pointed_at_only() {
+        let source = format!("x = '{}'", "y".repeat(5000));
+        let mut problems = Problems::new(Path::new("/p/V"), &source);
+        problems.add(&(4..4000), "long", "");
+        let text = problems.into_report().to_string();
+        assert!(text.contains("/p/V:1:5") && text.len() < 200, "{text}");
+    }
+}

@@ -1,0 +1,315 @@
+//! `[[port]]` and `[[provision]]`.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use crate::model::{Forward, Protocol, RunPolicy, Script, Secret, Step, StepKind};
+
+use super::keys::Place;
+use super::report::brief;
+use super::vars::{PASSWORD, Text, is_name};
+use super::walk::{Reader, Sp, Table};
+
+/// The keys that say what a step does; each step has one of them.
+const KINDS: [&str; 4] = ["shell", "path", "packages", "file"];
+const RUN: [(&str, RunPolicy); 3] =
+    [("once", RunPolicy::Once), ("always", RunPolicy::Always), ("never", RunPolicy::Never)];
+const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
+
+/// A step that may not have a name yet.
+#[derive(Debug, Clone)]
+pub(super) struct RawStep {
+    /// As the file gives it.
+    pub name: Option<Sp<String>>,
+    /// The rest; its name is empty.
+    pub step: Step,
+}
+
+impl Reader<'_> {
+    /// One `[[port]]`.
+    pub fn port(&mut self, table: &Table<'_>) -> Option<Sp<Forward>> {
+        let guest = self.number(table, "guest", 1, 65535);
+        let host = self.number(table, "host", 1, 65535);
+        for key in ["guest", "host"] {
+            if table.raw(key).is_none() {
+                self.wrong(&table.span, format!("this port has no `{key}`"), format!("add `{key} = 80`"));
+            }
+        }
+        let host_ip = match table.raw("host_ip") {
+            None => Some(std::net::Ipv4Addr::LOCALHOST.into()),
+            Some(_) => self.text(table, "host_ip", "\"127.0.0.1\"").and_then(|ip| {
+                let parsed = ip.value.value.trim().parse().ok();
+                if parsed.is_none() {
+                    let message = format!("`host_ip` cannot be {:?}", brief(&ip.value.shown));
+                    let help = "write an IP address of this host, such as \"127.0.0.1\" or \"0.0.0.0\"";
+                    self.wrong(&ip.span, message, help);
+                }
+                parsed
+            }),
+        };
+        let protocol = self.choice(table, "protocol", &PROTOCOLS).map(|p| p.value).unwrap_or_default();
+        let auto_correct = self.boolean(table, "auto_correct").unwrap_or(false);
+        let (guest, host, host_ip) = (guest?, host?, host_ip?);
+        let forward = Forward {
+            guest: u16::try_from(guest.value).ok()?,
+            host: u16::try_from(host.value).ok()?,
+            host_ip,
+            protocol,
+            auto_correct,
+        };
+        Some(Sp { value: forward, span: host.span })
+    }
+
+    /// One `[[provision]]`.
+    pub fn step(&mut self, table: &Table<'_>) -> Option<RawStep> {
+        let name = self.step_name(table);
+        let run = self.choice(table, "run", &RUN).map(|run| run.value).unwrap_or_default();
+        let env = self.step_env(table);
+        let given: Vec<(&str, Range<usize>)> =
+            KINDS.iter().filter_map(|key| Some((*key, table.key_span(key)?))).collect();
+        let kind = match given.as_slice() {
+            [] => {
+                let help = "add `shell = \"…\"`, `path = \"script.sh\"`, `packages = [\"…\"]` or \
+                            `file = { source = \"…\", destination = \"…\" }`";
+                self.wrong(&table.span, "this step does not say what to do", help);
+                None
+            }
+            [(key, _)] => self.step_kind(table, key),
+            [(first, _), others @ ..] => {
+                for (other, span) in others {
+                    let message = format!("a step does one thing, but this one has `{first}` and `{other}`");
+                    self.wrong(span, message, "make two steps of it, each with its own `[[provision]]`");
+                }
+                None
+            }
+        };
+        let is_script = given.iter().any(|(key, _)| matches!(*key, "shell" | "path"));
+        for key in ["args", "privileged"] {
+            if let Some(span) = table.key_span(key).filter(|_| !is_script) {
+                let message = format!("`{key}` is for scripts, and this step has none");
+                self.wrong(&span, message, "remove it, or use `shell` or `path`");
+            }
+        }
+        Some(RawStep { name, step: Step { name: String::new(), run, env: env?, kind: kind? } })
+    }
+
+    fn step_name(&mut self, table: &Table<'_>) -> Option<Sp<String>> {
+        const LONGEST: usize = 64;
+        let name = self.text(table, "name", "\"web server\"")?;
+        let text = name.value.value.as_str();
+        // `--provision-with` takes a comma list.
+        let fine = !text.trim().is_empty()
+            && text.chars().count() <= LONGEST
+            && !text.contains(|c: char| c == ',' || c.is_control())
+            && text.trim() == text;
+        if !fine {
+            let message = format!("a step cannot be called {:?}", brief(&name.value.shown));
+            self.wrong(&name.span, message, "use 1 to 64 characters on one line, without commas");
+            return None;
+        }
+        Some(name.map(|text| text.value))
+    }
+
+    /// The names that a step may see, with their values.
+    fn step_env(&mut self, table: &Table<'_>) -> Option<Vec<(String, Secret)>> {
+        if table.raw("env").is_none() {
+            return Some(Vec::new());
+        }
+        let mut env: Vec<(String, Secret)> = Vec::new();
+        let mut complete = true;
+        for item in self.texts(table, "env", "[\"DB_NAME\", \"DB_USER\"]")? {
+            let name = item.value.value;
+            let problem = if name == PASSWORD {
+                let help = "it is used to log in; give the step a variable of its own";
+                Some((format!("`{PASSWORD}` is not given to steps"), help.to_owned()))
+            } else if !is_name(&name) {
+                let message = format!("{:?} is not the name of a variable", brief(&item.value.shown));
+                Some((message, "name variables of the ENV file; their values follow from it".to_owned()))
+            } else if env.iter().any(|(other, _)| *other == name) {
+                Some((format!("`{name}` is named twice"), "remove one of them".to_owned()))
+            } else if let Some(found) = self.vars.get(&name) {
+                self.vars.keep_secret(&name, &found.value);
+                env.push((name, Secret::new(found.value)));
+                None
+            } else {
+                complete = false;
+                self.vars.undefined(&name)
+            };
+            if let Some((message, help)) = problem {
+                complete = false;
+                self.wrong(&item.span, message, help);
+            }
+        }
+        complete.then_some(env)
+    }
+
+    fn step_kind(&mut self, table: &Table<'_>, key: &str) -> Option<StepKind> {
+        match key {
+            "packages" => self.packages(table),
+            "file" => self.file(table),
+            _ => {
+                let script = match key {
+                    "shell" => self.inline_script(table).map(Script::Inline),
+                    _ => self.script_path(table).map(Script::Path),
+                };
+                let args = self.script_args(table);
+                let privileged = match table.raw("privileged") {
+                    Some(_) => self.boolean(table, "privileged"),
+                    None => Some(true),
+                };
+                Some(StepKind::Shell { script: script?, args: args?, privileged: privileged? })
+            }
+        }
+    }
+
+    fn inline_script(&mut self, table: &Table<'_>) -> Option<String> {
+        // `${NAME}` in a script belongs to the shell.
+        let script = self.verbatim(table, "shell", "\"echo hello\"")?;
+        let fault = if script.value.trim().is_empty() {
+            "the script is empty"
+        } else if script.value.contains('\0') {
+            "the script holds a NUL character"
+        } else {
+            return Some(script.value);
+        };
+        self.wrong(&script.span, fault, "write the commands that the guest's shell is to run");
+        None
+    }
+
+    fn script_path(&mut self, table: &Table<'_>) -> Option<PathBuf> {
+        let given = self.text(table, "path", "\"scripts/setup.sh\"")?;
+        let path = self.host_path(&given, "script")?;
+        if !path.is_file() {
+            let message = format!("the script {:?} is not a file", brief(&given.value.shown));
+            self.wrong(&given.span, message, "name the script itself");
+            return None;
+        }
+        if let Err(error) = std::fs::File::open(&path) {
+            let message = format!("cannot read the script {:?}: {error}", brief(&given.value.shown));
+            self.wrong(&given.span, message, "check that you may read it");
+            return None;
+        }
+        Some(path)
+    }
+
+    fn script_args(&mut self, table: &Table<'_>) -> Option<Vec<String>> {
+        if table.raw("args").is_none() {
+            return Some(Vec::new());
+        }
+        let args = self.texts(table, "args", "[\"--fast\", \"two words\"]")?;
+        let mut fine = true;
+        for arg in &args {
+            if let Some(name) = &arg.value.secret {
+                fine = false;
+                let message =
+                    format!("`{name}` is from the ENV file, and arguments can be seen by all in the guest");
+                let help = format!("use `env = [\"{name}\"]` and read `${name}` in the script");
+                self.wrong(&arg.span, message, help);
+            } else if arg.value.value.contains('\0') {
+                fine = false;
+                self.wrong(&arg.span, "an argument holds a NUL character", "remove it");
+            }
+        }
+        fine.then(|| args.into_iter().map(|arg| arg.value.value).collect())
+    }
+
+    fn packages(&mut self, table: &Table<'_>) -> Option<StepKind> {
+        let names = self.texts(table, "packages", "[\"nginx\"]")?;
+        if let (true, Some(value)) = (names.is_empty(), table.raw("packages")) {
+            self.wrong(&value.span(), "`packages` is empty", "name at least one package");
+            return None;
+        }
+        let mut fine = true;
+        for name in &names {
+            if !is_package(&name.value.value) {
+                fine = false;
+                let message = format!("{:?} is not the name of a package", brief(&name.value.shown));
+                self.wrong(&name.span, message, "one name in each string, such as `[\"nginx\", \"git\"]`");
+            }
+        }
+        let names = names.into_iter().map(|name| name.value.value).collect();
+        fine.then_some(StepKind::Packages { names })
+    }
+
+    fn file(&mut self, table: &Table<'_>) -> Option<StepKind> {
+        const FORM: &str = "write `file = { source = \"local\", destination = \"in/the/guest\" }`";
+        let value = table.raw("file")?;
+        let Some(entries) = value.get_ref().as_table() else {
+            self.wrong(&value.span(), "`file` says neither where from nor where to", FORM);
+            return None;
+        };
+        let file = self.open(entries, value.span(), Place::File);
+        for key in ["source", "destination"] {
+            if file.raw(key).is_none() {
+                self.wrong(&file.span, format!("`file` has no `{key}`"), FORM);
+            }
+        }
+        let source = self.text(&file, "source", "\"site/index.html\"");
+        let source = source.and_then(|source| self.host_path(&source, "source"));
+        let destination = self.text(&file, "destination", "\"/var/www/html/index.html\"").and_then(|text| {
+            let fine = !text.value.value.trim().is_empty() && !text.value.value.contains(['\0', '\n']);
+            if !fine {
+                self.wrong(&text.span, "`destination` is not a path", "write a path in the guest");
+            }
+            fine.then_some(text.value.value)
+        });
+        Some(StepKind::File { source: source?, destination: destination? })
+    }
+
+    /// A path on the host that exists: relative ones start at the project folder.
+    fn host_path(&mut self, given: &Sp<Text>, what: &str) -> Option<PathBuf> {
+        let text = given.value.value.as_str();
+        let path = self.resolve_path(text);
+        let fault = match &path {
+            None => Some("`HOME` is not set".to_owned()),
+            Some(_) if text.trim().is_empty() => Some("the path is empty".to_owned()),
+            Some(path) => std::fs::metadata(path).err().map(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => "it does not exist".to_owned(),
+                _ => error.to_string(),
+            }),
+        };
+        if let Some(fault) = fault {
+            let message = format!("cannot use the {what} {:?}: {fault}", brief(&given.value.shown));
+            let help = match path.filter(|_| given.value.secret.is_none()) {
+                Some(path) => format!("it was looked for at {}", path.display()),
+                None => "paths start at the folder of the Vagrantfile".into(),
+            };
+            self.wrong(&given.span, message, help);
+            return None;
+        }
+        path
+    }
+
+    /// `~/` is the home folder, other relative paths start at the project folder.
+    /// `None`: there is no home folder.
+    pub fn resolve_path(&self, text: &str) -> Option<PathBuf> {
+        match text.strip_prefix("~/") {
+            Some(rest) => self.vars.environment("HOME").map(|home| Path::new(&home).join(rest)),
+            None => Some(self.root.join(text)),
+        }
+    }
+}
+
+/// Names of packages, with what apt accepts behind them (`name=version`, `name:arch`,
+/// `name/suite`); nothing that a package manager could take for an option or a removal.
+fn is_package(name: &str) -> bool {
+    name.len() <= 256
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && !name.ends_with('-')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "+-._:~=/@".contains(c))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_package;
+
+    #[test]
+    fn package_names() {
+        for name in ["nginx", "g++", "libc6:amd64", "nginx=1.22.1-9", "7zip", "python3.11", "bash/bookworm"] {
+            assert!(is_package(name), "{name}");
+        }
+        for name in ["", "-y", "nginx-", "a b", "a;b", "$(x)", "é", "../x"] {
+            assert!(!is_package(name), "{name}");
+        }
+    }
+}

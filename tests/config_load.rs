@@ -1,0 +1,234 @@
+//! A `Vagrantfile` with its ENV file and scripts → what the lower rooms get.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::time::Duration;
+
+use rvm::config::{self, ConfigError};
+use rvm::model::{KernelChoice, Project, Protocol, ProviderKind, RunPolicy, Script, StepKind};
+
+/// A project folder with these files.
+fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    dir
+}
+
+fn load(dir: &Path, env: &[(&str, &str)]) -> Result<Project, ConfigError> {
+    let env = |name: &str| env.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
+    config::load(&dir.join("Vagrantfile"), &env)
+}
+
+fn project(files: &[(&str, &str)]) -> (tempfile::TempDir, Project) {
+    let dir = folder(files);
+    let project = load(dir.path(), &[]).unwrap_or_else(|error| panic!("{error}"));
+    (dir, project)
+}
+
+#[test]
+fn the_smallest_file_gives_one_machine_with_defaults() {
+    let (dir, project) = project(&[("Vagrantfile", "box = \"micro\"\n")]);
+    let root = std::fs::canonicalize(dir.path()).unwrap();
+    assert_eq!(project.root, root);
+    assert_eq!(project.file, root.join("Vagrantfile"));
+    let [machine] = project.machines.as_slice() else { panic!("{:?}", project.machines) };
+    assert_eq!((machine.name.as_str(), machine.hostname.as_str()), ("default", "default"));
+    assert_eq!((machine.box_name.as_str(), machine.cpus), ("micro", 1));
+    assert_eq!((machine.memory, machine.disk), (1 << 30, None));
+    assert_eq!((machine.provider, machine.kernel), (None, KernelChoice::Stock));
+    assert_eq!(machine.boot_timeout, Duration::from_secs(300));
+    assert_eq!(machine.halt_timeout, Duration::from_secs(60));
+    assert!(machine.ports.is_empty() && machine.steps.is_empty());
+    assert_eq!((project.login.user.as_str(), project.login.key.is_none()), ("vagrant", true));
+}
+
+#[test]
+fn machines_lay_their_own_keys_over_the_defaults() {
+    let text = r#"
+rvm_version = ">=0.1"
+box = "debian/13"
+cpus = 2
+memory = 512
+disk = "10GB"
+kernel = "fast"
+boot_timeout = "2m"
+
+[[port]]
+guest = 22000
+host = 22000
+auto_correct = true
+
+[[provision]]
+packages = ["curl"]
+
+[[machine]]
+name = "web"
+memory = "1.5GiB"
+hostname = "web.example"
+provider = "qemu"
+halt_timeout = 5
+
+[[machine.port]]
+guest = 80
+host = 8080
+host_ip = "0.0.0.0"
+protocol = "udp"
+
+[[machine.provision]]
+name = "site"
+shell = "echo ${HOME}"
+privileged = false
+run = "always"
+args = ["a b", "c"]
+
+[[machine]]
+name = "db"
+box = "micro"
+"#;
+    let (_dir, project) = project(&[("Vagrantfile", text)]);
+    let [web, db] = project.machines.as_slice() else { panic!("{:?}", project.machines) };
+    assert_eq!((web.name.as_str(), web.hostname.as_str(), web.memory), ("web", "web.example", 1536 << 20));
+    assert_eq!((web.cpus, web.disk, web.kernel), (2, Some(10 << 30), KernelChoice::Fast));
+    assert_eq!((web.provider, web.halt_timeout), (Some(ProviderKind::Qemu), Duration::from_secs(5)));
+    assert_eq!(web.boot_timeout, Duration::from_secs(120));
+    assert_eq!((db.box_name.as_str(), db.memory, db.hostname.as_str()), ("micro", 512 << 20, "db"));
+
+    assert_eq!(web.ports.iter().map(|p| p.host).collect::<Vec<_>>(), [22000, 8080]);
+    assert_eq!(web.ports[0].host_ip, IpAddr::V4(Ipv4Addr::LOCALHOST));
+    assert_eq!((web.ports[1].host_ip, web.ports[1].protocol), (Ipv4Addr::UNSPECIFIED.into(), Protocol::Udp));
+    assert_eq!(db.ports.len(), 1);
+
+    let names: Vec<_> = web.steps.iter().map(|s| (s.name.as_str(), s.run)).collect();
+    assert_eq!(names, [("packages-1", RunPolicy::Once), ("site", RunPolicy::Always)]);
+    let StepKind::Shell { script: Script::Inline(script), args, privileged } = &web.steps[1].kind else {
+        panic!("{:?}", web.steps[1])
+    };
+    assert_eq!((script.as_str(), *privileged), ("echo ${HOME}", false), "scripts are left to the shell");
+    assert_eq!(args, &["a b", "c"]);
+    assert_eq!(db.steps.len(), 1);
+}
+
+#[test]
+fn env_file_and_environment_fill_in_and_reach_steps() {
+    let vagrantfile = r#"
+env_file = "conf/site.env"
+box = "${BOX:-micro}"
+cpus = "${CPUS}"
+memory = "${MEM:-256}"
+
+[[port]]
+guest = 80
+host = "${WEB_PORT}"
+auto_correct = "${MOVE:-true}"
+
+[[provision]]
+path = "setup.sh"
+env = ["DB_PASSWORD", "FROM_PROCESS"]
+args = ["${STAGE:-dev}"]
+
+[[provision]]
+file = { source = "${SITE}/index.html", destination = "/srv/$${x}" }
+"#;
+    let dir = folder(&[
+        ("Vagrantfile", vagrantfile),
+        ("conf/site.env", "export CPUS=3\nWEB_PORT=8081\nDB_PASSWORD='top secret'\nSITE=pages\n"),
+        ("setup.sh", "true\n"),
+        ("pages/index.html", "hi"),
+    ]);
+    let env = [("CPUS", "4"), ("FROM_PROCESS", "process value")];
+    let project = load(dir.path(), &env).unwrap_or_else(|error| panic!("{error}"));
+    let machine = &project.machines[0];
+    assert_eq!((machine.cpus, machine.memory), (4, 256 << 20), "the environment wins over the ENV file");
+    assert_eq!((machine.ports[0].host, machine.ports[0].auto_correct), (8081, true));
+    let env: Vec<_> = machine.steps[0].env.iter().map(|(n, v)| (n.as_str(), v.expose())).collect();
+    assert_eq!(env, [("DB_PASSWORD", "top secret"), ("FROM_PROCESS", "process value")]);
+    assert!(machine.steps[1].env.is_empty(), "no step gets what it does not name");
+    let StepKind::Shell { script: Script::Path(path), args, .. } = &machine.steps[0].kind else { panic!() };
+    assert_eq!((path, args.as_slice()), (&project.root.join("setup.sh"), ["dev".to_owned()].as_slice()));
+    let StepKind::File { source, destination } = &machine.steps[1].kind else { panic!() };
+    assert_eq!((source, destination.as_str()), (&project.root.join("pages/index.html"), "/srv/${x}"));
+
+    let masked = project.masker.mask("top secret, process value, port 8081, pages");
+    assert_eq!(masked, "***, ***, port 8081, ***");
+    assert!(!format!("{project:?}").contains("secret"), "Debug shows no value");
+}
+
+#[test]
+fn credentials_come_from_the_env_file() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = folder(&[
+        ("Vagrantfile", "box = 'micro'\nenv_file = 'conf/.env'\n"),
+        ("conf/.env", "RVM_SSH_USER=deployer\nRVM_SSH_PASSWORD='pa$word'\nRVM_SSH_KEY=id\n"),
+        ("conf/id", "key"),
+    ]);
+    let key = std::fs::canonicalize(dir.path()).unwrap().join("conf/id");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let project = load(dir.path(), &[]).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(project.login.user, "deployer");
+    assert_eq!(project.login.password.as_ref().unwrap().expose(), "pa$word");
+    assert_eq!(project.login.key.as_ref(), Some(&key));
+    assert_eq!(project.masker.mask("deployer pa$word"), "deployer ***");
+
+    let home = dir.path().join("conf");
+    std::fs::write(dir.path().join("conf/.env"), "RVM_SSH_KEY=~/id\nRVM_SSH_USER=\n").unwrap();
+    let project = load(dir.path(), &[("HOME", home.to_str().unwrap())]).unwrap();
+    assert_eq!(project.login.key.as_deref(), Some(home.join("id").as_path()));
+    assert_eq!(project.login.user, "vagrant", "an empty value counts as none");
+}
+
+#[test]
+fn a_missing_default_env_file_is_fine() {
+    let (_dir, project) = project(&[("Vagrantfile", "box = 'micro'\n[[provision]]\nshell = 'true'\n")]);
+    assert_eq!(project.masker.mask("nothing is hidden"), "nothing is hidden");
+}
+
+#[test]
+fn ports_may_repeat_where_one_of_them_can_move_or_they_do_not_meet() {
+    let text = "box = 'micro'\n\
+        [[port]]\nguest = 1\nhost = 8080\n\
+        [[port]]\nguest = 2\nhost = 8080\nauto_correct = true\n\
+        [[port]]\nguest = 3\nhost = 8080\nprotocol = 'udp'\n\
+        [[port]]\nguest = 4\nhost = 8080\nhost_ip = '127.0.0.2'\n";
+    let (_dir, project) = project(&[("Vagrantfile", text)]);
+    assert_eq!(project.machines[0].ports.len(), 4);
+}
+
+#[test]
+fn unnamed_steps_never_take_the_name_of_another() {
+    let text = "box = 'micro'\n[[provision]]\nname = 'shell-2'\nshell = 'a'\n[[provision]]\nshell = 'b'\n";
+    let (_dir, project) = project(&[("Vagrantfile", text)]);
+    let names: Vec<_> = project.machines[0].steps.iter().map(|s| s.name.as_str()).collect();
+    assert_eq!(names, ["shell-2", "shell-2x"]);
+}
+
+#[test]
+fn the_template_is_a_valid_file() {
+    for name in ["micro", "debian/13"] {
+        let (_dir, project) = project(&[("Vagrantfile", &config::template(name))]);
+        assert_eq!(project.machines[0].box_name, name);
+    }
+    // Its commented parts too, once they are uncommented.
+    let uncommented: String = config::template("micro")
+        .lines()
+        .map(|line| line.strip_prefix("# ").filter(|rest| rest.contains(" = ") || rest.starts_with('[')))
+        .zip(config::template("micro").lines())
+        .map(|(rest, line)| format!("{}\n", rest.unwrap_or(line)))
+        .collect();
+    let (_dir, project) = project(&[("Vagrantfile", &uncommented), (".env", "GREETING=hello\n")]);
+    assert_eq!(project.machines[0].steps.len(), 2);
+    assert_eq!(project.machines[0].ports.len(), 1);
+}
+
+#[test]
+fn box_names() {
+    for name in ["micro", "debian/13", "my.box_1/x-2"] {
+        assert!(config::is_box_name(name), "{name}");
+    }
+    for name in ["", "..", "../x", "a/b/c", "A", "a/", "/a", "a b", ".hidden", "a/.."] {
+        assert!(!config::is_box_name(name), "{name}");
+    }
+}
