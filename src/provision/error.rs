@@ -43,7 +43,7 @@ pub enum ProvisionError {
         step: String,
         /// Why.
         #[source]
-        source: SshError,
+        source: Box<SshError>,
     },
     /// `--provision-with` names no step.
     #[error("no provision step has the name or type `{asked}`")]

@@ -1,7 +1,8 @@
-//! What the system's `ssh` needs to know.
+//! What the system's `ssh` needs to know about a machine.
 
+use std::fmt::Write;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// One `Host` block of an ssh_config file. All paths absolute.
 #[derive(Debug, Clone)]
@@ -23,13 +24,86 @@ pub struct ConfigEntry {
 }
 
 /// The line of a known_hosts file that pins `key` (an OpenSSH public line), with its line end.
-#[allow(clippy::todo, unused_variables)]
+/// The form of the host is that of sshd(8), section SSH_KNOWN_HOSTS FILE FORMAT.
 pub fn known_hosts_line(host: IpAddr, port: u16, key: &str) -> String {
-    todo!()
+    let key = key.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+    match port {
+        22 => format!("{host} {key}\n"),
+        _ => format!("[{host}]:{port} {key}\n"),
+    }
 }
 
-/// The block in ssh_config(5) syntax.
-#[allow(clippy::todo, unused_variables)]
+/// The block in ssh_config(5) syntax, with Vagrant's order of keys.
 pub fn render_config(entry: &ConfigEntry) -> String {
-    todo!()
+    let mut text = String::new();
+    let mut line = |key: &str, value: &str| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "  {key} {value}");
+    };
+    line("HostName", &entry.hostname.to_string());
+    line("User", &entry.user);
+    line("Port", &entry.port.to_string());
+    line("UserKnownHostsFile", &quoted(&entry.known_hosts));
+    line("StrictHostKeyChecking", "yes");
+    line("PasswordAuthentication", if entry.password { "yes" } else { "no" });
+    for identity in &entry.identities {
+        line("IdentityFile", &quoted(identity));
+    }
+    line("IdentitiesOnly", "yes");
+    line("LogLevel", "ERROR");
+    format!("Host {}\n{text}", entry.host)
+}
+
+/// A file name as ssh_config takes it: `%` begins a token there, and blanks need quotes.
+fn quoted(path: &Path) -> String {
+    let path = path.to_string_lossy().replace('%', "%%");
+    if path.contains(|c: char| c.is_whitespace() || c == '#') { format!("\"{path}\"") } else { path }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry() -> ConfigEntry {
+        ConfigEntry {
+            host: "web".into(),
+            hostname: "127.0.0.1".parse().unwrap(),
+            port: 2222,
+            user: "vagrant".into(),
+            known_hosts: "/m/known hosts".into(),
+            identities: vec!["/m/100%/id".into()],
+            password: false,
+        }
+    }
+
+    #[test]
+    fn the_block_has_all_that_ssh_needs() {
+        assert_eq!(
+            render_config(&entry()),
+            "Host web\n  HostName 127.0.0.1\n  User vagrant\n  Port 2222\n  \
+             UserKnownHostsFile \"/m/known hosts\"\n  StrictHostKeyChecking yes\n  \
+             PasswordAuthentication no\n  IdentityFile /m/100%%/id\n  IdentitiesOnly yes\n  \
+             LogLevel ERROR\n"
+        );
+    }
+
+    #[test]
+    fn ssh_itself_reads_the_block_as_meant() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config");
+        std::fs::write(&file, render_config(&entry())).unwrap();
+        let output =
+            std::process::Command::new("ssh").args(["-G", "-F"]).arg(&file).arg("web").output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).to_lowercase();
+        assert!(text.contains("\nport 2222\n"), "{text}");
+        assert!(text.contains("\nstricthostkeychecking true\n"), "{text}");
+        assert!(text.contains("/m/known hosts"), "{text}");
+    }
+
+    #[test]
+    fn known_hosts_lines() {
+        let host = "127.0.0.1".parse().unwrap();
+        assert_eq!(known_hosts_line(host, 22, "ssh-ed25519 AAAA c o"), "127.0.0.1 ssh-ed25519 AAAA\n");
+        assert_eq!(known_hosts_line(host, 2222, "ssh-ed25519 AAAA\n"), "[127.0.0.1]:2222 ssh-ed25519 AAAA\n");
+    }
 }

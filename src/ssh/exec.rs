@@ -1,6 +1,16 @@
-//! Commands in the guest.
+//! Commands in the guest: one loop that moves standard input, output and error together, so
+//! that none of them can block another.
 
-use std::io::Read;
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::time::{Duration, Instant};
+
+use ssh2::Channel;
+
+use super::SshError;
+use super::limits::{Limits, Stop, writable};
+use super::session::{Session, classify, pending, stopped, would_block};
+use crate::model::{Cancel, Stream};
 
 /// What a command gets on its standard input.
 pub enum Input<'a> {
@@ -18,8 +28,307 @@ pub enum Input<'a> {
 /// How a command ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecStatus {
-    /// Exit code; `128` when a signal ended it.
+    /// Exit code; 128 and the signal's number when a signal ended it, as shells count.
     pub code: i32,
     /// Name of the signal that ended it, without `SIG`.
     pub signal: Option<String>,
+}
+
+/// When to give up.
+pub(super) struct Bounds<'a> {
+    pub cancel: &'a Cancel,
+    pub timeout: Option<Duration>,
+    pub linger: Option<Duration>,
+}
+
+/// A guest that answers not even keepalive requests for this long is gone. Six requests fit in;
+/// an emulated guest under load may need a while for one.
+const SILENCE: Duration = Duration::from_secs(90);
+
+/// How long an ended or given up command's channel may take to close.
+const CLOSING: Duration = Duration::from_millis(500);
+
+/// Bytes moved at a time: two of the largest SSH packets.
+const CHUNK: usize = 64 << 10;
+
+/// Chunks moved in one direction before the other has its turn.
+const TURN: usize = 16;
+
+const DOING: &str = "running a command";
+
+/// Runs a command; see [`Session::exec`].
+pub(super) fn run(
+    session: &Session,
+    command: &str,
+    input: Input<'_>,
+    out: &mut dyn FnMut(Stream, &[u8]),
+    bounds: Bounds<'_>,
+) -> Result<ExecStatus, SshError> {
+    let begin = Instant::now();
+    let limits = Limits {
+        deadline: bounds.timeout.and_then(|time| begin.checked_add(time)),
+        stop: &|| bounds.cancel.is_cancelled(),
+    };
+    let mut channel = session.drive(limits, DOING, || pending(session.ssh.channel_session()))?;
+    session.drive(limits, DOING, || pending(channel.exec(command)))?;
+    let mut pump = Pump {
+        session,
+        feed: Feed::new(input),
+        buffer: vec![0; CHUNK],
+        heard: Instant::now(),
+        begin,
+        linger: bounds.linger,
+    };
+    let result = pump.run(&mut channel, out, limits);
+    close(session, &mut channel, limits, result.as_ref().is_ok_and(|end| *end == End::Eof));
+    result?;
+    status(&channel)
+}
+
+/// What ended the pumping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Both outputs are at their end.
+    Eof,
+    /// The command is known to have ended; something else holds its output.
+    Exited,
+}
+
+struct Pump<'a, 'b> {
+    session: &'a Session,
+    feed: Feed<'b>,
+    buffer: Vec<u8>,
+    /// When the guest last sent anything.
+    heard: Instant,
+    begin: Instant,
+    linger: Option<Duration>,
+}
+
+impl Pump<'_, '_> {
+    fn run(
+        &mut self,
+        channel: &mut Channel,
+        out: &mut dyn FnMut(Stream, &[u8]),
+        limits: Limits<'_>,
+    ) -> Result<End, SshError> {
+        let stop = |stop: Stop, begin: Instant| stopped(stop, DOING, begin.elapsed());
+        loop {
+            limits.check().map_err(|s| stop(s, self.begin))?;
+            let mut moved = self.feed.push(self.session, channel)?;
+            moved |= self.pull(channel, Stream::Stdout, out)?;
+            moved |= self.pull(channel, Stream::Stderr, out)?;
+            if moved {
+                self.heard = Instant::now();
+                continue;
+            }
+            if channel.eof() {
+                self.await_end(channel, limits)?;
+                return Ok(End::Eof);
+            }
+            let quiet = self.heard.elapsed();
+            if self.linger.is_some_and(|linger| quiet >= linger) && has_ended(channel) {
+                return Ok(End::Exited);
+            }
+            self.check_alive()?;
+            let write = self.session.wants_to_write();
+            if limits.wait(&self.session.socket, write).map_err(|s| stop(s, self.begin))? {
+                self.heard = Instant::now();
+            }
+        }
+    }
+
+    /// Moves what the guest has sent on one stream.
+    fn pull(
+        &mut self,
+        channel: &mut Channel,
+        stream: Stream,
+        out: &mut dyn FnMut(Stream, &[u8]),
+    ) -> Result<bool, SshError> {
+        let mut source = match stream {
+            Stream::Stdout => channel.stream(0),
+            Stream::Stderr => channel.stderr(),
+        };
+        for turn in 0..TURN {
+            match source.read(&mut self.buffer) {
+                Ok(0) => return Ok(turn > 0),
+                Ok(count) => out(stream, self.buffer.get(..count).unwrap_or_default()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(turn > 0),
+                Err(error) => return Err(failure(self.session, error)),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Output has ended; waits for the server to close the channel, after which the exit code is
+    /// known. A process that closed its output may go on for long.
+    fn await_end(&mut self, channel: &mut Channel, limits: Limits<'_>) -> Result<(), SshError> {
+        loop {
+            match channel.wait_close() {
+                Ok(()) => return Ok(()),
+                Err(error) if would_block(&error) => {}
+                Err(error) => return Err(classify(error, DOING)),
+            }
+            self.check_alive()?;
+            if limits
+                .wait(&self.session.socket, self.session.wants_to_write())
+                .map_err(|s| stopped(s, DOING, self.begin.elapsed()))?
+            {
+                self.heard = Instant::now();
+            }
+        }
+    }
+
+    /// Sends a keepalive request when one is due, and fails when none was answered for long.
+    fn check_alive(&self) -> Result<(), SshError> {
+        if self.heard.elapsed() >= SILENCE {
+            return Err(SshError::Lost { doing: DOING, source: None });
+        }
+        // The library cannot resume a keepalive that was sent by half: only when there is room.
+        if !self.session.wants_to_write() && writable(&self.session.socket) {
+            self.session.ssh.keepalive_send().map_err(|e| classify(e, DOING))?;
+        }
+        Ok(())
+    }
+}
+
+/// What still has to go to standard input.
+struct Feed<'a> {
+    source: Source<'a>,
+    /// Read from the source, not yet sent. A packet that was sent by half must be offered again
+    /// as it was: so nothing is appended while something is here.
+    waiting: Vec<u8>,
+    sent: usize,
+    done: bool,
+}
+
+enum Source<'a> {
+    Bytes { rest: &'a [u8], then_eof: bool },
+    Reader(&'a mut dyn Read),
+}
+
+impl<'a> Feed<'a> {
+    fn new(input: Input<'a>) -> Self {
+        let source = match input {
+            Input::None => Source::Bytes { rest: &[], then_eof: true },
+            Input::Bytes(rest) => Source::Bytes { rest, then_eof: true },
+            Input::HeldOpen(rest) => Source::Bytes { rest, then_eof: false },
+            Input::Reader(reader) => Source::Reader(reader),
+        };
+        Feed { source, waiting: Vec::new(), sent: 0, done: false }
+    }
+
+    /// Sends as much as the other side takes; returns whether anything went.
+    fn push(&mut self, session: &Session, channel: &mut Channel) -> Result<bool, SshError> {
+        for turn in 0..TURN {
+            if self.done {
+                return Ok(turn > 0);
+            }
+            if self.sent >= self.waiting.len() && !self.refill()? {
+                return self.finish(channel).map(|()| turn > 0);
+            }
+            match channel.write(self.waiting.get(self.sent..).unwrap_or_default()) {
+                Ok(count) => self.sent += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(turn > 0),
+                Err(error) => match failure(session, error) {
+                    lost @ SshError::Lost { .. } => return Err(lost),
+                    // The command ended, or closed its input: what is left has no reader.
+                    _ => self.done = true,
+                },
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes the next chunk from the source; `false` at its end.
+    fn refill(&mut self) -> Result<bool, SshError> {
+        self.sent = 0;
+        self.waiting.clear();
+        match &mut self.source {
+            Source::Bytes { rest, .. } => {
+                let (now, later) = rest.split_at(rest.len().min(CHUNK));
+                self.waiting.extend_from_slice(now);
+                *rest = later;
+            }
+            Source::Reader(reader) => {
+                reader
+                    .take(CHUNK as u64)
+                    .read_to_end(&mut self.waiting)
+                    .map_err(|source| SshError::Input { source })?;
+            }
+        }
+        Ok(!self.waiting.is_empty())
+    }
+
+    fn finish(&mut self, channel: &mut Channel) -> Result<(), SshError> {
+        if matches!(self.source, Source::Bytes { then_eof: false, .. }) {
+            self.done = true;
+            return Ok(());
+        }
+        match channel.send_eof() {
+            Ok(()) => self.done = true,
+            Err(error) if would_block(&error) => {}
+            Err(error) => match classify(error, "sending input") {
+                lost @ SshError::Lost { .. } => return Err(lost),
+                _ => self.done = true,
+            },
+        }
+        Ok(())
+    }
+}
+
+/// Closes the channel as well as it goes; what fails here changes nothing for the caller.
+fn close(session: &Session, channel: &mut Channel, limits: Limits<'_>, orderly: bool) {
+    let never = || false;
+    let bound = Limits { deadline: None, stop: if orderly { limits.stop } else { &never } };
+    let time = if orderly { CLOSING } else { CLOSING / 10 };
+    let bound = bound.until(Instant::now() + time);
+    let closed = session.drive(bound, "closing a channel", || pending(channel.close()));
+    if closed.is_err() {
+        // A half-closed channel would confuse the next command.
+        let _ = session.socket.shutdown(Shutdown::Both);
+    }
+}
+
+/// Whether the server has reported an end other than exit code 0.
+fn has_ended(channel: &Channel) -> bool {
+    channel.exit_status().is_ok_and(|code| code != 0)
+        || channel.exit_signal().is_ok_and(|signal| signal.exit_signal.is_some())
+}
+
+fn status(channel: &Channel) -> Result<ExecStatus, SshError> {
+    let protocol = |source| classify(source, "reading an exit code");
+    let signal = channel.exit_signal().map_err(protocol)?.exit_signal;
+    let code = match &signal {
+        Some(name) => 128 + signal_number(name),
+        None => channel.exit_status().map_err(protocol)?,
+    };
+    Ok(ExecStatus { code, signal })
+}
+
+/// Numbers of the signals that RFC 4254 section 6.10 names, as Linux counts them; 0 for others.
+fn signal_number(name: &str) -> i32 {
+    match name {
+        "HUP" => 1,
+        "INT" => 2,
+        "QUIT" => 3,
+        "ILL" => 4,
+        "ABRT" => 6,
+        "FPE" => 8,
+        "KILL" => 9,
+        "USR1" => 10,
+        "SEGV" => 11,
+        "USR2" => 12,
+        "PIPE" => 13,
+        "ALRM" => 14,
+        "TERM" => 15,
+        _ => 0,
+    }
+}
+
+/// An `io::Error` of the library hides its code: whether the connection is gone is asked of it.
+fn failure(session: &Session, error: io::Error) -> SshError {
+    match ssh2::Error::last_session_error(&session.ssh) {
+        Some(source) => classify(source, DOING),
+        None => SshError::Input { source: error },
+    }
 }

@@ -7,6 +7,8 @@ pub mod keys;
 mod config;
 mod error;
 mod exec;
+mod limits;
+mod methods;
 mod session;
 mod wait;
 
