@@ -1,0 +1,46 @@
+# What a developer types. `make` builds, `make test` checks everything, `make demo` shows it.
+#
+#   make               release build: target/release/rvm
+#   make deps          installs the Debian packages that are missing (with sudo, unless root)
+#   make test          everything: format, lints, unit and command line tests, end-to-end tests
+#   make fmt lint unit parts of it that take no virtual machine
+#   make demo          brings up and provisions the example project, step by step
+#   make lab CMD='…'   runs a command on an emulated host that has a real /dev/kvm;
+#                      without CMD: a shell there
+#   make clean         removes what was built here; `make distclean` also the test boxes
+
+SHELL := /bin/bash
+CARGO ?= cargo
+CMD ?=
+
+.PHONY: build deps test fmt lint unit demo lab clean distclean
+build:
+	$(CARGO) build --release --locked
+
+deps:
+	@scripts/deps.sh
+
+test: deps
+	@tests/run.sh
+
+fmt:
+	$(CARGO) fmt --check
+
+lint:
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --test e2e_kvm --test e2e_qemu -- -D warnings
+
+unit:
+	$(CARGO) test --locked
+
+demo: deps
+	@scripts/demo.sh
+
+lab:
+	@$(if $(CMD),lab/lab.sh -- bash -c '$(subst ','\'',$(CMD))',lab/lab.sh --shell)
+
+clean:
+	$(CARGO) clean
+
+distclean: clean
+	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/rvm-test" "$${XDG_CACHE_HOME:-$$HOME/.cache}/rvm-lab"
