@@ -179,6 +179,17 @@ impl<'m> Chain<'m> {
         Some(byte)
     }
 
+    /// The byte at `offset` of what is to be written.
+    pub fn writable_byte(&self, mut offset: usize) -> Option<VolatileSlice<'m>> {
+        for segment in self.writable() {
+            if offset < segment.len() {
+                return segment.subslice(offset, 1).ok();
+            }
+            offset -= segment.len();
+        }
+        None
+    }
+
     /// Forgets the last chain and collects the one that starts at `head`.
     pub(super) fn collect(&mut self, table: &Table<'m>, head: u16) -> Result<(), ChainError> {
         self.head = head;

@@ -6,11 +6,11 @@
 use std::io;
 
 use vm_memory::GuestMemoryMmap;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::device::{Activation, Interrupt, VirtioDevice};
 use super::queue::QueueConfig;
-use super::{Error, VIRTIO_F_VERSION_1, error_text};
+use super::{Error, VIRTIO_F_VERSION_1, error_text, new_event};
 use crate::vmm::bus::BusDevice;
 
 /// "virt", little-endian.
@@ -92,7 +92,7 @@ impl MmioTransport {
         let kicks = device
             .queue_max_sizes()
             .iter()
-            .map(|_| EventFd::new(EFD_NONBLOCK))
+            .map(|_| new_event())
             .collect::<io::Result<Vec<_>>>()
             .map_err(Error::EventFd)?;
         let queues = fresh_queues(device.as_ref());

@@ -19,6 +19,8 @@ pub use mmio::MmioTransport;
 
 use std::io;
 
+use vmm_sys_util::eventfd::EventFd;
+
 /// Bytes of guest-physical address space that one device's registers take.
 pub const VIRTIO_MMIO_SIZE: u64 = 0x1000;
 
@@ -90,4 +92,9 @@ fn error_text(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// An event descriptor that no child process inherits.
+fn new_event() -> io::Result<EventFd> {
+    EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
 }

@@ -2,7 +2,7 @@
 
 use super::chain::Chain;
 use super::device::{Activation, VirtioDevice, read_bytes};
-use super::worker::{Options, Worker, serve, single_queue};
+use super::worker::{Options, Worker, ready_queues, serve};
 use super::{Error, VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_VERSION_1};
 
 /// Device type 4 (virtio 1.2, section 5).
@@ -50,7 +50,7 @@ impl VirtioDevice for Rng {
 
     fn activate(&mut self, activation: Activation) -> Result<(), Error> {
         let Activation { mem, features, queues, interrupt } = activation;
-        let (queue, kick) = single_queue(queues)?;
+        let [(queue, kick)] = ready_queues(queues)?;
         let options = Options { features, byte_limit: BYTE_LIMIT, name: NAME };
         self.worker = Some(Worker::spawn(NAME, move |events| {
             serve(&events, (&mem, &queue, &kick), &options, &interrupt, fill);

@@ -7,12 +7,12 @@ use std::thread::JoinHandle;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::chain::Chain;
 use super::device::Interrupt;
 use super::queue::{Fault, Ring, SetupError};
-use super::{Error, error_text};
+use super::{Error, error_text, new_event};
 
 /// Events fetched at once: no device has more sources.
 const MAX_EVENTS: usize = 8;
@@ -36,7 +36,7 @@ impl Worker {
         device: &'static str,
         body: impl FnOnce(Events) + Send + 'static,
     ) -> Result<Self, Error> {
-        let stop = EventFd::new(EFD_NONBLOCK).map_err(Error::EventFd)?;
+        let stop = new_event().map_err(Error::EventFd)?;
         let events = Events::new(&stop).map_err(Error::EventFd)?;
         let thread = std::thread::Builder::new()
             .name(device.to_owned())
@@ -109,10 +109,17 @@ pub(super) struct Options {
     pub(super) name: &'static str,
 }
 
-/// The queue of a device that has one.
-pub(super) fn single_queue(queues: Vec<(Queue, EventFd)>) -> Result<(Queue, EventFd), Error> {
-    let ready = queues.into_iter().next().filter(|(queue, _)| queue.ready());
-    ready.ok_or(Error::Queue { index: 0, source: SetupError::NotReady })
+/// The first `N` queues of a device that needs them all.
+pub(super) fn ready_queues<const N: usize>(
+    queues: Vec<(Queue, EventFd)>,
+) -> Result<[(Queue, EventFd); N], Error> {
+    let ready = queues.iter().take_while(|(queue, _)| queue.ready()).count();
+    let not_ready = Error::Queue { index: ready, source: SetupError::NotReady };
+    if ready < N {
+        return Err(not_ready);
+    }
+    let first: Vec<_> = queues.into_iter().take(N).collect();
+    first.try_into().map_err(|_| not_ready)
 }
 
 /// Serves one queue with `handle`, which gives the number of bytes that it wrote to the chain,

@@ -1,48 +1,152 @@
-//! The network device (virtio 1.2, section 5.1).
+//! The network device (virtio 1.2, section 5.1): one pair of queues, one worker, no offloads.
 
-use super::Error;
-use super::device::{Activation, VirtioDevice};
+mod backend;
+mod batch;
+mod error;
+mod receive;
+mod stream;
+mod tap;
+mod worker;
 
-/// Why a network back-end was refused.
-#[derive(Debug, thiserror::Error)]
-pub enum NetError {}
+pub use error::NetError;
 
-impl NetError {
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
-        None
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use super::device::{Activation, Interrupt, VirtioDevice, read_bytes};
+use super::worker::{Worker as Thread, ready_queues};
+use super::{Error, VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_VERSION_1, error_text};
+use backend::Backend;
+use worker::Setup;
+
+/// Device type 1 (virtio 1.2, section 5).
+const DEVICE_ID: u32 = 1;
+/// Descriptors in each queue.
+const QUEUE_SIZE: u16 = 256;
+/// Bytes before each frame between driver and device (virtio 1.2, section 5.1.6).
+const HEADER_LEN: usize = 12;
+/// Bytes of the shortest frame: two addresses and a type.
+const ETHERNET_HEADER: usize = 14;
+/// Bytes of the longest frame: the largest IP packet and an ethernet header with a VLAN tag.
+const MAX_FRAME: usize = 65535 + ETHERNET_HEADER + 4;
+/// The name of the worker thread.
+const NAME: &str = "virtio-net";
+
+/// Feature bits of the network device (virtio 1.2, section 5.1.3).
+const F_MAC: u64 = 1 << 5;
+const F_MRG_RXBUF: u64 = 1 << 15;
+const F_STATUS: u64 = 1 << 16;
+/// `VIRTIO_NET_S_LINK_UP`.
+const LINK_UP: u16 = 1;
+
+/// Frames that a card carried and did not carry.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Given to the guest.
+    pub received: AtomicU64,
+    /// Too long for the guest's buffers.
+    pub receive_dropped: AtomicU64,
+    /// Taken from the guest and sent.
+    pub sent: AtomicU64,
+    /// Taken from the guest and not sent: no frame, another card's address, or no link.
+    pub send_dropped: AtomicU64,
+}
+
+/// What device and worker both look at.
+#[derive(Debug)]
+struct Shared {
+    counters: Counters,
+    up: AtomicBool,
+}
+
+impl Shared {
+    fn is_up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    /// Takes the link down for good and says so, once.
+    fn link_down(&self, cause: &dyn std::error::Error, interrupt: &Interrupt) {
+        if self.up.swap(false, Ordering::SeqCst) {
+            tracing::warn!(cause = %error_text(cause), "network link of the guest is down");
+            interrupt.config_changed();
+        }
     }
 }
 
 /// A network card.
 #[derive(Debug)]
-pub struct Net {}
+pub struct Net {
+    /// The worker's while there is one.
+    backend: Arc<Mutex<Backend>>,
+    shared: Arc<Shared>,
+    mac: [u8; 6],
+    worker: Option<Thread>,
+}
 
 impl Net {
-    /// A card with the back-end that `net` names.
+    /// A card with the back-end that `net` names. When the back-end goes away later, the guest
+    /// sees its link go down.
     ///
     /// # Errors
     /// [`Error::Net`] when the back-end cannot serve.
-    pub fn new(_net: crate::vmm::Net) -> Result<Self, Error> {
-        Ok(Self {})
+    pub fn new(net: crate::vmm::Net) -> Result<Self, Error> {
+        if net.mac[0] & 1 != 0 || net.mac == [0; 6] {
+            return Err(NetError::Mac { mac: net.mac }.into());
+        }
+        let shared = Shared { counters: Counters::default(), up: AtomicBool::new(true) };
+        Ok(Self {
+            backend: Arc::new(Mutex::new(Backend::new(net.backend)?)),
+            shared: Arc::new(shared),
+            mac: net.mac,
+            worker: None,
+        })
+    }
+
+    /// Frames carried and dropped since the card was made.
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
     }
 }
 
 impl VirtioDevice for Net {
     fn device_id(&self) -> u32 {
-        1
+        DEVICE_ID
     }
+
     fn queue_max_sizes(&self) -> &[u16] {
-        &[256, 256]
+        &[QUEUE_SIZE, QUEUE_SIZE]
     }
+
     fn features(&self) -> u64 {
-        super::VIRTIO_F_VERSION_1
+        VIRTIO_F_VERSION_1 | VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX | F_MAC | F_MRG_RXBUF | F_STATUS
     }
-    fn read_config(&self, _offset: u64, data: &mut [u8]) {
-        data.fill(0);
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let mut config = [0; 8];
+        let (mac, status) = config.split_at_mut(6);
+        mac.copy_from_slice(&self.mac);
+        let link = if self.shared.is_up() { LINK_UP } else { 0 };
+        status.copy_from_slice(&link.to_le_bytes());
+        read_bytes(&config, offset, data);
     }
-    fn activate(&mut self, _activation: Activation) -> Result<(), Error> {
+
+    fn activate(&mut self, activation: Activation) -> Result<(), Error> {
+        self.worker = None;
+        let Activation { mem, features, queues, interrupt } = activation;
+        let [rx, tx] = ready_queues(queues)?;
+        if self.backend.is_poisoned() {
+            return Err(Error::WorkerFailed { device: NAME });
+        }
+        let (backend, shared) = (Arc::clone(&self.backend), Arc::clone(&self.shared));
+        let setup = Setup { mem, features, rx, tx, interrupt, mac: self.mac };
+        self.worker = Some(Thread::spawn(NAME, move |events| {
+            let Ok(mut backend) = backend.lock() else { return };
+            worker::run(&events, &setup, &mut backend, &shared);
+        })?);
         Ok(())
     }
-    fn reset(&mut self) {}
+
+    fn reset(&mut self) {
+        self.worker = None;
+    }
 }

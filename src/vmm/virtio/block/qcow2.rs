@@ -1,0 +1,143 @@
+//! What is checked of a qcow2 file before the format library gets it.
+//!
+//! The library reads zeros beyond the end of a file, so a truncated image would pass as one that
+//! holds zeros. Offsets are those of QEMU's `docs/interop/qcow2.txt`.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::error::DiskError;
+
+/// "QFI\xfb", big-endian.
+const MAGIC: u32 = 0x5146_49fb;
+/// Bytes of a version 2 header, and what is read of a version 3 one.
+const HEADER_LEN: usize = 72;
+/// Bits of a table entry that hold an offset.
+const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
+/// L2 entry: the cluster is compressed.
+const COMPRESSED: u64 = 1 << 62;
+/// L2 entry: the cluster reads as zeros, whatever its offset.
+const ZERO: u64 = 1;
+/// Clusters are 512 bytes to 2 MiB.
+const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 9..=21;
+/// The largest L1 table that QEMU takes, in bytes.
+const MAX_L1: u64 = 32 * 1024 * 1024;
+
+/// Refuses what is no qcow2 file, and one that ends before its tables or data do.
+pub(super) fn check(file: &File, path: &Path) -> Result<(), DiskError> {
+    let failed = |source| DiskError::Open { path: path.to_owned(), source };
+    let len = file.metadata().map_err(failed)?.len();
+    let image = Image { file, path, len };
+    let mut header = [0; HEADER_LEN];
+    let have = usize::try_from(len).unwrap_or(HEADER_LEN).min(HEADER_LEN);
+    if let Some(start) = header.get_mut(..have) {
+        file.read_exact_at(start, 0).map_err(failed)?;
+    }
+    if be32(&header, 0) != MAGIC {
+        return Err(DiskError::NotQcow2 { path: path.to_owned() });
+    }
+    image.holds("its header", 0, HEADER_LEN as u64)?;
+    let cluster_bits = be32(&header, 20);
+    if !CLUSTER_BITS.contains(&cluster_bits) {
+        return Err(image.damaged("its cluster size is out of range"));
+    }
+    let cluster = 1 << cluster_bits;
+    let refcount_len = u64::from(be32(&header, 56)).saturating_mul(cluster);
+    image.holds("its refcount table", be64(&header, 48), refcount_len)?;
+    let l1_len = u64::from(be32(&header, 36)) * 8;
+    let l1_offset = be64(&header, 40);
+    if l1_len > MAX_L1 {
+        return Err(image.damaged("its first mapping table is too large"));
+    }
+    image.holds("its first mapping table", l1_offset, l1_len)?;
+    image.check_tables(l1_offset, l1_len, cluster_bits).map_err(|error| match error {
+        Refused::Disk(error) => error,
+        Refused::Io(source) => failed(source),
+    })
+}
+
+enum Refused {
+    Disk(DiskError),
+    Io(io::Error),
+}
+
+impl From<DiskError> for Refused {
+    fn from(error: DiskError) -> Self {
+        Self::Disk(error)
+    }
+}
+
+impl From<io::Error> for Refused {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+struct Image<'a> {
+    file: &'a File,
+    path: &'a Path,
+    len: u64,
+}
+
+impl Image<'_> {
+    /// Refuses the image unless the file holds `count` bytes at `offset`.
+    fn holds(&self, what: &'static str, offset: u64, count: u64) -> Result<(), DiskError> {
+        let end = offset.saturating_add(count);
+        if end <= self.len {
+            return Ok(());
+        }
+        Err(DiskError::Truncated { path: self.path.to_owned(), what, end, len: self.len })
+    }
+
+    fn damaged(&self, why: &'static str) -> DiskError {
+        DiskError::Qcow2 {
+            path: self.path.to_owned(),
+            source: io::Error::new(io::ErrorKind::InvalidData, why),
+        }
+    }
+
+    /// Looks through all mapping tables: 8 bytes for each cluster that the image holds.
+    fn check_tables(&self, l1_offset: u64, l1_len: u64, cluster_bits: u32) -> Result<(), Refused> {
+        let l1 = self.read(l1_offset, l1_len)?;
+        let cluster = 1 << cluster_bits;
+        for entry in entries(&l1).map(|entry| entry & OFFSET_MASK).filter(|&offset| offset != 0) {
+            self.holds("a mapping table", entry, cluster)?;
+            let l2 = self.read(entry, cluster)?;
+            // The last cluster may be written in part, so only its start has to be there.
+            for offset in entries(&l2).filter_map(|entry| data_offset(entry, cluster_bits)) {
+                self.holds("a data cluster", offset, 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&self, offset: u64, count: u64) -> io::Result<Vec<u8>> {
+        let count = usize::try_from(count).map_err(|_| io::ErrorKind::InvalidData)?;
+        let mut bytes = vec![0; count];
+        self.file.read_exact_at(&mut bytes, offset)?;
+        Ok(bytes)
+    }
+}
+
+/// Where the cluster of an L2 entry begins in the file, if it is there at all.
+fn data_offset(entry: u64, cluster_bits: u32) -> Option<u64> {
+    if entry & COMPRESSED != 0 {
+        // Below 62 - (cluster_bits - 8) bits the offset, above it the length.
+        return Some(entry & ((1 << (70 - cluster_bits)) - 1));
+    }
+    Some(entry & OFFSET_MASK).filter(|&offset| offset != 0 && entry & ZERO == 0)
+}
+
+fn entries(table: &[u8]) -> impl Iterator<Item = u64> {
+    table.chunks_exact(8).map(|entry| be64(entry, 0))
+}
+
+fn be32(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u32::from_be_bytes(*word))
+}
+
+fn be64(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u64::from_be_bytes(*word))
+}
