@@ -1,6 +1,258 @@
-//! stub
+//! The command line: words in, calls to the rooms below, text and exit codes out.
+//!
+//! The only room that prints, reads the environment and knows the working folder. One file a
+//! verb; [`ui`] is the only writer to standard output and error.
 
-/// Runs the command.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+mod app;
+mod boxes;
+mod destroy;
+mod doctor;
+mod error;
+mod global_status;
+mod halt;
+mod init;
+mod json;
+mod logs;
+mod port;
+mod prompt;
+mod provision;
+mod reload;
+mod signals;
+mod ssh;
+mod ssh_config;
+mod status;
+mod steps;
+mod target;
+mod trace;
+pub mod ui;
+mod up;
+mod validate;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::model::Cancel;
+use app::App;
+pub use error::{CliError, Kind};
+use ui::sink::To;
+use ui::{Color, Style, Ui};
+
+/// What a verb ends with: an exit code, or why it failed.
+pub type Outcome = Result<u8, CliError>;
+
+/// The exit code of success.
+pub const DONE: u8 = 0;
+
+/// Virtual machines declared in one Vagrantfile (TOML), on a KVM hypervisor of its own.
+#[derive(Debug, Parser)]
+#[command(name = "rvm", version, disable_help_subcommand = false, max_term_width = 100)]
+#[command(after_help = "NAME is a machine of the project, or (from any folder) the beginning of an \
+    id that `rvm global-status` shows.\n\
+    Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted.")]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Args)]
+struct Global {
+    /// When to use colours
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN", overrides_with = "no_color")]
+    color: Color,
+    /// The same as --color never
+    #[arg(long, global = true)]
+    no_color: bool,
+    /// Print results, warnings and errors only
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Say on standard error what happens inside; RVM_LOG=FILTER chooses more finely
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Write a Vagrantfile to start from
+    Init(init::InitArgs),
+    /// Check the Vagrantfile
+    Validate(validate::ValidateArgs),
+    /// Create, start and provision machines
+    Up(up::UpArgs),
+    /// Stop machines
+    Halt(halt::HaltArgs),
+    /// Stop machines and start them with the Vagrantfile as it is now
+    Reload(reload::ReloadArgs),
+    /// Log in to a machine, or run one command in it
+    Ssh(ssh::SshArgs),
+    /// Print configuration for the ssh client
+    SshConfig(ssh_config::SshConfigArgs),
+    /// Run provision steps on running machines
+    Provision(provision::ProvisionArgs),
+    /// Show the machines of this project
+    Status(status::StatusArgs),
+    /// Show all machines of this user
+    GlobalStatus(global_status::GlobalStatusArgs),
+    /// Stop machines and remove their disks
+    Destroy(destroy::DestroyArgs),
+    /// Show the forwarded ports of a machine
+    Port(port::PortArgs),
+    /// Manage boxes, which machines are made from
+    #[command(subcommand)]
+    Box(boxes::BoxVerb),
+    /// Print the serial console of a machine
+    Logs(logs::LogsArgs),
+    /// Say what this host can do, what it lacks and how to mend it
+    Doctor(doctor::DoctorArgs),
+    /// Print the version
+    Version,
+}
+
+impl Verb {
+    fn json(&self) -> bool {
+        match self {
+            Verb::Validate(args) => args.json.json,
+            Verb::SshConfig(args) => args.json.json,
+            Verb::Status(args) => args.json.json,
+            Verb::GlobalStatus(args) => args.json.json,
+            Verb::Port(args) => args.json.json,
+            Verb::Box(boxes::BoxVerb::List(args)) => args.json.json,
+            Verb::Doctor(args) => args.json.json,
+            _ => false,
+        }
+    }
+
+    /// Where messages go: verbs whose result is the point keep standard output for it.
+    fn messages(&self) -> To {
+        match self {
+            Verb::Up(_) | Verb::Halt(_) | Verb::Reload(_) | Verb::Provision(_) | Verb::Destroy(_) => To::Stdout,
+            Verb::Init(_) | Verb::Box(boxes::BoxVerb::Remove(_)) => To::Stdout,
+            _ => To::Stderr,
+        }
+    }
+
+    fn run(self, app: &App) -> Outcome {
+        match self {
+            Verb::Init(args) => init::run(app, &args),
+            Verb::Validate(_) => validate::run(app),
+            Verb::Up(args) => up::run(app, &args),
+            Verb::Halt(args) => halt::run(app, &args),
+            Verb::Reload(args) => reload::run(app, &args),
+            Verb::Ssh(args) => ssh::run(app, &args),
+            Verb::SshConfig(args) => ssh_config::run(app, &args),
+            Verb::Provision(args) => provision::run(app, &args),
+            Verb::Status(args) => status::run(app, &args),
+            Verb::GlobalStatus(args) => global_status::run(app, &args),
+            Verb::Destroy(args) => destroy::run(app, &args),
+            Verb::Port(args) => port::run(app, &args),
+            Verb::Box(verb) => boxes::run(app, &verb),
+            Verb::Logs(args) => logs::run(app, &args),
+            Verb::Doctor(_) => doctor::run(app),
+            Verb::Version => {
+                app.ui.result(&format!("rvm {}", env!("CARGO_PKG_VERSION")));
+                Ok(DONE)
+            }
+        }
+    }
+}
+
+/// `--json`.
+#[derive(Debug, Clone, Copy, Args)]
+struct Json {
+    /// Print one JSON document (docs/vagrant.md describes it)
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    ExitCode::from(run(&words))
+}
+
+fn run(words: &[OsString]) -> u8 {
+    let matches = match Cli::command().try_get_matches_from(words) {
+        Ok(matches) => matches,
+        Err(error) => return usage(&error, words),
+    };
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error.format(&mut Cli::command()), words),
+    };
+    let json = cli.verb.json();
+    let messages = if json { To::Stderr } else { cli.verb.messages() };
+    let ui = Arc::new(Ui::new(style(&cli.global), messages));
+    let app = App { ui: Arc::clone(&ui), cancel: Cancel::new(), json };
+    let outcome = trace::start(cli.global.verbose, Arc::clone(&ui))
+        .and_then(|()| {
+            signals::watch(app.cancel.clone(), Arc::clone(&ui))
+                .map_err(|e| CliError::failed("cannot watch for Ctrl-C").because(&e))
+        })
+        .and_then(|()| cli.verb.run(&app));
+    ui.clear();
+    match (outcome, ui.stdout_error()) {
+        (Err(error), _) => {
+            ui.error(&error, json);
+            error.kind.exit_code()
+        }
+        (Ok(_), Some(error)) => {
+            let error = CliError::failed("cannot write to standard output").because(error);
+            ui.error(&error, false);
+            error.kind.exit_code()
+        }
+        (Ok(code), None) => code,
+    }
+}
+
+fn style(global: &Global) -> Style {
+    let dumb = app::env("TERM").is_some_and(|term| term == "dumb");
+    Style {
+        color: if global.no_color { Color::Never } else { global.color },
+        quiet: global.quiet,
+        plain_terminal: dumb || app::env("NO_COLOR").is_some(),
+        ci: app::env("CI").is_some(),
+    }
+}
+
+/// Help, version and wrong words, all said by clap.
+fn usage(error: &clap::Error, words: &[OsString]) -> u8 {
+    let ui = Ui::new(Style::default(), To::Stderr);
+    let plain = app::env("NO_COLOR").is_some() || app::env("TERM").is_some_and(|term| term == "dumb");
+    let text = |to| {
+        let styled = error.render();
+        if ui.color(to) && !plain { styled.ansi().to_string() } else { styled.to_string() }
+    };
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            ui.result(text(To::Stdout).trim_end());
+            DONE
+        }
+        _ if words.iter().any(|word| word == "--json") => {
+            let text = error.render().to_string();
+            let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+            let first = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+            let rest: Vec<&str> = lines.collect();
+            ui.error(&CliError::usage(first).hint(rest.join("; ")), true);
+            Kind::Usage.exit_code()
+        }
+        _ => {
+            ui.diagnostic(&text(To::Stderr));
+            Kind::Usage.exit_code()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tree_is_well_formed() {
+        Cli::command().debug_assert();
+    }
 }

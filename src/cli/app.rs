@@ -1,0 +1,81 @@
+//! What every command needs: the environment, the project, the store, the screen.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::error::{CliError, Kind};
+use super::ui::Ui;
+use crate::config;
+use crate::machine::Machines;
+use crate::model::{Cancel, Project};
+use crate::state::Layout;
+
+/// A variable of the environment; `None` where it is unset, empty or not UTF-8.
+pub fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The surroundings of one command.
+pub struct App {
+    /// The screen.
+    pub ui: Arc<Ui>,
+    /// Set by Ctrl-C.
+    pub cancel: Cancel,
+    /// Results and errors as JSON.
+    pub json: bool,
+}
+
+impl App {
+    /// The folder that the command works from: `RVM_CWD`, else the current one.
+    pub fn cwd(&self) -> Result<PathBuf, CliError> {
+        let here = std::env::current_dir().map_err(|e| {
+            CliError::new(Kind::Config, "cannot tell the current folder")
+                .because(&e)
+                .hint("it may have been removed: cd to one that exists")
+        })?;
+        match env("RVM_CWD") {
+            None => Ok(here),
+            Some(dir) => {
+                let path = here.join(&dir);
+                if path.is_dir() {
+                    Ok(path)
+                } else {
+                    Err(CliError::new(Kind::Config, format!("RVM_CWD names `{dir}`, which is no folder")))
+                }
+            }
+        }
+    }
+
+    /// The store.
+    pub fn layout(&self) -> Result<Layout, CliError> {
+        Ok(Layout::from_env(env)?)
+    }
+
+    /// The project that the working folder belongs to. From here on its secrets are masked.
+    pub fn project(&self) -> Result<Project, CliError> {
+        self.project_at(self.cwd()?)
+    }
+
+    /// The project found from `start` upward.
+    pub fn project_at(&self, start: PathBuf) -> Result<Project, CliError> {
+        let file = config::find(&start, env("RVM_VAGRANTFILE").as_deref())?;
+        let project = config::load(&file, &env)?;
+        self.ui.add_masker(project.masker.clone());
+        Ok(project)
+    }
+
+    /// The machines of this user.
+    pub fn machines(&self) -> Result<Machines<'_>, CliError> {
+        let exe = std::env::current_exe()
+            .map_err(|e| CliError::failed("cannot tell where the rvm program is").because(&e))?;
+        Ok(Machines { layout: self.layout()?, report: &*self.ui, cancel: self.cancel.clone(), exe })
+    }
+
+    /// Makes a failure of `error` if the user has asked to stop.
+    pub fn check_cancelled(&self) -> Result<(), CliError> {
+        if self.cancel.is_cancelled() {
+            return Err(CliError::new(Kind::Interrupted, "interrupted"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,133 @@
+//! `rvm box`: what machines are made from.
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::app::{App, env};
+use super::error::CliError;
+use super::json::VERSION;
+use super::ui::table::{bytes, table};
+use super::{DONE, Json, Outcome};
+use crate::image::{BoxImage, Settings, Store};
+use crate::machine::Machines;
+
+/// `rvm box …`.
+#[derive(Debug, Subcommand)]
+pub enum BoxVerb {
+    /// Show the boxes in the store
+    List(ListArgs),
+    /// Remove a box from the store
+    Remove(RemoveArgs),
+}
+
+/// Words of `rvm box list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+/// Words of `rvm box remove`.
+#[derive(Debug, Args)]
+pub struct RemoveArgs {
+    /// Name of the box, such as debian/13
+    #[arg(value_name = "BOX")]
+    name: String,
+    /// Remove it even if machines were made from it: they cannot start any more
+    #[arg(short, long)]
+    force: bool,
+}
+
+/// Runs the sub-verb.
+pub fn run(app: &App, verb: &BoxVerb) -> Outcome {
+    let settings = Settings { mirror: env("RVM_MIRROR"), ..Settings::default() };
+    let store = Store::new(app.layout()?, settings);
+    match verb {
+        BoxVerb::List(_) => list(app, &store),
+        BoxVerb::Remove(args) => remove(app, &store, args),
+    }
+}
+
+fn list(app: &App, store: &Store) -> Outcome {
+    let boxes = store.list()?;
+    if app.json {
+        let list: Vec<Value> = boxes.iter().map(document).collect();
+        app.ui.json(&json!({ "version": VERSION, "boxes": list }));
+    } else {
+        app.ui.result(&text(&boxes));
+    }
+    Ok(DONE)
+}
+
+fn document(image: &BoxImage) -> Value {
+    json!({
+        "name": image.name,
+        "digest": image.digest,
+        "directory": image.dir.display().to_string(),
+        "disk_bytes": image.size,
+        "default_disk_bytes": image.default_disk,
+        "created": image.created,
+        "kernel": image.kernel_version,
+        "user": image.default_user,
+        "packages": image.packages.len(),
+    })
+}
+
+fn text(boxes: &[BoxImage]) -> String {
+    if boxes.is_empty() {
+        return "There are no boxes yet. `rvm up` makes the one that a machine needs.".into();
+    }
+    let rows: Vec<Vec<String>> = boxes
+        .iter()
+        .map(|image| {
+            let digest = image.digest.get(..12).unwrap_or(&image.digest);
+            vec![image.name.clone(), digest.to_owned(), bytes(image.size), image.kernel_version.clone()]
+        })
+        .collect();
+    table(&["name", "digest", "disk", "kernel"], &rows).trim_end().to_owned()
+}
+
+fn remove(app: &App, store: &Store, args: &RemoveArgs) -> Outcome {
+    let users = users(&app.machines()?, &args.name)?;
+    if !users.is_empty() && !args.force {
+        return Err(CliError::failed(format!(
+            "cannot remove the box {}: machines were made from it ({})",
+            args.name,
+            users.join(", ")
+        ))
+        .hint("`rvm destroy` them first; with -f the box is removed all the same, and they cannot start any more"));
+    }
+    store.remove(&args.name)?;
+    app.ui.note(&format!("Removed the box {}.", args.name));
+    Ok(DONE)
+}
+
+/// Machines whose disks lie on the box.
+fn users(machines: &Machines<'_>, name: &str) -> Result<Vec<String>, CliError> {
+    let all = machines.all()?;
+    let users = all.iter().filter(|status| status.box_name == name);
+    Ok(users.map(|status| format!("{} in {}", status.name, status.project.display())).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list() {
+        let image = BoxImage {
+            name: "debian/13".into(),
+            digest: "0123456789abcdef0123".into(),
+            dir: "/b".into(),
+            root_disk: "/b/root.img".into(),
+            size: 2 << 30,
+            default_disk: 10 << 30,
+            created: 0,
+            kernel_version: "6.12.48+deb13-cloud-amd64".into(),
+            default_user: "vagrant".into(),
+            mirror: "http://deb.debian.org/debian".into(),
+            packages: vec![("sudo".into(), "1".into())],
+        };
+        insta::assert_snapshot!(text(&[image]), @"");
+    }
+}

@@ -1,0 +1,70 @@
+//! `rvm doctor`: what this host can do, what it lacks, and the command that mends it.
+
+mod host;
+mod judge;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::app::App;
+use super::error::Kind;
+use super::json::VERSION;
+use super::ui::sink::To;
+use super::{DONE, Json, Outcome};
+use judge::{Check, Mark, Verdict};
+
+/// Words of `rvm doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+/// Looks at the host and says what was found. Exit code 0 when a provider can run machines.
+pub fn run(app: &App) -> Outcome {
+    let layout = app.layout()?;
+    let facts = host::look(layout.home());
+    let verdict = judge::judge(&facts);
+    if app.json {
+        app.ui.json(&document(&verdict));
+    } else {
+        app.ui.result(&text(&verdict, app.ui.color(To::Stdout)));
+    }
+    Ok(if verdict.kvm || verdict.qemu { DONE } else { Kind::Failed.exit_code() })
+}
+
+fn text(verdict: &Verdict, color: bool) -> String {
+    let width = verdict.checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
+    let indent = " ".repeat(width + 4);
+    let mut text = String::new();
+    for check in &verdict.checks {
+        let (on, off) = if color { (check.mark.color(), "\x1b[0m") } else { ("", "") };
+        let name = check.name;
+        text.push_str(&format!("{on}{}{off} {name:<width$}  {}\n", check.mark.sign(), check.text));
+        if let Some(fix) = &check.fix {
+            text.push_str(&format!("{indent}→ {fix}\n"));
+        }
+    }
+    text.push('\n');
+    text.push_str(&verdict.conclusion);
+    text
+}
+
+fn document(verdict: &Verdict) -> Value {
+    let checks: Vec<Value> = verdict.checks.iter().map(check_document).collect();
+    json!({
+        "version": VERSION,
+        "ok": verdict.kvm || verdict.qemu,
+        "providers": { "kvm": verdict.kvm, "qemu": verdict.qemu },
+        "checks": checks,
+    })
+}
+
+fn check_document(check: &Check) -> Value {
+    let result = match check.mark {
+        Mark::Good => "ok",
+        Mark::Bad => "missing",
+        Mark::Note => "note",
+    };
+    json!({ "name": check.name, "result": result, "text": check.text, "fix": check.fix })
+}

@@ -1,0 +1,82 @@
+//! `rvm global-status`: all machines of this user, asked live.
+
+use clap::Args;
+
+use super::app::App;
+use super::status::word;
+use super::target::short;
+use super::ui::table::table;
+use super::{DONE, Json, Outcome, json};
+use crate::machine::Status;
+
+/// Words of `rvm global-status`.
+#[derive(Debug, Args)]
+pub struct GlobalStatusArgs {
+    /// Remove entries that have nothing worth keeping left
+    #[arg(long)]
+    prune: bool,
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+/// Asks all machines and prints.
+pub fn run(app: &App, args: &GlobalStatusArgs) -> Outcome {
+    let machines = app.machines()?;
+    if args.prune {
+        for gone in machines.prune()? {
+            let id = gone.id.as_deref().map_or("-", short);
+            app.ui.note(&format!("Removed the entry {id} ({} in {}).", gone.name, gone.project.display()));
+        }
+    }
+    let list = machines.all()?;
+    if app.json {
+        app.ui.json(&json::Machines::new(&list));
+    } else {
+        app.ui.result(&text(&list));
+    }
+    Ok(DONE)
+}
+
+fn text(list: &[Status]) -> String {
+    if list.is_empty() {
+        return "There are no machines. `rvm up` in a folder with a Vagrantfile makes one.".into();
+    }
+    let rows: Vec<Vec<String>> = list
+        .iter()
+        .map(|status| {
+            vec![
+                status.id.as_deref().map_or("-", short).to_owned(),
+                status.name.clone(),
+                status.provider.map_or("-", |p| p.as_str()).to_owned(),
+                word(status.state).to_owned(),
+                status.project.display().to_string(),
+            ]
+        })
+        .collect();
+    let table = table(&["id", "name", "provider", "state", "directory"], &rows);
+    format!("{table}\nAn id works in place of a name from any folder: `rvm halt {}`.", rows[0][0])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::State;
+    use crate::model::ProviderKind;
+
+    #[test]
+    fn columns_in_the_order_of_vagrant() {
+        let status = Status {
+            id: Some("0123456789abcdef0123456789abcdef".into()),
+            name: "default".into(),
+            provider: Some(ProviderKind::Kvm),
+            state: State::Running,
+            project: "/home/me/project".into(),
+            box_name: "micro".into(),
+            pid: Some(42),
+            ports: vec![],
+            ssh: None,
+            uptime: None,
+        };
+        insta::assert_snapshot!(text(&[status]), @"");
+    }
+}

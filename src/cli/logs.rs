@@ -1,0 +1,60 @@
+//! `rvm logs`: the serial console of a machine.
+
+use clap::Args;
+
+use super::app::App;
+use super::error::CliError;
+use super::target;
+use super::{DONE, Outcome};
+
+/// Words of `rvm logs`.
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// Machine or id; needed where the project has several
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+    /// Print the last lines only
+    #[arg(short = 'n', long, value_name = "COUNT")]
+    lines: Option<usize>,
+}
+
+/// Prints what the console log holds. On a terminal without the guest's control sequences.
+pub fn run(app: &App, args: &LogsArgs) -> Outcome {
+    let machines = app.machines()?;
+    let target = target::resolve_one(app, &machines, args.name.as_ref(), "logs")?;
+    let Some(id) = target.status(&machines)?.id else {
+        return Err(CliError::failed(format!("{} has no console log: it is not created", target.name))
+            .hint(format!("`rvm up {}` creates it", target.name)));
+    };
+    let data = machines.console_log(&id)?;
+    let text = String::from_utf8_lossy(&data);
+    let text = args.lines.map_or(text.as_ref(), |count| last_lines(&text, count));
+    app.ui.foreign(text);
+    if !text.is_empty() && !text.ends_with('\n') {
+        app.ui.foreign("\n");
+    }
+    Ok(DONE)
+}
+
+fn last_lines(text: &str, count: usize) -> &str {
+    let body = text.strip_suffix('\n').unwrap_or(text);
+    let Some(skip) = count.checked_sub(1) else { return "" };
+    match body.rmatch_indices('\n').nth(skip) {
+        Some((at, _)) => text.get(at + 1..).unwrap_or_default(),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_log() {
+        assert_eq!(last_lines("a\nb\nc\n", 2), "b\nc\n");
+        assert_eq!(last_lines("a\nb\nc", 1), "c");
+        assert_eq!(last_lines("a\nb\n", 9), "a\nb\n");
+        assert_eq!(last_lines("a\nb\n", 0), "");
+        assert_eq!(last_lines("", 3), "");
+    }
+}

@@ -1,0 +1,88 @@
+//! Questions to the user.
+
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use super::app::App;
+use super::error::{CliError, Kind};
+
+/// Longest answer that is read.
+const MAX_ANSWER: usize = 4096;
+
+/// Whether there is somebody to ask.
+pub fn can_ask() -> bool {
+    io::stdin().is_terminal()
+}
+
+/// Asks; `y` or `yes` is yes, all else and the end of input are no. Ctrl-C is an error of kind
+/// [`Kind::Interrupted`].
+pub fn yes(app: &App, question: &str) -> Result<bool, CliError> {
+    app.ui.question(question);
+    let answer = line(app).map_err(|e| CliError::failed("cannot read the answer").because(&e))?;
+    match answer {
+        Some(answer) => Ok(is_yes(&answer)),
+        None => Err(CliError::new(Kind::Interrupted, "interrupted at the question: nothing was changed")),
+    }
+}
+
+fn is_yes(answer: &str) -> bool {
+    matches!(answer.trim().to_lowercase().as_str(), "y" | "yes")
+}
+
+/// A line of standard input; `None` when a signal came first.
+fn line(app: &App) -> io::Result<Option<String>> {
+    let (wake, signal) = UnixStream::pair()?;
+    let handlers = [
+        signal_hook::low_level::pipe::register(SIGINT, signal.try_clone()?)?,
+        signal_hook::low_level::pipe::register(SIGTERM, signal)?,
+    ];
+    let result = read_line(app, &wake);
+    for handler in handlers {
+        signal_hook::low_level::unregister(handler);
+    }
+    result
+}
+
+fn read_line(app: &App, wake: &UnixStream) -> io::Result<Option<String>> {
+    let stdin = io::stdin();
+    let mut answer = Vec::new();
+    loop {
+        // A signal that came before the handlers were set has set this.
+        if app.cancel.is_cancelled() {
+            return Ok(None);
+        }
+        let mut fds = [PollFd::new(&stdin, PollFlags::IN), PollFd::new(wake, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Err(rustix::io::Errno::INTR) => continue,
+            result => result?,
+        };
+        let [ready, woken] = &fds;
+        if !woken.revents().is_empty() {
+            return Ok(None);
+        }
+        if ready.revents().is_empty() {
+            continue;
+        }
+        let mut part = [0; 256];
+        let count = rustix::io::read(stdin.as_fd(), &mut part)?;
+        answer.extend_from_slice(part.get(..count).unwrap_or_default());
+        if count == 0 || answer.contains(&b'\n') || answer.len() > MAX_ANSWER {
+            return Ok(Some(String::from_utf8_lossy(&answer).into_owned()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_yes_is_yes() {
+        assert!(is_yes("y\n") && is_yes(" YES "));
+        assert!(!is_yes("") && !is_yes("n\n") && !is_yes("yessir"));
+    }
+}

@@ -1,0 +1,170 @@
+//! `rvm ssh`: a shell in the guest, or one command.
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use clap::Args;
+
+use super::Outcome;
+use super::app::App;
+use super::error::CliError;
+use super::target;
+use crate::machine::{Machines, SshInfo};
+use crate::model::{Project, Stream};
+use crate::ssh::{ConfigEntry, render_config};
+
+/// Exit code when the reader of our output went away, as a shell reports SIGPIPE.
+const BROKEN_PIPE: u8 = 141;
+
+/// Words of `rvm ssh`.
+#[derive(Debug, Args)]
+pub struct SshArgs {
+    /// Machine or id; needed where the project has several
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+    /// Run this command and exit with its exit code; its output comes back byte for byte
+    #[arg(short, long, value_name = "CMD")]
+    command: Option<String>,
+    /// Give the command a terminal
+    #[arg(short, long, requires = "command")]
+    tty: bool,
+    /// More arguments for the ssh client
+    #[arg(last = true, value_name = "ARGS")]
+    extra: Vec<String>,
+}
+
+/// Becomes the system's ssh client, or runs one command through a session of our own.
+pub fn run(app: &App, args: &SshArgs) -> Outcome {
+    let machines = app.machines()?;
+    let target = target::resolve_one(app, &machines, args.name.as_ref(), "ssh")?;
+    let (project, machine) = target.declaration()?;
+    match &args.command {
+        Some(command) if !args.tty && args.extra.is_empty() => {
+            one_command(app, &machines, project, &machine.name, command)
+        }
+        _ => {
+            let info = machines.ssh_info(project, &machine.name)?;
+            Err(become_client(app, &info, args))
+        }
+    }
+}
+
+/// Runs the command; output passes through as it comes, both streams apart and unchanged.
+fn one_command(
+    app: &App,
+    machines: &Machines<'_>,
+    project: &Project,
+    name: &str,
+    command: &str,
+) -> Outcome {
+    let mut out = |stream: Stream, data: &[u8]| {
+        app.ui.bytes(stream, data);
+        if app.ui.stdout_closed() {
+            // Nobody reads on: end the command too.
+            app.cancel.cancel();
+        }
+    };
+    let result = machines.exec(project, name, command, &mut out);
+    if app.ui.stdout_closed() {
+        return Ok(BROKEN_PIPE);
+    }
+    // Exit codes of a Unix process have 8 bits; a code beyond is a failure all the same.
+    Ok(u8::try_from(result?).unwrap_or(u8::MAX))
+}
+
+/// Replaces this process by the ssh client; comes back only with an error.
+fn become_client(app: &App, info: &SshInfo, args: &SshArgs) -> CliError {
+    if info.identity.is_none() {
+        app.ui.note(&format!("{} is logged in to by password: ssh is going to ask for it.", info.name));
+    }
+    let error = Command::new("ssh").args(arguments(info, args)).exec();
+    let failure = CliError::failed("cannot start the ssh client").because(&error);
+    if error.kind() == std::io::ErrorKind::NotFound {
+        return failure.hint("install it: sudo apt install openssh-client");
+    }
+    failure
+}
+
+fn arguments(info: &SshInfo, args: &SshArgs) -> Vec<String> {
+    // `-o` takes the very lines of a configuration file (ssh(1)).
+    let block = render_config(&entry(info, &info.name));
+    let lines = block.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("Host "));
+    // No other file may vouch for a host key, and no open connection to whatever had this port
+    // before may be taken.
+    let ours = ["GlobalKnownHostsFile /dev/null", "ControlPath none"];
+    let mut list: Vec<String> = lines.chain(ours).flat_map(|line| ["-o".into(), line.to_owned()]).collect();
+    if args.tty {
+        list.push("-t".into());
+    }
+    list.push(info.host.to_string());
+    list.extend(args.extra.iter().cloned());
+    list.extend(args.command.iter().cloned());
+    list
+}
+
+/// What the ssh client has to know, under the name `host`.
+pub fn entry(info: &SshInfo, host: &str) -> ConfigEntry {
+    ConfigEntry {
+        host: host.to_owned(),
+        hostname: info.host,
+        port: info.port,
+        user: info.user.clone(),
+        known_hosts: info.known_hosts.clone(),
+        identities: info.identity.iter().cloned().collect(),
+        password: info.identity.is_none(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info() -> SshInfo {
+        SshInfo {
+            name: "web".into(),
+            host: [127, 0, 0, 1].into(),
+            port: 2222,
+            user: "vagrant".into(),
+            identity: Some("/m/id key".into()),
+            known_hosts: "/m/known_hosts".into(),
+        }
+    }
+
+    fn words(extra: &[&str], command: Option<&str>) -> SshArgs {
+        SshArgs {
+            name: None,
+            command: command.map(str::to_owned),
+            tty: command.is_some(),
+            extra: extra.iter().map(|word| word.to_string()).collect(),
+        }
+    }
+
+    #[test]
+    fn extra_words_come_after_the_host() {
+        let list = arguments(&info(), &words(&["-L", "80:localhost:80"], None));
+        assert!(list.ends_with(&["127.0.0.1".into(), "-L".into(), "80:localhost:80".into()]), "{list:?}");
+        let list = arguments(&info(), &words(&[], Some("top")));
+        assert!(list.ends_with(&["-t".into(), "127.0.0.1".into(), "top".into()]), "{list:?}");
+    }
+
+    #[test]
+    fn the_client_reads_the_options_as_meant() {
+        let mut list = arguments(&info(), &words(&[], None));
+        list.insert(0, "-G".into());
+        let output = Command::new("ssh").args(["-F", "/dev/null"]).args(&list).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).to_lowercase();
+        for line in [
+            "user vagrant",
+            "port 2222",
+            "hostname 127.0.0.1",
+            "stricthostkeychecking true",
+            "userknownhostsfile /m/known_hosts",
+            "globalknownhostsfile /dev/null",
+            "identityfile /m/id key",
+            "identitiesonly yes",
+            "passwordauthentication no",
+        ] {
+            assert!(text.lines().any(|have| have == line), "{line} is not in:\n{text}");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! `rvm ssh-config`: blocks for `~/.ssh/config`.
+
+use std::path::Path;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::app::App;
+use super::error::CliError;
+use super::json::VERSION;
+use super::target;
+use super::{DONE, Json, Outcome, ssh};
+use crate::machine::SshInfo;
+use crate::ssh::render_config;
+
+/// Words of `rvm ssh-config`.
+#[derive(Debug, Args)]
+pub struct SshConfigArgs {
+    /// Machine or id; without, all machines of the project
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+    /// Name after `Host`, in place of the machine's
+    #[arg(long, value_name = "NAME")]
+    host: Option<String>,
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+/// Prints a block for each machine; all of them must be running.
+pub fn run(app: &App, args: &SshConfigArgs) -> Outcome {
+    let machines = app.machines()?;
+    let targets = target::resolve(app, &machines, args.name.as_ref().map(std::slice::from_ref).unwrap_or_default())?;
+    if args.host.is_some() && targets.len() > 1 {
+        let names: Vec<&str> = targets.iter().map(|t| t.name.as_str()).collect();
+        return Err(CliError::usage("`--host` names one machine, and this project has several")
+            .hint(format!("name one of: {}", names.join(", "))));
+    }
+    let mut list = Vec::new();
+    for target in &targets {
+        let (project, machine) = target.declaration()?;
+        list.push(machines.ssh_info(project, &machine.name)?);
+    }
+    let host = |info: &SshInfo| args.host.clone().unwrap_or_else(|| info.name.clone());
+    if app.json {
+        let hosts: Vec<Value> = list.iter().map(|info| document(info, &host(info))).collect();
+        app.ui.json(&json!({ "version": VERSION, "hosts": hosts }));
+    } else {
+        let blocks: Vec<String> =
+            list.iter().map(|info| render_config(&ssh::entry(info, &host(info)))).collect();
+        app.ui.result(blocks.join("\n").trim_end());
+    }
+    Ok(DONE)
+}
+
+fn document(info: &SshInfo, host: &str) -> Value {
+    let path = |path: &Path| path.display().to_string();
+    json!({
+        "host": host,
+        "hostname": info.host.to_string(),
+        "port": info.port,
+        "user": info.user,
+        "identity_file": info.identity.as_deref().map(path),
+        "known_hosts_file": path(&info.known_hosts),
+    })
+}

@@ -1,0 +1,96 @@
+//! The flags that choose provision steps, and what is said about the steps afterwards.
+
+use clap::Args;
+
+use super::error::CliError;
+use super::target::Target;
+use crate::machine::{ProvisionChoice, UpOutcome};
+
+/// `--provision`, `--no-provision`, `--provision-with`.
+#[derive(Debug, Args)]
+pub struct StepFlags {
+    /// Run all steps, also those that have succeeded before
+    #[arg(long, conflicts_with_all = ["no_provision", "provision_with"])]
+    provision: bool,
+    /// Run no step
+    #[arg(long, conflicts_with = "provision_with")]
+    no_provision: bool,
+    #[command(flatten)]
+    with: WithFlag,
+}
+
+/// `--provision-with`.
+#[derive(Debug, Args)]
+pub struct WithFlag {
+    /// Run only these steps, by name or type (shell, packages, file)
+    #[arg(long, value_name = "STEP,…", value_delimiter = ',')]
+    pub provision_with: Vec<String>,
+}
+
+impl StepFlags {
+    /// The choice that the flags make.
+    pub fn choice(&self) -> ProvisionChoice {
+        match (self.provision, self.no_provision, self.with.provision_with.as_slice()) {
+            (true, ..) => ProvisionChoice::Force,
+            (_, true, _) => ProvisionChoice::Skip,
+            (_, _, []) => ProvisionChoice::Auto,
+            (_, _, names) => ProvisionChoice::With(names.to_vec()),
+        }
+    }
+}
+
+/// Refuses words of `--provision-with` that no step of any target answers to.
+pub fn check_choice(choice: &ProvisionChoice, targets: &[Target]) -> Result<(), CliError> {
+    let ProvisionChoice::With(words) = choice else { return Ok(()) };
+    let mut names: Vec<&str> = Vec::new();
+    let mut types: Vec<&str> = Vec::new();
+    for target in targets {
+        let (_, machine) = target.declaration()?;
+        names.extend(machine.steps.iter().map(|step| step.name.as_str()));
+        types.extend(machine.steps.iter().map(|step| step.kind.type_name()));
+    }
+    match words.iter().find(|word| !names.contains(&word.as_str()) && !types.contains(&word.as_str())) {
+        None => Ok(()),
+        Some(word) => {
+            names.dedup();
+            let error = CliError::usage(format!("no provision step is named `{word}`, and none is of that type"));
+            Err(if names.is_empty() {
+                error.hint("the Vagrantfile declares no steps")
+            } else {
+                error.hint(format!("steps: {}", names.join(", ")))
+            })
+        }
+    }
+}
+
+/// One sentence on what happened to the steps.
+pub fn summary(outcome: &UpOutcome) -> String {
+    let count = |n: usize, what: &str| match n {
+        1 => format!("1 step {what}"),
+        n => format!("{n} steps {what}"),
+    };
+    match (outcome.ran.len(), outcome.skipped.len()) {
+        (0, 0) => "no steps to run".into(),
+        (0, skipped) => format!("{} before, none to run", count(skipped, "succeeded")),
+        (ran, 0) => count(ran, "ran"),
+        (ran, skipped) => format!("{}, {skipped} had succeeded before", count(ran, "ran")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sentences() {
+        let outcome = |ran: &[&str], skipped: &[&str]| UpOutcome {
+            was_running: false,
+            ran: ran.iter().map(|s| s.to_string()).collect(),
+            skipped: skipped.iter().map(|s| s.to_string()).collect(),
+        };
+        assert_eq!(summary(&outcome(&[], &[])), "no steps to run");
+        assert_eq!(summary(&outcome(&["a"], &[])), "1 step ran");
+        assert_eq!(summary(&outcome(&["a", "b"], &["c"])), "2 steps ran, 1 had succeeded before");
+        assert_eq!(summary(&outcome(&[], &["c"])), "1 step succeeded before, none to run");
+    }
+}

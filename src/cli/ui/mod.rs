@@ -1,0 +1,240 @@
+//! What the user sees. All text leaves the process here, masked and free of terminal control.
+
+pub mod progress;
+pub mod sink;
+pub mod table;
+pub mod text;
+
+use std::sync::{Mutex, MutexGuard, RwLock};
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::error::CliError;
+use crate::model::{Event, Masker, Reporter, Stream};
+use progress::{Bars, Lines};
+use sink::{Sink, To};
+
+/// When text is coloured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless `NO_COLOR` is set.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// How the user wants to be talked to.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Style {
+    /// `--color`, `--no-color`.
+    pub color: Color,
+    /// `-q`: results, warnings and errors only.
+    pub quiet: bool,
+    /// `NO_COLOR` is set, or the terminal is a dumb one.
+    pub plain_terminal: bool,
+    /// A build server: no bars even if it pretends to have a terminal.
+    pub ci: bool,
+}
+
+/// The one writer to standard output and error.
+pub struct Ui {
+    style: Style,
+    sink: Sink,
+    /// Messages about the work; results always go to standard output.
+    messages: To,
+    maskers: RwLock<Vec<Masker>>,
+    meter: Mutex<Meter>,
+}
+
+enum Meter {
+    Bars(Bars),
+    Lines(Lines),
+}
+
+impl Ui {
+    /// `messages`: where stages, details and the guest's output go.
+    pub fn new(style: Style, messages: To) -> Self {
+        let bars = !style.quiet && !style.ci && !style.plain_terminal && sink::is_terminal(To::Stderr);
+        let meter = if bars { Meter::Bars(Bars::new()) } else { Meter::Lines(Lines::default()) };
+        Ui { style, sink: Sink::default(), messages, maskers: RwLock::default(), meter: Mutex::new(meter) }
+    }
+
+    /// From now on these values are masked too.
+    pub fn add_masker(&self, masker: Masker) {
+        self.maskers.write().unwrap_or_else(|e| e.into_inner()).push(masker);
+    }
+
+    /// Whether text on that stream is coloured.
+    pub fn color(&self, to: To) -> bool {
+        match self.style.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => !self.style.plain_terminal && sink::is_terminal(to),
+        }
+    }
+
+    /// Whether standard output has lost its reader.
+    pub fn stdout_closed(&self) -> bool {
+        self.sink.is_closed(To::Stdout)
+    }
+
+    /// Why results could not be written (a full disk), if so.
+    pub fn stdout_error(&self) -> Option<&std::io::Error> {
+        self.sink.stdout_error()
+    }
+
+    /// A result, made of our own words and names from the `Vagrantfile`: printed as it is, so
+    /// that a name that happens to be a value of the ENV file stays readable.
+    pub fn result(&self, text: &str) {
+        self.line(To::Stdout, text);
+    }
+
+    /// A result that others wrote (the guest's console): masked; terminal control is removed
+    /// where it would reach a terminal.
+    pub fn foreign(&self, text: &str) {
+        let text = self.mask(text);
+        let safe = if sink::is_terminal(To::Stdout) { text::sanitise(&text) } else { text };
+        self.write(To::Stdout, safe.as_bytes());
+    }
+
+    /// A JSON document: standard output holds just this one.
+    pub fn json(&self, value: &impl Serialize) {
+        // Our documents hold strings, numbers and lists: they always serialise.
+        let text = serde_json::to_string_pretty(value).unwrap_or_else(|e| format!("{{\"error\":\"{e}\"}}"));
+        self.line(To::Stdout, &text);
+    }
+
+    /// Bytes exactly as a command in the guest printed them.
+    pub fn bytes(&self, stream: Stream, data: &[u8]) {
+        let to = if stream == Stream::Stdout { To::Stdout } else { To::Stderr };
+        self.write(to, data);
+    }
+
+    /// A question; the answer is typed behind it.
+    pub fn question(&self, text: &str) {
+        self.write(To::Stderr, self.mask(text).as_bytes());
+    }
+
+    /// A message about the work, not shown with `-q`.
+    pub fn note(&self, text: &str) {
+        if !self.style.quiet {
+            self.line(self.messages, &text::sanitise(&self.mask(text)));
+        }
+    }
+
+    /// A message about one machine, as Vagrant shows it.
+    pub fn stage(&self, machine: &str, text: &str) {
+        self.event(Event::Stage { machine: Some(machine.to_owned()), text: text.to_owned() });
+    }
+
+    /// Something to know though the work goes on.
+    pub fn warn(&self, text: &str) {
+        self.event(Event::Warning { machine: None, text: text.to_owned() });
+    }
+
+    /// A failure; with `json` as a document on standard output.
+    pub fn error(&self, error: &CliError, json: bool) {
+        if json {
+            let mut value = error.to_json();
+            self.mask_json(&mut value);
+            return self.json(&value);
+        }
+        self.line(To::Stderr, &self.mask(&error.render(self.color(To::Stderr))));
+    }
+
+    /// A line of `tracing`, or of clap.
+    pub fn diagnostic(&self, text: &str) {
+        self.write(To::Stderr, self.mask(text).as_bytes());
+    }
+
+    /// Removes progress bars from the screen.
+    pub fn clear(&self) {
+        if let Meter::Bars(bars) = &mut *self.meter() {
+            bars.clear();
+        }
+    }
+
+    fn mask(&self, text: &str) -> String {
+        let maskers = self.maskers.read().unwrap_or_else(|e| e.into_inner());
+        maskers.iter().fold(text.to_owned(), |text, masker| masker.mask(&text))
+    }
+
+    fn mask_json(&self, value: &mut serde_json::Value) {
+        match value {
+            serde_json::Value::String(text) => *text = self.mask(text),
+            serde_json::Value::Array(list) => list.iter_mut().for_each(|v| self.mask_json(v)),
+            serde_json::Value::Object(map) => map.values_mut().for_each(|v| self.mask_json(v)),
+            _ => {}
+        }
+    }
+
+    fn meter(&self) -> MutexGuard<'_, Meter> {
+        self.meter.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn line(&self, to: To, text: &str) {
+        self.write(to, format!("{text}\n").as_bytes());
+    }
+
+    fn write(&self, to: To, data: &[u8]) {
+        match &*self.meter() {
+            Meter::Bars(bars) => bars.suspend(|| self.sink.write(to, data)),
+            Meter::Lines(_) => self.sink.write(to, data),
+        }
+    }
+
+    /// Text with a prefix before each of its lines; the prefix is ours and is not masked.
+    fn prefixed(&self, to: To, (on, off): (&str, &str), lead: &str, machine: Option<&str>, text: &str) {
+        let (on, off) = if self.color(to) { (on, off) } else { ("", "") };
+        let name = machine.map(|name| format!("{name}: ")).unwrap_or_default();
+        let safe = text::sanitise(&self.mask(text));
+        for line in safe.split('\n') {
+            self.line(to, &format!("{on}{lead}{name}{line}{off}"));
+        }
+    }
+
+    fn progress(&self, task: &str, detail: &str, done: u64, total: u64) {
+        let (task, detail) = (text::sanitise(&self.mask(task)), text::sanitise(&self.mask(detail)));
+        let line = match &mut *self.meter() {
+            Meter::Bars(bars) => {
+                bars.update(&task, &detail, done, total);
+                None
+            }
+            Meter::Lines(lines) => lines.update(&task, &detail, done, total, Instant::now()),
+        };
+        if let Some(line) = line {
+            self.line(self.messages, &format!("    {line}"));
+        }
+    }
+}
+
+const BOLD: (&str, &str) = ("\x1b[1m", "\x1b[0m");
+const YELLOW: (&str, &str) = ("\x1b[33m", "\x1b[0m");
+const NONE: (&str, &str) = ("", "");
+
+impl Reporter for Ui {
+    fn event(&self, event: Event) {
+        let quiet = self.style.quiet;
+        match event {
+            Event::Warning { machine, text } => {
+                let text = format!("warning: {text}");
+                self.prefixed(To::Stderr, YELLOW, "==> ", machine.as_deref(), &text);
+            }
+            _ if quiet => {}
+            Event::Stage { machine, text } => {
+                self.prefixed(self.messages, BOLD, "==> ", machine.as_deref(), &text);
+            }
+            Event::Detail { machine, text } => {
+                self.prefixed(self.messages, NONE, "    ", machine.as_deref(), &text);
+            }
+            Event::Output { machine, line, .. } => {
+                self.prefixed(self.messages, NONE, "    ", Some(&machine), &line);
+            }
+            Event::Progress { task, detail, done, total } => self.progress(&task, &detail, done, total),
+        }
+    }
+}

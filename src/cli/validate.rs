@@ -1,0 +1,32 @@
+//! `rvm validate`: is the Vagrantfile right?
+
+use clap::Args;
+use serde_json::json;
+
+use super::app::App;
+use super::{DONE, Json, Outcome};
+
+/// Words of `rvm validate`.
+#[derive(Debug, Args)]
+pub struct ValidateArgs {
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+/// Loads the project; all that is wrong with it comes back as one error.
+pub fn run(app: &App) -> Outcome {
+    let project = app.project()?;
+    let names: Vec<&str> = project.machines.iter().map(|m| m.name.as_str()).collect();
+    if app.json {
+        app.ui.json(&json!({
+            "version": super::json::VERSION,
+            "valid": true,
+            "file": project.file.display().to_string(),
+            "machines": names,
+        }));
+    } else {
+        let file = project.file.display();
+        app.ui.result(&format!("{file} is valid. Machines: {}", names.join(", ")));
+    }
+    Ok(DONE)
+}
