@@ -128,6 +128,10 @@ mod tests {
             mirror: "http://deb.debian.org/debian".into(),
             packages: vec![("sudo".into(), "1".into())],
         };
-        insta::assert_snapshot!(text(&[image]), @"");
+        insta::assert_snapshot!(text(&[image]), @r"
+        name       digest        disk     kernel
+        -----------------------------------------------------------
+        debian/13  0123456789ab  2.0 GiB  6.12.48+deb13-cloud-amd64
+        ");
     }
 }

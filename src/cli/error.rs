@@ -45,17 +45,25 @@ pub struct CliError {
     pub causes: Vec<String>,
     /// What to do next.
     pub hint: Option<String>,
-    /// A drawing that replaces message and causes for people (errors in a file): without and
-    /// with colour.
-    drawing: Option<(String, String)>,
-    /// The single problems of a file, for `--json`.
-    problems: Option<Value>,
+    /// Where it is about the content of a file.
+    in_file: Option<Box<InFile>>,
+}
+
+/// What is wrong inside a file.
+#[derive(Debug, Clone)]
+struct InFile {
+    /// Shown to people in place of message and causes.
+    plain: String,
+    /// The same with colours.
+    colored: String,
+    /// The single problems, for `--json`.
+    problems: Value,
 }
 
 impl CliError {
     /// A failure of that kind.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        CliError { kind, message: message.into(), causes: Vec::new(), hint: None, drawing: None, problems: None }
+        CliError { kind, message: message.into(), causes: Vec::new(), hint: None, in_file: None }
     }
 
     /// Wrong usage.
@@ -104,9 +112,9 @@ impl CliError {
     /// All there is to say, for people: without a line end.
     pub fn render(&self, color: bool) -> String {
         let (red, cyan, reset) = if color { ("\x1b[1;31m", "\x1b[36m", "\x1b[0m") } else { ("", "", "") };
-        let mut text = match &self.drawing {
-            Some((plain, _)) if !color => plain.trim_end().to_owned(),
-            Some((_, colored)) => colored.trim_end().to_owned(),
+        let mut text = match &self.in_file {
+            Some(file) if color => file.colored.trim_end().to_owned(),
+            Some(file) => file.plain.trim_end().to_owned(),
             None => format!("{red}rvm:{reset} {}", sanitise(&self.one_line())),
         };
         if let Some(hint) = &self.hint {
@@ -117,10 +125,11 @@ impl CliError {
 
     /// The `error` document of `--json`.
     pub fn to_json(&self) -> Value {
-        json!({
-            "version": super::json::VERSION,
-            "error": { "message": self.message, "causes": self.causes, "hint": self.hint },
-        })
+        let mut error = json!({ "message": self.message, "causes": self.causes, "hint": self.hint });
+        if let (Some(file), Some(fields)) = (&self.in_file, error.as_object_mut()) {
+            fields.insert("problems".into(), file.problems.clone());
+        }
+        json!({ "version": super::json::VERSION, "error": error })
     }
 }
 
@@ -143,10 +152,8 @@ impl From<MachineError> for CliError {
 
 impl From<ImageError> for CliError {
     fn from(error: ImageError) -> Self {
-        let interrupted = matches!(
-            error,
-            ImageError::Cancelled { .. } | ImageError::Lock(LockError::Cancelled { .. })
-        );
+        let interrupted =
+            matches!(error, ImageError::Cancelled { .. } | ImageError::Lock(LockError::Cancelled { .. }));
         let kind = if interrupted { Kind::Interrupted } else { Kind::Failed };
         Self::from_error(kind, &error, error.hint())
     }
@@ -160,8 +167,20 @@ impl From<LayoutError> for CliError {
 
 impl From<ConfigError> for CliError {
     fn from(error: ConfigError) -> Self {
-        let mut failure = Self::from_error(Kind::Config, &error, None);
-        failure.drawing = Some((error.render(false), error.render(true)));
+        let problems = error.problems();
+        if problems.is_empty() {
+            return Self::from_error(Kind::Config, &error, error.hint());
+        }
+        let mut failure = match problems {
+            [one] => Self::new(Kind::Config, &one.message),
+            all => Self::new(Kind::Config, format!("the configuration has {} problems", all.len())),
+        };
+        failure.in_file = Some(Box::new(InFile {
+            plain: error.render(false),
+            colored: error.render(true),
+            // Paths that are not UTF-8 do not serialise; the text has them all the same.
+            problems: serde_json::to_value(problems).unwrap_or_default(),
+        }));
         failure
     }
 }

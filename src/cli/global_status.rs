@@ -41,6 +41,7 @@ fn text(list: &[Status]) -> String {
     if list.is_empty() {
         return "There are no machines. `rvm up` in a folder with a Vagrantfile makes one.".into();
     }
+    let example = list.iter().find_map(|status| status.id.as_deref()).map_or("ID", short);
     let rows: Vec<Vec<String>> = list
         .iter()
         .map(|status| {
@@ -54,7 +55,7 @@ fn text(list: &[Status]) -> String {
         })
         .collect();
     let table = table(&["id", "name", "provider", "state", "directory"], &rows);
-    format!("{table}\nAn id works in place of a name from any folder: `rvm halt {}`.", rows[0][0])
+    format!("{table}\nAn id works in place of a name from any folder: `rvm halt {example}`.")
 }
 
 #[cfg(test)]
@@ -77,6 +78,12 @@ mod tests {
             ssh: None,
             uptime: None,
         };
-        insta::assert_snapshot!(text(&[status]), @"");
+        insta::assert_snapshot!(text(&[status]), @r"
+        id       name     provider  state    directory
+        -----------------------------------------------------
+        0123456  default  kvm       running  /home/me/project
+
+        An id works in place of a name from any folder: `rvm halt 0123456`.
+        ");
     }
 }

@@ -18,7 +18,7 @@ const FILE_NAME: &str = "Vagrantfile";
 #[derive(Debug, Args)]
 pub struct InitArgs {
     /// Box to start from: debian/13, debian/12 or micro
-    #[arg(value_name = "BOX", default_value = "debian/13")]
+    #[arg(value_name = "BOX", default_value = "debian/13", value_parser = box_name)]
     box_name: String,
     /// Replace a Vagrantfile that is there
     #[arg(short, long)]
@@ -29,6 +29,14 @@ pub struct InitArgs {
     /// Where to write it; `-` is standard output
     #[arg(long, value_name = "FILE", default_value = FILE_NAME)]
     output: String,
+}
+
+fn box_name(text: &str) -> Result<String, String> {
+    if config::is_box_name(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("a box name looks like `debian/13` or `micro`".into())
+    }
 }
 
 /// Writes the file.

@@ -107,6 +107,34 @@ mod tests {
             uptime: Some(7),
         };
         let text = serde_json::to_string_pretty(&Machines::new(&[status])).unwrap();
-        insta::assert_snapshot!(text, @"");
+        insta::assert_snapshot!(text, @r#"
+        {
+          "version": 1,
+          "machines": [
+            {
+              "id": "0123456789abcdef0123456789abcdef",
+              "name": "web",
+              "provider": "kvm",
+              "state": "running",
+              "directory": "/p",
+              "box": "debian/13",
+              "pid": 42,
+              "uptime_seconds": 7,
+              "ssh": {
+                "host": "127.0.0.1",
+                "port": 2222
+              },
+              "ports": [
+                {
+                  "guest": 80,
+                  "host": 8080,
+                  "host_ip": "127.0.0.1",
+                  "protocol": "tcp"
+                }
+              ]
+            }
+          ]
+        }
+        "#);
     }
 }

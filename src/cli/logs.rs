@@ -21,7 +21,7 @@ pub struct LogsArgs {
 /// Prints what the console log holds. On a terminal without the guest's control sequences.
 pub fn run(app: &App, args: &LogsArgs) -> Outcome {
     let machines = app.machines()?;
-    let target = target::resolve_one(app, &machines, args.name.as_ref(), "logs")?;
+    let target = target::resolve_one(app, &machines, &args.name, "logs")?;
     let Some(id) = target.status(&machines)?.id else {
         return Err(CliError::failed(format!("{} has no console log: it is not created", target.name))
             .hint(format!("`rvm up {}` creates it", target.name)));

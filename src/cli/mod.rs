@@ -61,9 +61,11 @@ struct Cli {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
 struct Global {
-    /// When to use colours
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN", overrides_with = "no_color")]
+    /// Use colours: auto (on a terminal, unless NO_COLOR is set), always or never
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    #[arg(hide_possible_values = true, hide_default_value = true, overrides_with = "no_color")]
     color: Color,
     /// The same as --color never
     #[arg(long, global = true)]
@@ -130,7 +132,9 @@ impl Verb {
     /// Where messages go: verbs whose result is the point keep standard output for it.
     fn messages(&self) -> To {
         match self {
-            Verb::Up(_) | Verb::Halt(_) | Verb::Reload(_) | Verb::Provision(_) | Verb::Destroy(_) => To::Stdout,
+            Verb::Up(_) | Verb::Halt(_) | Verb::Reload(_) | Verb::Provision(_) | Verb::Destroy(_) => {
+                To::Stdout
+            }
             Verb::Init(_) | Verb::Box(boxes::BoxVerb::Remove(_)) => To::Stdout,
             _ => To::Stderr,
         }

@@ -30,7 +30,7 @@ pub struct PortArgs {
 /// Prints the ports of a running machine, as they are after `auto_correct`.
 pub fn run(app: &App, args: &PortArgs) -> Outcome {
     let machines = app.machines()?;
-    let target = target::resolve_one(app, &machines, args.name.as_ref(), "port")?;
+    let target = target::resolve_one(app, &machines, &args.name, "port")?;
     let status = target.status(&machines)?;
     if status.state != State::Running {
         let state = super::status::word(status.state);
@@ -41,8 +41,11 @@ pub fn run(app: &App, args: &PortArgs) -> Outcome {
     if let Some(guest) = args.guest {
         ports.retain(|port| port.guest == guest);
         if ports.is_empty() {
-            return Err(CliError::failed(format!("no port of the host leads to port {guest} of {}", target.name))
-                .hint("`rvm port` shows those that there are"));
+            return Err(CliError::failed(format!(
+                "no port of the host leads to port {guest} of {}",
+                target.name
+            ))
+            .hint("`rvm port` shows those that there are"));
         }
     }
     if app.json {

@@ -36,7 +36,7 @@ pub struct SshArgs {
 /// Becomes the system's ssh client, or runs one command through a session of our own.
 pub fn run(app: &App, args: &SshArgs) -> Outcome {
     let machines = app.machines()?;
-    let target = target::resolve_one(app, &machines, args.name.as_ref(), "ssh")?;
+    let target = target::resolve_one(app, &machines, &args.name, "ssh")?;
     let (project, machine) = target.declaration()?;
     match &args.command {
         Some(command) if !args.tty && args.extra.is_empty() => {
@@ -50,13 +50,7 @@ pub fn run(app: &App, args: &SshArgs) -> Outcome {
 }
 
 /// Runs the command; output passes through as it comes, both streams apart and unchanged.
-fn one_command(
-    app: &App,
-    machines: &Machines<'_>,
-    project: &Project,
-    name: &str,
-    command: &str,
-) -> Outcome {
+fn one_command(app: &App, machines: &Machines<'_>, project: &Project, name: &str, command: &str) -> Outcome {
     let mut out = |stream: Stream, data: &[u8]| {
         app.ui.bytes(stream, data);
         if app.ui.stdout_closed() {

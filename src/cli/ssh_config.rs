@@ -29,7 +29,7 @@ pub struct SshConfigArgs {
 /// Prints a block for each machine; all of them must be running.
 pub fn run(app: &App, args: &SshConfigArgs) -> Outcome {
     let machines = app.machines()?;
-    let targets = target::resolve(app, &machines, args.name.as_ref().map(std::slice::from_ref).unwrap_or_default())?;
+    let targets = target::resolve(app, &machines, args.name.as_slice())?;
     if args.host.is_some() && targets.len() > 1 {
         let names: Vec<&str> = targets.iter().map(|t| t.name.as_str()).collect();
         return Err(CliError::usage("`--host` names one machine, and this project has several")

@@ -60,9 +60,9 @@ fn text(list: &[Status]) -> String {
     text.push('\n');
     match list {
         [one] => text.push_str(&explain(one)),
-        _ => text.push_str(
-            "This project has several machines. `rvm status NAME` says more about one of them.",
-        ),
+        _ => {
+            text.push_str("This project has several machines. `rvm status NAME` says more about one of them.")
+        }
     }
     text
 }
@@ -88,10 +88,10 @@ fn explain(status: &Status) -> String {
 
 fn running(status: &Status) -> String {
     let name = &status.name;
-    let mut text = String::from("The machine is running");
-    if let Some(seconds) = status.uptime {
-        text.push_str(&format!(" since {}", duration(seconds)));
-    }
+    let mut text = match status.uptime {
+        Some(seconds) => format!("The machine has been running for {}", duration(seconds)),
+        None => String::from("The machine is running"),
+    };
     if let Some(pid) = status.pid {
         text.push_str(&format!(" (process {pid})"));
     }
@@ -133,10 +133,29 @@ mod tests {
 
     #[test]
     fn the_look_of_vagrant() {
-        insta::assert_snapshot!(text(&[machine("default", State::Running)]), @"");
-        insta::assert_snapshot!(text(&[machine("default", State::NotCreated)]), @"");
+        insta::assert_snapshot!(text(&[machine("default", State::Running)]), @r"
+        Current machine states:
+
+        default                   running (kvm)
+
+        The machine has been running for 1 h 2 min (process 42). `rvm ssh default` logs in, `rvm halt default` stops it, `rvm destroy default` removes it.
+        ");
+        insta::assert_snapshot!(text(&[machine("default", State::NotCreated)]), @r"
+        Current machine states:
+
+        default                   not created (auto)
+
+        The machine does not exist yet. `rvm up default` creates it.
+        ");
         let long = "a-name-that-is-longer-than-the-column";
-        insta::assert_snapshot!(text(&[machine("web", State::Aborted), machine(long, State::Poweroff)]), @"");
+        insta::assert_snapshot!(text(&[machine("web", State::Aborted), machine(long, State::Poweroff)]), @r"
+        Current machine states:
+
+        web                                   aborted (kvm)
+        a-name-that-is-longer-than-the-column poweroff (kvm)
+
+        This project has several machines. `rvm status NAME` says more about one of them.
+        ");
     }
 
     #[test]

@@ -53,7 +53,8 @@ pub fn check_choice(choice: &ProvisionChoice, targets: &[Target]) -> Result<(), 
         None => Ok(()),
         Some(word) => {
             names.dedup();
-            let error = CliError::usage(format!("no provision step is named `{word}`, and none is of that type"));
+            let error =
+                CliError::usage(format!("no provision step is named `{word}`, and none is of that type"));
             Err(if names.is_empty() {
                 error.hint("the Vagrantfile declares no steps")
             } else {

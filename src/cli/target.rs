@@ -87,16 +87,18 @@ pub fn resolve(app: &App, machines: &Machines<'_>, words: &[String]) -> Result<V
 pub fn resolve_one(
     app: &App,
     machines: &Machines<'_>,
-    word: Option<&String>,
+    word: &Option<String>,
     command: &str,
 ) -> Result<Target, CliError> {
-    let mut targets = resolve(app, machines, word.map(std::slice::from_ref).unwrap_or_default())?;
+    let mut targets = resolve(app, machines, word.as_slice())?;
     match (targets.pop(), targets.is_empty()) {
         (Some(target), true) => Ok(target),
         (last, _) => {
             let names: Vec<&str> = targets.iter().chain(&last).map(|t| t.name.as_str()).collect();
-            Err(CliError::usage(format!("`rvm {command}` works on one machine, and this project has several"))
-                .hint(format!("name one of: {}", names.join(", "))))
+            Err(CliError::usage(format!(
+                "`rvm {command}` works on one machine, and this project has several"
+            ))
+            .hint(format!("name one of: {}", names.join(", "))))
         }
     }
 }
@@ -118,8 +120,11 @@ fn by_id(app: &App, machines: &Machines<'_>, word: &str) -> Result<Option<Target
         if project.root == status.project {
             return Ok(project);
         }
-        Err(CliError::new(Kind::Config, format!("{} holds no Vagrantfile any more", status.project.display()))
-            .hint(format!("`rvm destroy {}` removes the machine", short(&id))))
+        Err(CliError::new(
+            Kind::Config,
+            format!("{} holds no Vagrantfile any more", status.project.display()),
+        )
+        .hint(format!("`rvm destroy {}` removes the machine", short(&id))))
     });
     let (project, trouble) = match loaded {
         Ok(project) => (Some(Arc::new(project)), None),
@@ -132,8 +137,11 @@ fn unknown(word: &str, project: Result<&Project, &CliError>) -> CliError {
     match project {
         Ok(project) => {
             let names: Vec<&str> = project.machines.iter().map(|m| m.name.as_str()).collect();
-            CliError::usage(format!("no machine `{word}` in {}, and no machine with such an id", project.file.display()))
-                .hint(format!("this project has: {}", names.join(", ")))
+            CliError::usage(format!(
+                "no machine `{word}` in {}, and no machine with such an id",
+                project.file.display()
+            ))
+            .hint(format!("this project has: {}", names.join(", ")))
         }
         Err(error) if looks_like_id(word) && error.kind == Kind::Config => {
             CliError::usage(format!("no machine has an id that begins with `{word}`"))

@@ -16,8 +16,8 @@ pub struct UpArgs {
     /// Machines or ids; all of the project without
     #[arg(value_name = "NAME")]
     names: Vec<String>,
-    /// What runs the machine; without, the file or this host decides
-    #[arg(long, value_enum)]
+    /// What runs the machine, kvm or qemu; without, the file or this host decides
+    #[arg(long, value_enum, hide_possible_values = true)]
     provider: Option<Provider>,
     #[command(flatten)]
     steps: StepFlags,

@@ -74,8 +74,19 @@ pub struct User {
 
 /// Programs that are looked for: for machines, for boxes, for the fast kernel.
 pub const PROGRAMS: [&str; 13] = [
-    "passt", "ssh", "mmdebstrap", "newuidmap", "unshare", "mke2fs", "dpkg-deb", "gcc", "make", "flex",
-    "bison", "bc", "xz",
+    "passt",
+    "ssh",
+    "mmdebstrap",
+    "newuidmap",
+    "unshare",
+    "mke2fs",
+    "dpkg-deb",
+    "gcc",
+    "make",
+    "flex",
+    "bison",
+    "bc",
+    "xz",
 ];
 
 /// Looks. `home` is the store.
@@ -168,9 +179,7 @@ fn in_group(groups: &str, group: &str, user: &str) -> bool {
     groups.lines().any(|line| {
         let fields: Vec<&str> = line.split(':').collect();
         match fields.as_slice() {
-            [name, _, _, members] => {
-                *name == group && members.split(',').any(|m| !m.is_empty() && m == user)
-            }
+            [name, _, _, members] => *name == group && members.split(',').any(|m| !m.is_empty() && m == user),
             _ => false,
         }
     })

@@ -59,7 +59,7 @@ impl Ui {
     /// `messages`: where stages, details and the guest's output go.
     pub fn new(style: Style, messages: To) -> Self {
         let bars = !style.quiet && !style.ci && !style.plain_terminal && sink::is_terminal(To::Stderr);
-        let meter = if bars { Meter::Bars(Bars::new()) } else { Meter::Lines(Lines::default()) };
+        let meter = if bars { Meter::Bars(Bars::default()) } else { Meter::Lines(Lines::default()) };
         Ui { style, sink: Sink::default(), messages, maskers: RwLock::default(), meter: Mutex::new(meter) }
     }
 

@@ -14,12 +14,13 @@ pub struct Bars {
     bars: HashMap<String, ProgressBar>,
 }
 
-impl Bars {
-    /// No bar yet.
-    pub fn new() -> Self {
+impl Default for Bars {
+    fn default() -> Self {
         Bars { all: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()), bars: HashMap::new() }
     }
+}
 
+impl Bars {
     /// Runs `print` while no bar is on the screen.
     pub fn suspend(&self, print: impl FnOnce()) {
         self.all.suspend(print);
@@ -83,7 +84,14 @@ struct Job {
 
 impl Lines {
     /// The line to print now, if any: at the beginning, at times in between, at the end.
-    pub fn update(&mut self, task: &str, detail: &str, done: u64, total: u64, now: Instant) -> Option<String> {
+    pub fn update(
+        &mut self,
+        task: &str,
+        detail: &str,
+        done: u64,
+        total: u64,
+        now: Instant,
+    ) -> Option<String> {
         let percent = percent(done, total);
         let Some(job) = self.jobs.get_mut(task) else {
             if total > 0 && done >= total {

@@ -56,10 +56,7 @@ mod tests {
     fn columns_line_up() {
         let rows = vec![vec!["web".into(), "running".into()], vec!["database".into(), "off".into()]];
         let text = table(&["name", "state"], &rows);
-        assert_eq!(
-            text,
-            "name      state\n-----------------\nweb       running\ndatabase  off\n"
-        );
+        assert_eq!(text, "name      state\n-----------------\nweb       running\ndatabase  off\n");
     }
 
     #[test]
