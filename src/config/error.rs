@@ -76,6 +76,9 @@ impl ConfigError {
                 Some("run `rvm init` to write one here, or change to the folder of your project".into())
             }
             ConfigError::Ambiguous { .. } => Some("keep one of the two and remove the other".into()),
+            ConfigError::Unreadable { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                Some("run `rvm init` to write one, or correct the name or the link".into())
+            }
             ConfigError::Unreadable { .. } => Some("check that the file may be read by you".into()),
             ConfigError::NotAFile { .. } => Some("move it away and run `rvm init`".into()),
             ConfigError::Invalid(_) => None,

@@ -155,4 +155,14 @@ mod tests {
             assert!(!same, "{other}");
         }
     }
+
+    #[test]
+    fn the_reference_describes_every_key() {
+        let reference = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/config.md");
+        let text = std::fs::read_to_string(reference).unwrap();
+        for key in [TOP_ONLY, MACHINE_ONLY, MACHINE, PORT, STEP, FILE].concat() {
+            let row = format!("| `{key}` |");
+            assert!(text.contains(&row), "docs/config.md has no row for `{key}`");
+        }
+    }
 }

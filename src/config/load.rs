@@ -74,7 +74,8 @@ fn read_source(file: &Path) -> Result<String, ConfigError> {
 /// The tree of the file. A file that is Ruby, or empty, is told so instead of being parsed
 /// to death.
 fn parse<'s>(file: &Path, source: &'s str) -> Result<toml::Spanned<DeTable<'s>>, Report> {
-    let (tree, errors) = DeTable::parse_recoverable(source);
+    let (tree, mut errors) = DeTable::parse_recoverable(source);
+    errors.sort_by_key(|error| error.span().map(|span| span.start));
     let mut problems = Problems::new(file, source);
     let has_keys = errors.is_empty() && !tree.get_ref().is_empty();
     if !has_keys && looks_like_ruby(source) {
@@ -98,16 +99,20 @@ fn parse<'s>(file: &Path, source: &'s str) -> Result<toml::Spanned<DeTable<'s>>,
 }
 
 fn syntax_help(message: &str) -> &'static str {
-    const HELP: [(&str, &str); 6] = [
+    const HELP: &[(&str, &str)] = &[
         ("string values must be quoted", "put the value in quotes, such as `box = \"debian/13\"`"),
         ("key with no value", "write `key = value`, such as `cpus = 2`"),
         ("duplicate key", "each key stands once in a table; remove one of the two"),
         ("unclosed array table", "close it with two brackets, such as `[[machine]]`"),
-        (
-            "invalid basic string",
-            "close the string with `\"` on the same line, or use `\"\"\"` around several",
-        ),
-        ("invalid literal string", "close the string with `'` on the same line, or use `'''` around several"),
+        ("unclosed array", "close the list with `]`"),
+        ("missing comma", "put a comma between the entries, and `]` at the end of the list"),
+        ("unexpected key or value", "put each `key = value` on a line of its own"),
+        ("missing escaped value", "write `\\\\` for a `\\`, or put the value in single quotes"),
+        ("invalid basic string", "close the string with `\"`, or put `\"\"\"` around several lines"),
+        ("invalid literal string", "close the string with `'`, or put `'''` around several lines"),
+        ("invalid multi-line basic string", "close the string with `\"\"\"`"),
+        ("invalid multi-line literal string", "close the string with `'''`"),
+        ("invalid unquoted key", "write `key = value`, such as `cpus = 2`"),
     ];
     HELP.iter().find(|(start, _)| message.starts_with(start)).map_or("", |(_, help)| help)
 }

@@ -1,7 +1,7 @@
 //! The defaults at the top of the file, the machines, and how one is laid over the other.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use super::keys::Place;
 use super::report::brief;
 use super::steps::RawStep;
 use super::units::MIB;
+use super::vars::Text;
 use super::walk::{Reader, Sp, Table};
 
 /// The name of the machine of a file that declares none.
@@ -45,6 +46,8 @@ struct Layer {
 /// A machine of the file before the defaults are applied.
 struct Named {
     name: String,
+    /// The name as messages may show it.
+    shown: String,
     /// Its header; `None` for the one machine of a file that declares none.
     header: Option<Range<usize>>,
     /// Its `box` or the default is there, if perhaps a wrong one.
@@ -52,8 +55,8 @@ struct Named {
     layer: Layer,
 }
 
-/// Who has a host port: address, machine, line.
-type PortOwners = HashMap<(u16, Protocol), Vec<(IpAddr, String, usize)>>;
+/// Who has a host port: for each address the machine, and where that is said.
+type PortOwners = HashMap<(u16, Protocol), BTreeMap<IpAddr, (String, usize)>>;
 
 /// The machines so far, and what only one of them can have.
 #[derive(Default)]
@@ -71,7 +74,8 @@ impl Reader<'_> {
         let mut machines = Merged::default();
         let Some(declared) = top.raw("machine") else {
             let has_box = top.raw("box").is_some();
-            let only = Named { name: ONLY_MACHINE.into(), header: None, has_box, layer: Layer::default() };
+            let name = ONLY_MACHINE.to_owned();
+            let only = Named { shown: name.clone(), name, header: None, has_box, layer: Layer::default() };
             self.merge(only, &defaults, &mut machines);
             return machines.list;
         };
@@ -97,14 +101,15 @@ impl Reader<'_> {
             let layer = self.layer(&table);
             let has_box = top.raw("box").is_some() || table.raw("box").is_some();
             if let Some(name) = name {
-                let named = Named { name, header: Some(table.span), has_box, layer };
-                self.merge(named, &defaults, &mut machines);
+                let Text { value: name, shown, .. } = name;
+                let header = Some(table.span);
+                self.merge(Named { name, shown, header, has_box, layer }, &defaults, &mut machines);
             }
         }
         machines.list
     }
 
-    fn machine_name(&mut self, table: &Table<'_>, seen: &mut HashMap<String, usize>) -> Option<String> {
+    fn machine_name(&mut self, table: &Table<'_>, seen: &mut HashMap<String, usize>) -> Option<Text> {
         if table.raw("name").is_none() {
             self.wrong(&table.span, "this machine has no `name`", "add `name = \"web\"`");
             return None;
@@ -113,21 +118,21 @@ impl Reader<'_> {
         if !is_label(&name.value.value) {
             let message = format!("a machine cannot be called {:?}", brief(&name.value.shown));
             let rule = "use a to z, 0 to 9 and `-`, beginning and ending with a letter or digit, at most 63";
-            let help = match tidy_label(&name.value.value).filter(|_| name.value.secret.is_none()) {
+            let help = match tidy_label(&name.value.value).filter(|_| !name.value.is_filled()) {
                 Some(tidy) => format!("did you mean `{tidy}`? {rule}"),
                 None => rule.to_owned(),
             };
             self.wrong(&name.span, message, help);
             return None;
         }
-        let line = self.problems.line_of(name.span.start);
-        if let Some(first) = seen.insert(name.value.value.clone(), line) {
+        if let Some(first) = seen.insert(name.value.value.clone(), name.span.start) {
+            let first = self.problems.line_of(first);
             let message =
                 format!("a machine called {:?} is already on line {first}", brief(&name.value.shown));
             self.wrong(&name.span, message, "give each machine a name of its own");
             return None;
         }
-        Some(name.value.value)
+        Some(name.value)
     }
 
     fn layer(&mut self, table: &Table<'_>) -> Layer {
@@ -179,9 +184,9 @@ impl Reader<'_> {
 
     /// Adds a machine with the defaults applied; outer ports and steps come first.
     fn merge(&mut self, named: Named, defaults: &Layer, into: &mut Merged) {
-        let Named { name, header, has_box, layer: own } = named;
+        let Named { name, shown, header, has_box, layer: own } = named;
         if !has_box {
-            let message = format!("nothing says which box the machine `{name}` starts from");
+            let message = format!("nothing says which box the machine `{shown}` starts from");
             match &header {
                 Some(span) => self.wrong(span, message, "add `box = \"debian/13\"`"),
                 None => self.problems.add_whole(message, "add `box = \"debian/13\"` at the top of the file"),
@@ -189,7 +194,7 @@ impl Reader<'_> {
         }
         let steps = self.name_steps(defaults.steps.iter().chain(&own.steps));
         for port in defaults.ports.iter().chain(&own.ports) {
-            self.claim_port(port, &name, &mut into.ports);
+            self.claim_port(port, &shown, &mut into.ports);
         }
         let ports = defaults.ports.iter().chain(&own.ports).map(|port| port.value.clone()).collect();
         let place = own.hostname.as_ref().map(|hostname| hostname.span.clone()).or(header);
@@ -197,7 +202,7 @@ impl Reader<'_> {
         let hostname = hostname.map_or_else(|| name.clone(), |hostname| hostname.value);
         let shared = defaults.hostname.as_ref().is_some_and(|shared| shared.value == hostname);
         if let Some(place) = place.filter(|_| !shared) {
-            self.claim_hostname(&hostname, &name, &place, &mut into.hostnames);
+            self.claim_hostname(&hostname, &shown, &place, &mut into.hostnames);
         }
         // Without a box the file is refused anyway.
         let Some(box_name) = own.box_name.or_else(|| defaults.box_name.clone()) else { return };
@@ -219,17 +224,21 @@ impl Reader<'_> {
 
     /// Notes a host port that an earlier forward of the project has, unless this one may move.
     fn claim_port(&mut self, port: &Sp<Forward>, machine: &str, taken: &mut PortOwners) {
+        const ANY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
         let Forward { host, host_ip, protocol, auto_correct, .. } = port.value;
         let owners = taken.entry((host, protocol)).or_default();
         // An address that stands for all of them meets every other one.
-        let meets = |ip: &IpAddr| *ip == host_ip || ip.is_unspecified() || host_ip.is_unspecified();
-        if let Some((_, owner, line)) = owners.iter().find(|(ip, ..)| meets(ip)).filter(|_| !auto_correct) {
-            let protocol = protocol.as_str();
-            let message = format!("host port {host}/{protocol} already leads to `{owner}` (line {line})");
+        let owner = match host_ip.is_unspecified() {
+            true => owners.values().next(),
+            false => owners.get(&host_ip).or_else(|| ANY.iter().find_map(|any| owners.get(any))),
+        };
+        if let Some((owner, at)) = owner.filter(|_| !auto_correct) {
+            let line = self.problems.line_of(*at);
+            let message = format!("this port of the host already leads to `{owner}` (line {line})");
             let help = "choose another `host`, or set `auto_correct = true` to let this one move";
             self.wrong(&port.span, message, help);
         } else {
-            owners.push((host_ip, machine.to_owned(), self.problems.line_of(port.span.start)));
+            owners.entry(host_ip).or_insert_with(|| (machine.to_owned(), port.span.start));
         }
     }
 
@@ -250,15 +259,15 @@ impl Reader<'_> {
 
     /// Names from kind and position where the file gives none; each is there once.
     fn name_steps<'s>(&mut self, raw: impl Iterator<Item = &'s RawStep> + Clone) -> Vec<Step> {
-        let mut lines: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut given: HashMap<&str, usize> = HashMap::new();
         for name in raw.clone().filter_map(|step| step.name.as_ref()) {
-            let line = self.problems.line_of(name.span.start);
-            if let Some(first) = lines.insert(&name.value, line) {
+            if let Some(first) = given.insert(&name.value, name.span.start) {
+                let first = self.problems.line_of(first);
                 let message = format!("a step of this name is already on line {first}");
                 self.wrong(&name.span, message, "give each step of a machine a name of its own");
             }
         }
-        let mut taken: HashSet<String> = lines.keys().map(|name| (*name).to_owned()).collect();
+        let mut taken: HashSet<String> = given.keys().map(|name| (*name).to_owned()).collect();
         let mut steps = Vec::new();
         for (index, raw) in raw.enumerate() {
             let name = match &raw.name {

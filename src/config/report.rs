@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde::Serialize;
 
-/// Problems beyond this number are counted, not kept.
+/// Problems beyond this number are not kept.
 const MOST: usize = 100;
 /// Lines longer than this (in bytes) are not shown, only pointed at.
 const LONGEST_LINE: usize = 1000;
@@ -34,7 +34,7 @@ pub struct Problem {
 #[derive(Debug, Clone)]
 pub struct Report {
     problems: Vec<Problem>,
-    more: usize,
+    cut: bool,
 }
 
 impl Report {
@@ -48,9 +48,9 @@ impl Report {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
         let mut blocks: Vec<String> =
             self.problems.iter().map(|problem| render_one(&renderer, problem)).collect();
-        let count = self.problems.len() + self.more;
-        if self.more > 0 {
-            blocks.push(format!("{count} problems in all; the first {} are shown", self.problems.len()));
+        let count = self.problems.len();
+        if self.cut {
+            blocks.push(format!("more than {count} problems; the others are not shown"));
         } else if count > 1 {
             blocks.push(format!("{count} problems"));
         }
@@ -100,14 +100,17 @@ fn place<'a>(path: String, line: Option<usize>, column: Option<usize>) -> Origin
 pub(super) struct Problems<'s> {
     file: PathBuf,
     source: &'s str,
+    /// Where each line begins.
+    lines: Vec<usize>,
     list: Vec<Problem>,
-    more: usize,
+    cut: bool,
 }
 
 impl<'s> Problems<'s> {
     /// None yet; spans that come are byte ranges of `source`.
     pub fn new(file: &Path, source: &'s str) -> Self {
-        Problems { file: file.to_owned(), source, list: Vec::new(), more: 0 }
+        let lines = std::iter::once(0).chain(source.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Problems { file: file.to_owned(), source, lines, list: Vec::new(), cut: false }
     }
 
     /// The text that spans point into.
@@ -117,7 +120,7 @@ impl<'s> Problems<'s> {
 
     /// The line (from 1) of a byte of the source.
     pub fn line_of(&self, offset: usize) -> usize {
-        self.before(offset).matches('\n').count() + 1
+        self.lines.partition_point(|start| *start <= offset.min(self.source.len())).max(1)
     }
 
     fn before(&self, offset: usize) -> &'s str {
@@ -130,12 +133,13 @@ impl<'s> Problems<'s> {
 
     /// Notes a problem at `span`, with what to do about it.
     pub fn add(&mut self, span: &Range<usize>, message: impl Into<String>, help: impl Into<String>) {
-        if self.list.len() >= MOST {
-            self.more += 1;
+        if self.is_full() {
+            self.cut = true;
             return;
         }
         let before = self.before(span.start);
-        let start = before.rfind('\n').map_or(0, |at| at + 1);
+        let number = self.line_of(before.len());
+        let start = self.lines.get(number - 1).copied().unwrap_or_default();
         let line = self.source.get(start..).unwrap_or_default().lines().next().unwrap_or_default();
         let from = before.len() - start;
         let to = self.before(span.end).len().saturating_sub(start).clamp(from, line.len().max(from));
@@ -143,7 +147,7 @@ impl<'s> Problems<'s> {
             (line.len() <= LONGEST_LINE && to <= line.len()).then(|| (line.to_owned(), from..to.max(from)));
         self.push(Problem {
             file: self.file.clone(),
-            line: Some(before.matches('\n').count() + 1),
+            line: Some(number),
             column: Some(before.get(start..).unwrap_or_default().chars().count() + 1),
             message: printable(&message.into()),
             help: Some(printable(&help.into())).filter(|text| !text.is_empty()),
@@ -165,8 +169,8 @@ impl<'s> Problems<'s> {
         message: impl Into<String>,
         help: impl Into<String>,
     ) {
-        if self.list.len() >= MOST {
-            self.more += 1;
+        if self.is_full() {
+            self.cut = true;
             return;
         }
         self.push(Problem {
@@ -186,6 +190,11 @@ impl<'s> Problems<'s> {
         }
     }
 
+    /// Whether further problems would not be kept.
+    pub fn is_full(&self) -> bool {
+        self.list.len() >= MOST
+    }
+
     /// Whether nothing is wrong so far.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
@@ -193,9 +202,9 @@ impl<'s> Problems<'s> {
 
     /// All of them, those of the main file first, by line.
     pub fn into_report(self) -> Report {
-        let Problems { file, mut list, more, .. } = self;
+        let Problems { file, mut list, cut, .. } = self;
         list.sort_by_key(|p| (p.file != file, p.line, p.column));
-        Report { problems: list, more }
+        Report { problems: list, cut }
     }
 }
 
@@ -251,7 +260,7 @@ mod tests {
         }
         let report = problems.into_report();
         assert_eq!(report.problems().len(), MOST);
-        assert!(report.to_string().ends_with("201 problems in all; the first 100 are shown"));
+        assert!(report.to_string().ends_with("more than 100 problems; the others are not shown"));
     }
 
     #[test]

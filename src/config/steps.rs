@@ -30,9 +30,10 @@ impl Reader<'_> {
     pub fn port(&mut self, table: &Table<'_>) -> Option<Sp<Forward>> {
         let guest = self.number(table, "guest", 1, 65535);
         let host = self.number(table, "host", 1, 65535);
-        for key in ["guest", "host"] {
+        for (key, example) in [("guest", 80), ("host", 8080)] {
             if table.raw(key).is_none() {
-                self.wrong(&table.span, format!("this port has no `{key}`"), format!("add `{key} = 80`"));
+                let help = format!("add `{key} = {example}`");
+                self.wrong(&table.span, format!("this port has no `{key}`"), help);
             }
         }
         let host_ip = match table.raw("host_ip") {
@@ -270,7 +271,7 @@ impl Reader<'_> {
         };
         if let Some(fault) = fault {
             let message = format!("cannot use the {what} {:?}: {fault}", brief(&given.value.shown));
-            let help = match path.filter(|_| given.value.secret.is_none()) {
+            let help = match path.filter(|_| !given.value.is_filled()) {
                 Some(path) => format!("it was looked for at {}", path.display()),
                 None => "paths start at the folder of the Vagrantfile".into(),
             };

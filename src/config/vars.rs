@@ -13,6 +13,9 @@ pub(super) const PASSWORD: &str = "RVM_SSH_PASSWORD";
 /// ENV file names whose values are shown by `rvm ssh-config` and so are not masked.
 const SHOWN: [&str; 2] = ["RVM_SSH_USER", "RVM_SSH_KEY"];
 
+/// Bad references that are told for one string.
+const MOST_BAD: usize = 20;
+
 /// Names and values: the environment of the process over the ENV file.
 pub(super) struct Vars<'a> {
     env: &'a dyn Fn(&str) -> Option<String>,
@@ -36,10 +39,26 @@ pub(super) struct Found {
 pub(super) struct Text {
     /// What it says.
     pub value: String,
-    /// What messages may show: as written where something of the ENV file was filled in.
+    /// What messages may show: as written where a variable was filled in, whatever it holds.
     pub shown: String,
     /// A name of the ENV file whose value is part of it.
     pub secret: Option<String>,
+}
+
+impl Text {
+    /// Whether `shown` is not what it says.
+    pub fn is_filled(&self) -> bool {
+        self.shown != self.value
+    }
+}
+
+/// The value of one `${…}`.
+struct Resolved {
+    value: String,
+    /// From a variable and not from the default.
+    filled: bool,
+    /// The name, where it stands in the ENV file.
+    secret: Option<String>,
 }
 
 /// A `${…}` that cannot be filled in.
@@ -117,7 +136,7 @@ impl<'a> Vars<'a> {
     /// a reference in it is one that has been told already.
     pub fn expand(&mut self, text: &str) -> Result<Text, Vec<BadRef>> {
         let mut out = Text { value: String::with_capacity(text.len()), shown: text.to_owned(), secret: None };
-        let (mut bad, mut failed) = (Vec::new(), false);
+        let (mut bad, mut failed, mut filled) = (Vec::new(), false, false);
         let mut at = 0;
         while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
             let Some(dollar) = rest.find('$') else {
@@ -134,12 +153,14 @@ impl<'a> Vars<'a> {
                 let length = from.find('}').map_or(from.len(), |end| end + 1);
                 let reference = from.get(..length).unwrap_or(from);
                 match self.resolve(reference) {
-                    Ok((value, secret)) => {
-                        out.value.push_str(&value);
-                        out.secret = out.secret.or(secret);
+                    Ok(resolved) => {
+                        out.value.push_str(&resolved.value);
+                        out.secret = out.secret.or(resolved.secret);
+                        filled |= resolved.filled;
                     }
                     Err(news) => {
                         failed = true;
+                        let news = news.filter(|_| bad.len() < MOST_BAD);
                         bad.extend(news.map(|(message, help)| BadRef {
                             range: at..at + length,
                             message,
@@ -153,14 +174,14 @@ impl<'a> Vars<'a> {
                 at += 1;
             }
         }
-        if out.secret.is_none() {
+        if !filled {
             out.shown.clone_from(&out.value);
         }
         if failed { Err(bad) } else { Ok(out) }
     }
 
     /// The value of one `${…}`, and its name where the value is a secret.
-    fn resolve(&mut self, reference: &str) -> Result<(String, Option<String>), Option<News>> {
+    fn resolve(&mut self, reference: &str) -> Result<Resolved, Option<News>> {
         const FORMS: &str = "write `${NAME}` or `${NAME:-default}`; `$${` gives a plain `${`";
         let bad = |message: String, help: &str| Err(Some((message, help.to_owned())));
         let Some(inner) = reference.strip_prefix("${").and_then(|inner| inner.strip_suffix('}')) else {
@@ -183,10 +204,13 @@ impl<'a> Vars<'a> {
             let help = "it is used to log in; give steps a variable of their own";
             return bad(format!("`{PASSWORD}` is not filled in anywhere"), help);
         }
-        match (self.get(name), default) {
-            (Some(found), Some(default)) if found.value.is_empty() => Ok((default.to_owned(), None)),
-            (Some(found), _) => Ok((found.value, found.secret.then(|| name.to_owned()))),
-            (None, Some(default)) => Ok((default.to_owned(), None)),
+        let found = self.get(name).filter(|found| !found.value.is_empty() || default.is_none());
+        match (found, default) {
+            (Some(found), _) => {
+                let secret = found.secret.then(|| name.to_owned());
+                Ok(Resolved { value: found.value, filled: true, secret })
+            }
+            (None, Some(default)) => Ok(Resolved { value: default.to_owned(), filled: false, secret: None }),
             (None, None) => Err(self.undefined(name)),
         }
     }
@@ -270,13 +294,13 @@ mod tests {
     }
 
     #[test]
-    fn what_came_from_the_env_file_is_not_shown() {
+    fn what_was_filled_in_is_not_shown() {
         let mut vars = vars(&env);
         let text = vars.expand("a ${DB_NAME}").unwrap();
         assert_eq!((text.shown.as_str(), text.secret.as_deref()), ("a ${DB_NAME}", Some("DB_NAME")));
         assert_eq!(vars.expand("${BOTH}").unwrap().secret.as_deref(), Some("BOTH"));
         let text = vars.expand("a ${USER_BOX}").unwrap();
-        assert_eq!((text.shown.as_str(), text.secret), ("a from-env", None));
+        assert_eq!((text.shown.as_str(), text.secret), ("a ${USER_BOX}", None));
     }
 
     #[test]

@@ -75,7 +75,9 @@ impl<'a> Reader<'a> {
             let name: &str = key.get_ref();
             if !place.keys().any(|known| known == name) {
                 let message = format!("unknown key `{}` {}", brief(name), place.within());
-                self.wrong(&key.span(), message, help_for(&brief(name), place));
+                let help =
+                    if self.problems.is_full() { String::new() } else { help_for(&brief(name), place) };
+                self.wrong(&key.span(), message, help);
             }
         }
         Table { entries, span }
@@ -195,7 +197,8 @@ impl<'a> Reader<'a> {
         (least, most): (u64, u64),
     ) -> Option<Sp<u64>> {
         let range = format!("from {} to {}", units::show_size(least), units::show_size(most));
-        let wanted = format!("a size {range}, such as `{key} = \"2GiB\"`");
+        let bare_is = if plain == Some(units::MIB) { " (a number without a unit counts MiB)" } else { "" };
+        let wanted = format!("a size with a unit {range}, such as `{key} = \"2GiB\"`{bare_is}");
         let fits = |bytes: u64| (least..=most).contains(&bytes).then_some(bytes);
         let bare = |count: u64| plain.and_then(|unit| count.checked_mul(unit)).and_then(fits);
         let text = |text: &str| match text.parse() {

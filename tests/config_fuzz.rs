@@ -1,0 +1,139 @@
+//! Whatever the files hold: a project or an error that can be shown, never a panic.
+
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use rvm::config;
+
+fn try_load(vagrantfile: &[u8], env_file: &[u8]) {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("Vagrantfile"), vagrantfile).unwrap();
+    std::fs::write(dir.path().join(".env"), env_file).unwrap();
+    let env = |name: &str| (name.len() == 1).then(|| name.repeat(3));
+    match config::load(&dir.path().join("Vagrantfile"), &env) {
+        Ok(project) => assert!(!project.machines.is_empty()),
+        Err(error) => {
+            assert!(!error.render(false).is_empty() && !error.render(true).is_empty());
+            assert!(!error.problems().is_empty(), "{error}");
+            assert!(!error.render(false).contains("hunter2"), "{error}");
+        }
+    }
+}
+
+/// Values of every kind, right and wrong.
+fn value() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "-?[0-9]{1,20}",
+        "\"[a-zA-Z0-9 ./$\\{\\}:\\-_é]{0,16}\"",
+        Just("\"${S}\"".to_owned()),
+        Just("\"x${S:-}${\"".to_owned()),
+        Just("'micro'".to_owned()),
+        Just("true".to_owned()),
+        Just("1.5".to_owned()),
+        Just("1979-05-27T07:32:00Z".to_owned()),
+        Just("['a', '${A}', 3]".to_owned()),
+        Just("['S', 'A']".to_owned()),
+        Just("{ source = 'Vagrantfile', destination = 'x' }".to_owned()),
+        Just("[[[]]]".to_owned()),
+        Just("'''\nlines\n'''".to_owned()),
+    ]
+}
+
+fn line() -> impl Strategy<Value = String> {
+    const KEYS: [&str; 32] = [
+        "box",
+        "cpus",
+        "memory",
+        "disk",
+        "hostname",
+        "provider",
+        "kernel",
+        "boot_timeout",
+        "halt_timeout",
+        "name",
+        "rvm_version",
+        "env_file",
+        "machine",
+        "port",
+        "provision",
+        "guest",
+        "host",
+        "host_ip",
+        "protocol",
+        "auto_correct",
+        "run",
+        "env",
+        "shell",
+        "path",
+        "args",
+        "privileged",
+        "packages",
+        "file",
+        "bx",
+        "a.b",
+        "\"é\u{7}\"",
+        "''",
+    ];
+    let headers =
+        ["[[machine]]", "[[port]]", "[[provision]]", "[[machine.port]]", "[[machine.provision]]", "[x]"];
+    prop_oneof![
+        8 => (prop::sample::select(KEYS.to_vec()), value()).prop_map(|(key, value)| format!("{key} = {value}")),
+        3 => prop::sample::select(headers.to_vec()).prop_map(str::to_owned),
+        1 => "\\PC{0,20}",
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_bytes(vagrantfile in prop::collection::vec(any::<u8>(), 0..300), env in prop::collection::vec(any::<u8>(), 0..100)) {
+        try_load(&vagrantfile, &env);
+    }
+
+    #[test]
+    fn any_text(vagrantfile in "\\PC{0,200}", env in "\\PC{0,80}") {
+        try_load(vagrantfile.as_bytes(), env.as_bytes());
+    }
+
+    #[test]
+    fn any_mix_of_keys(lines in prop::collection::vec(line(), 0..24)) {
+        let text = format!("box = 'micro'\n{}\n", lines.join("\n"));
+        try_load(text.as_bytes(), b"S=hunter2\nRVM_SSH_USER=-hunter2\n");
+        try_load(lines.join("\n").as_bytes(), b"S=hunter2\n");
+    }
+}
+
+/// Large files of the worst kinds are told about within a time that a user would wait.
+#[test]
+fn large_files_take_no_time() {
+    let repeat = |text: &str| text.repeat(1_000_000 / text.len());
+    let numbered = |count: usize, make: &dyn Fn(usize) -> String| (0..count).map(make).collect::<String>();
+    let files = [
+        repeat("[[machine]]\n"),
+        repeat("[[port]]\n"),
+        numbered(70_000, &|n| format!("k{n} = {n}\n")),
+        format!("box = \"{}\"", repeat("${")),
+        format!("box = \"{}\"", repeat("${A-}")),
+        format!("box = \"{}\"", repeat("${AB}")),
+        format!("x = {}", repeat("[")),
+        repeat("a."),
+        repeat("\""),
+        format!("box = 'micro'\n{}", repeat("[[provision]]\nshell = 'x'\n")),
+        format!(
+            "box = 'micro'\n{}{}",
+            numbered(1000, &|n| format!(
+                "[[port]]\nguest = 1\nhost = 80\nhost_ip = '127.1.{}.{}'\n",
+                n / 250,
+                n % 250
+            )),
+            numbered(256, &|n| format!("[[machine]]\nname = 'm{n}'\n"))
+        ),
+    ];
+    for file in files {
+        let start = Instant::now();
+        try_load(file.as_bytes(), repeat("A='x\n").as_bytes());
+        let took = start.elapsed();
+        assert!(took < Duration::from_secs(20), "{took:?} for {}…", &file[..40]);
+    }
+}
