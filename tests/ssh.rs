@@ -138,6 +138,7 @@ fn a_background_process_does_not_hold_up_a_step() {
             Input::None,
             &mut |_, data| text.extend_from_slice(data),
             &Cancel::new(),
+            None,
             Duration::from_millis(500),
         )
         .unwrap();

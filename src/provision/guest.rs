@@ -1,4 +1,4 @@
-//! Where steps run.
+//! Where steps run, and what is to be known about it.
 
 use std::time::Duration;
 
@@ -7,7 +7,9 @@ use crate::ssh::{ExecStatus, Input, Session, SshError};
 
 /// Runs commands in a guest: [`Session`], or a fake in tests.
 pub trait Guest {
-    /// As [`Session::exec`].
+    /// Runs a command by the login user's shell, without a terminal. Output goes to `out` as it
+    /// comes. A process that the command left in the background does not hold it up, if the
+    /// command's own exit code is not 0.
     fn exec(
         &self,
         command: &str,
@@ -18,6 +20,10 @@ pub trait Guest {
     ) -> Result<ExecStatus, SshError>;
 }
 
+/// How long an ended step's output may be silent before nobody waits for more. What the step
+/// itself printed is there sooner, on a loaded host, too.
+const LINGER: Duration = Duration::from_secs(2);
+
 impl Guest for Session {
     fn exec(
         &self,
@@ -27,6 +33,116 @@ impl Guest for Session {
         cancel: &Cancel,
         timeout: Option<Duration>,
     ) -> Result<ExecStatus, SshError> {
-        Session::exec(self, command, input, out, cancel, timeout)
+        self.exec_until_exit(command, input, out, cancel, timeout, LINGER)
+    }
+}
+
+/// How root is had in the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Root {
+    /// The login user is root.
+    Already,
+    /// Through `sudo`, without a password.
+    Sudo,
+    /// `sudo` is there but refuses; what it said.
+    Refused(String),
+    /// There is no `sudo`.
+    Missing,
+}
+
+/// What is to be known about a guest before steps run in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Facts {
+    pub user: String,
+    pub root: Root,
+    /// Which of the programs that [`PROBE`] looks for are there.
+    pub programs: Vec<String>,
+}
+
+/// Prints one fact a line. `sudo` says on standard error why it refuses.
+const PROBE: &str = r#"
+echo "user $(id -un)"
+echo "uid $(id -u)"
+for c in apt-get apk dnf pacman zypper tar; do
+  if command -v "$c" >/dev/null 2>&1; then echo "has $c"; fi
+done
+if [ "$(id -u)" = 0 ]; then echo "root already"
+elif ! command -v sudo >/dev/null 2>&1; then echo "root missing"
+elif m=$(sudo -n true 2>&1); then echo "root sudo"
+else echo "root refused $(echo "$m" | head -n 1)"; fi
+echo "end facts"
+"#;
+
+/// Longest answer to the probe that is looked at.
+const MAX_ANSWER: usize = 16 << 10;
+
+impl Facts {
+    /// Asks the guest. `Ok(Err(text))` when it does not answer as it should.
+    pub fn gather(guest: &dyn Guest, cancel: &Cancel) -> Result<Result<Facts, String>, SshError> {
+        let mut answer = Vec::new();
+        let mut out = |stream, data: &[u8]| {
+            if stream == Stream::Stdout && answer.len() < MAX_ANSWER {
+                answer.extend_from_slice(data);
+            }
+        };
+        let command = format!("sh -c {}", quote(PROBE));
+        guest.exec(&command, Input::None, &mut out, cancel, Some(Duration::from_secs(120)))?;
+        Ok(Facts::parse(&String::from_utf8_lossy(&answer)))
+    }
+
+    fn parse(answer: &str) -> Result<Facts, String> {
+        let fact = |name: &str| {
+            answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).map(str::to_owned)
+        };
+        let unclear = || "its shell does not answer as a POSIX shell does".to_owned();
+        if fact("end").as_deref() != Some("facts") {
+            return Err(unclear());
+        }
+        let root = fact("root").ok_or_else(unclear)?;
+        let root = match root.split_once(' ').unwrap_or((&root, "")) {
+            ("already", _) => Root::Already,
+            ("sudo", _) => Root::Sudo,
+            ("missing", _) => Root::Missing,
+            ("refused", why) => Root::Refused(super::lines::harmless(why)),
+            _ => return Err(unclear()),
+        };
+        let programs = answer.lines().filter_map(|line| line.strip_prefix("has ")).map(str::to_owned);
+        Ok(Facts { user: fact("user").ok_or_else(unclear)?, root, programs: programs.collect() })
+    }
+
+    pub fn has(&self, program: &str) -> bool {
+        self.programs.iter().any(|name| name == program)
+    }
+}
+
+/// One word for a POSIX shell, whatever is in it.
+pub(super) fn quote(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_are_read() {
+        let facts = Facts::parse("user vagrant\nuid 1000\nhas apt-get\nroot sudo\nend facts\n").unwrap();
+        assert_eq!(facts.root, Root::Sudo);
+        assert!(facts.has("apt-get") && !facts.has("apk") && facts.user == "vagrant");
+        let facts = Facts::parse("user v\nroot refused sudo: a password is required\nend facts\n").unwrap();
+        assert_eq!(facts.root, Root::Refused("sudo: a password is required".into()));
+    }
+
+    #[test]
+    fn an_answer_that_is_cut_or_strange_is_none() {
+        for answer in ["", "user v\nroot sudo\n", "user v\nend facts\n", "root what\nuser v\nend facts\n"] {
+            assert!(Facts::parse(answer).is_err(), "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn quoting() {
+        assert_eq!(quote("a b"), "'a b'");
+        assert_eq!(quote("it's $x"), r"'it'\''s $x'");
     }
 }

@@ -1,16 +1,28 @@
 //! Provision steps: which run, how they run in the guest, and the stamps of those that succeeded.
+//!
+//! A step is stamped only after it has succeeded, keyed by its content; so a failed run goes on
+//! at the failed step, and a changed step runs again. `docs/provisioning.md` tells the whole.
 
 mod choose;
+mod content;
 mod error;
 mod guest;
+mod lines;
+mod packages;
+mod runner;
+mod shell;
 mod stamps;
+mod upload;
 
-use crate::model::{Cancel, Masker, ProvisionChoice, Reporter, Step};
+use crate::model::{Cancel, Event, Masker, ProvisionChoice, Reporter, Step};
 
-pub use choose::{Decision, decide};
+pub use choose::Decision;
 pub use error::ProvisionError;
 pub use guest::Guest;
-pub use stamps::{Digest, Stamps};
+pub use stamps::{Digest, Hash, Stamps};
+
+use choose::Wish;
+use content::Content;
 
 /// What [`run`] works with.
 pub struct Context<'a> {
@@ -35,14 +47,69 @@ pub struct Outcome {
     pub skipped: Vec<String>,
 }
 
+/// A step with what became of it and, where that was needed, what it carries.
+struct Planned<'a> {
+    step: &'a Step,
+    decision: Decision,
+    content: Option<(Content, Digest)>,
+}
+
+fn plan<'a>(
+    steps: &'a [Step],
+    choice: &ProvisionChoice,
+    stamps: &Stamps,
+) -> Result<Vec<Planned<'a>>, ProvisionError> {
+    let wishes = choose::wishes(steps, choice)?;
+    let one = |(step, wish)| {
+        Ok(match wish {
+            Wish::Settled(decision) if !decision.runs() => Planned { step, decision, content: None },
+            wish => {
+                let (content, digest) = content::load(step, stamps)?;
+                let decision = choose::decide(step, wish, &digest, stamps);
+                Planned { step, decision, content: Some((content, digest)) }
+            }
+        })
+    };
+    steps.iter().zip(wishes).map(one).collect()
+}
+
+/// What would become of each step now: reads scripts, files and stamps, but needs no guest.
+pub fn decide(
+    steps: &[Step],
+    choice: &ProvisionChoice,
+    stamps: &Stamps,
+) -> Result<Vec<Decision>, ProvisionError> {
+    Ok(plan(steps, choice, stamps)?.into_iter().map(|planned| planned.decision).collect())
+}
+
 /// Runs the steps that are due, in order; each is stamped when it has succeeded. Ends at the
-/// first that fails.
-#[allow(clippy::todo, unused_variables)]
+/// first that fails. All scripts are read before the first step runs, so that a missing one is
+/// found at once and an edit meanwhile changes nothing.
 pub fn run(
     context: &Context<'_>,
     steps: &[Step],
     choice: &ProvisionChoice,
     stamps: &mut Stamps,
 ) -> Result<Outcome, ProvisionError> {
-    todo!()
+    let plan = plan(steps, choice, stamps)?;
+    let total = plan.iter().filter(|planned| planned.decision.runs()).count();
+    let mut runner = runner::Runner::new(context);
+    let mut outcome = Outcome::default();
+    for Planned { step, decision, content } in plan {
+        let Some((content, digest)) = content.filter(|_| decision.runs()) else {
+            outcome.skipped.push(step.name.clone());
+            continue;
+        };
+        let kind = step.kind.type_name();
+        let changed = if decision == Decision::RunChanged { ", changed since it succeeded" } else { "" };
+        context.report.event(Event::Stage {
+            machine: Some(context.machine.to_owned()),
+            text: format!("step {} of {total}: {} ({kind}){changed}", outcome.ran.len() + 1, step.name),
+        });
+        stamps.forget(&step.name)?;
+        runner.run(step, &content)?;
+        stamps.record(&step.name, &digest)?;
+        outcome.ran.push(step.name.clone());
+    }
+    Ok(outcome)
 }

@@ -93,9 +93,10 @@ impl Session {
         input: Input<'_>,
         out: &mut dyn FnMut(Stream, &[u8]),
         cancel: &Cancel,
+        timeout: Option<Duration>,
         linger: Duration,
     ) -> Result<ExecStatus, SshError> {
-        exec::run(self, command, input, out, exec::Bounds { cancel, timeout: None, linger: Some(linger) })
+        exec::run(self, command, input, out, exec::Bounds { cancel, timeout, linger: Some(linger) })
     }
 
     fn start(socket: TcpStream, addr: SocketAddr) -> Result<Session, SshError> {

@@ -1,0 +1,62 @@
+#!/bin/sh
+# Installs the packages "$@" that are missing. Runs as root; names are checked on the host.
+export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
+missing=
+for package; do
+  case $package in
+    *=*) want=${package#*=} ;;
+    *) want= ;;
+  esac
+  have=$(dpkg-query -W -f '${db:Status-Abbrev}${Version}\n' "${package%%=*}" 2>/dev/null | sed -n 's/^.i *//p')
+  if [ -z "$have" ] || { [ -n "$want" ] && [ "$have" != "$want" ]; }; then
+    missing="$missing $package"
+  fi
+done
+if [ -z "$missing" ]; then
+  echo "already installed: $*"
+  exit 0
+fi
+
+# apt-get waits for the lock of dpkg by itself, but not for that of the package lists, which
+# a first boot's own timers may hold.
+update() {
+  waited=0
+  log=$(mktemp) || return
+  while :; do
+    apt-get -q -o APT::Update::Error-Mode=any update 2>"$log"
+    code=$?
+    cat "$log" >&2
+    if [ "$code" -eq 0 ] || [ "$waited" -ge 120 ] || ! grep -q 'Could not get lock' "$log"; then
+      rm -f "$log"
+      return "$code"
+    fi
+    sleep 2
+    waited=$((waited + 2))
+  done
+}
+
+install() {
+  # A package that was cut off half-way is finished first; apt-get refuses to work before.
+  if [ -n "$(ls /var/lib/dpkg/updates 2>/dev/null)" ]; then
+    dpkg --configure -a
+  fi
+  # shellcheck disable=SC2086 # a list of words without special characters
+  apt-get -q -y -o DPkg::Lock::Timeout=120 -o Dpkg::Use-Pty=0 \
+    -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold install $missing
+}
+
+updated=
+lists=/var/lib/apt/lists
+if [ -z "$(find $lists -maxdepth 1 -name '*_Packages*' 2>/dev/null)" ] ||
+  [ -z "$(find $lists $lists/partial -maxdepth 0 -mtime -1 2>/dev/null)" ]; then
+  update || exit
+  updated=1
+fi
+install
+code=$?
+if [ "$code" -ne 0 ] && [ -z "$updated" ]; then
+  echo 'once more, with fresh package lists'
+  update && install
+  code=$?
+fi
+exit "$code"

@@ -1,0 +1,188 @@
+//! Runs one step in the guest.
+
+use super::content::{Content, EntryKind};
+use super::guest::{Facts, Root};
+use super::lines::Lines;
+use super::shell::{Ended, Job, JobError, without_crlf};
+use super::upload::{self, Upload, UploadError};
+use super::{Context, ProvisionError, packages};
+use crate::model::{Event, Step, StepKind};
+use crate::ssh::SshError;
+
+/// Runs steps; learns what it needs to know about the guest at the first one.
+pub(super) struct Runner<'a> {
+    context: &'a Context<'a>,
+    facts: Option<Facts>,
+}
+
+impl<'a> Runner<'a> {
+    pub fn new(context: &'a Context<'a>) -> Self {
+        Runner { context, facts: None }
+    }
+
+    /// Runs a step until it has succeeded.
+    pub fn run(&mut self, step: &Step, content: &Content) -> Result<(), ProvisionError> {
+        match (&step.kind, content) {
+            (StepKind::Shell { args, privileged, .. }, Content::Script(script)) => {
+                let converted = without_crlf(script);
+                if converted.is_some() {
+                    self.detail("the script has Windows line ends; they are sent as Unix ones");
+                }
+                let sudo = *privileged && self.root(step)?;
+                let script = converted.as_deref().unwrap_or(script);
+                self.job(step, &Job { script, args, env: &step.env, sudo })
+            }
+            (StepKind::Packages { names }, _) => self.packages(step, names),
+            (StepKind::File { source, destination }, content) => {
+                self.upload(step, source, destination, content)
+            }
+            // `content::load` makes the content that fits the kind.
+            (StepKind::Shell { .. }, _) => Err(self.unable(step, "its script was not read".into(), None)),
+        }
+    }
+
+    fn packages(&mut self, step: &Step, names: &[String]) -> Result<(), ProvisionError> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let facts = self.facts(step)?;
+        let Some(manager) = packages::detect(&facts) else {
+            let why = match packages::unserved(&facts) {
+                Some(program) => format!("packages cannot be installed by `{program}` yet"),
+                None => "the guest has no package manager".into(),
+            };
+            let hint = "install what it needs in a shell step, or use the box `debian/13`";
+            return Err(self.unable(step, why, Some(hint.into())));
+        };
+        if let Some(name) = names.iter().find(|name| !manager.takes(name)) {
+            let why =
+                format!("`{}` is not a package name for `{}`", name.escape_default(), manager.program());
+            return Err(self.unable(step, why, None));
+        }
+        let sudo = self.root(step)?;
+        self.job(step, &Job { script: manager.script().as_bytes(), args: names, env: &[], sudo })
+    }
+
+    fn job(&self, step: &Step, job: &Job<'_>) -> Result<(), ProvisionError> {
+        let context = self.context;
+        let mut lines = Lines::new(context.machine, context.report, context.masker);
+        match job.run(context.guest, &mut lines, context.cancel, None) {
+            Ok(Ended::Code(status)) => self.ended(step, status),
+            Ok(Ended::NotStarted) => {
+                Err(self.unable(step, "the guest could not start it (see its output)".into(), None))
+            }
+            Ok(Ended::Unknown) => {
+                let why = "it ended without an exit code: did the guest shut down?".into();
+                Err(self.unable(step, why, None))
+            }
+            Err(JobError::Unfit(why)) => Err(self.unable(step, why, None)),
+            Err(JobError::Ssh(error)) => Err(self.cut(step, error)),
+        }
+    }
+
+    fn upload(
+        &mut self,
+        step: &Step,
+        source: &std::path::Path,
+        destination: &str,
+        content: &Content,
+    ) -> Result<(), ProvisionError> {
+        if destination.is_empty() || destination.contains('\0') {
+            return Err(self.unable(step, "its destination is no path".into(), None));
+        }
+        let context = self.context;
+        let mut lines = Lines::new(context.machine, context.report, context.masker);
+        let mut upload = Upload {
+            guest: context.guest,
+            source,
+            destination,
+            lines: &mut lines,
+            cancel: context.cancel,
+            timeout: None,
+        };
+        let result = match content {
+            Content::Folder(entries) => {
+                for entry in entries.iter().filter(|entry| entry.kind == EntryKind::Other) {
+                    let text =
+                        format!("{} is neither file nor folder nor link: left out", entry.path.display());
+                    let machine = Some(context.machine.to_owned());
+                    context.report.event(Event::Warning { machine, text: context.masker.mask(&text) });
+                }
+                upload.folder(entries)
+            }
+            Content::File { mode } => upload.file(*mode),
+            _ => Err(UploadError::Source(std::io::ErrorKind::InvalidInput.into())),
+        };
+        match result {
+            Ok(upload::Ended::Code(status)) => self.ended(step, status),
+            Ok(upload::Ended::Denied) => {
+                let user = self.facts(step)?.user;
+                let why = format!("`{user}` may not write to {destination}");
+                let hint = "upload to a place in the user's home, and move it from there in a shell step";
+                Err(self.unable(step, why, Some(hint.into())))
+            }
+            Err(UploadError::Source(error)) => {
+                let (step, path) = (step.name.clone(), source.to_owned());
+                Err(ProvisionError::Source { step, path, source: error })
+            }
+            Err(UploadError::Ssh(error)) => Err(self.cut(step, error)),
+        }
+    }
+
+    /// What the guest is like; asked once.
+    fn facts(&mut self, step: &Step) -> Result<Facts, ProvisionError> {
+        if let Some(facts) = &self.facts {
+            return Ok(facts.clone());
+        }
+        let facts = Facts::gather(self.context.guest, self.context.cancel)
+            .map_err(|error| self.cut(step, error))?
+            .map_err(|why| self.unable(step, format!("the guest cannot be asked: {why}"), None))?;
+        self.facts = Some(facts.clone());
+        Ok(facts)
+    }
+
+    /// Whether `sudo` is needed to be root; an error when it does not help.
+    fn root(&mut self, step: &Step) -> Result<bool, ProvisionError> {
+        let facts = self.facts(step)?;
+        let hint = "`privileged = false` runs a shell step as the login user".to_owned();
+        match facts.root {
+            Root::Already => Ok(false),
+            Root::Sudo => Ok(true),
+            Root::Missing => {
+                let why = format!("it needs root, but `{}` has no `sudo` in the guest", facts.user);
+                Err(self.unable(step, why, Some(hint)))
+            }
+            Root::Refused(said) => {
+                let why = format!("it needs root, but `sudo` refuses `{}`: {said}", facts.user);
+                Err(self.unable(step, why, Some(format!("let the user run sudo without a password; {hint}"))))
+            }
+        }
+    }
+
+    fn ended(&self, step: &Step, status: crate::ssh::ExecStatus) -> Result<(), ProvisionError> {
+        if status.code == 0 {
+            return Ok(());
+        }
+        Err(ProvisionError::StepFailed {
+            machine: self.context.machine.to_owned(),
+            step: step.name.clone(),
+            code: status.code,
+            signal: status.signal,
+        })
+    }
+
+    fn unable(&self, step: &Step, why: String, hint: Option<String>) -> ProvisionError {
+        let (machine, step) = (self.context.machine.to_owned(), step.name.clone());
+        ProvisionError::StepUnable { machine, step, why: self.context.masker.mask(&why), hint }
+    }
+
+    fn cut(&self, step: &Step, error: SshError) -> ProvisionError {
+        let (machine, step) = (self.context.machine.to_owned(), step.name.clone());
+        ProvisionError::StepCut { machine, step, source: Box::new(error) }
+    }
+
+    fn detail(&self, text: &str) {
+        let machine = Some(self.context.machine.to_owned());
+        self.context.report.event(Event::Detail { machine, text: text.to_owned() });
+    }
+}
