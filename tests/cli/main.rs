@@ -2,6 +2,7 @@
 //! a virtual machine.
 
 mod bad_input;
+mod docs;
 mod help;
 mod init;
 mod screen;
