@@ -210,9 +210,9 @@ fn only_the_outermost_room_prints_and_reads_the_environment() {
         for (number, line) in product.lines().map(code).enumerate() {
             for (call, but) in OUTER_ONLY {
                 let excepted = but.iter().any(|other| path == Path::new(other));
-                let found = line.match_indices(call).any(|(at, _)| {
-                    !line[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
-                });
+                let found = line
+                    .match_indices(call)
+                    .any(|(at, _)| !line[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_'));
                 if found && !excepted {
                     wrong.push(format!("{}:{}: {call}", path.display(), number + 1));
                 }

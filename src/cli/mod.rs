@@ -38,7 +38,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::model::Cancel;
 use app::App;
 pub use error::{CliError, Kind};
-use ui::sink::To;
+use ui::sink::{Sink, To};
 use ui::{Color, Style, Ui};
 
 /// What a verb ends with: an exit code, or why it failed.
@@ -190,7 +190,7 @@ fn run(words: &[OsString]) -> u8 {
     };
     let json = cli.verb.json();
     let messages = if json { To::Stderr } else { cli.verb.messages() };
-    let ui = Arc::new(Ui::new(style(&cli.global), messages));
+    let ui = Arc::new(Ui::new(style(&cli.global), messages, Sink::of_process()));
     let app = App { ui: Arc::clone(&ui), cancel: Cancel::new(), json };
     let outcome = trace::start(cli.global.verbose, Arc::clone(&ui))
         .and_then(|()| {
@@ -205,7 +205,7 @@ fn run(words: &[OsString]) -> u8 {
             error.kind.exit_code()
         }
         (Ok(_), Some(error)) => {
-            let error = CliError::failed("cannot write to standard output").because(error);
+            let error = CliError::failed(format!("cannot write to standard output: {error}"));
             ui.error(&error, false);
             error.kind.exit_code()
         }
@@ -225,7 +225,7 @@ fn style(global: &Global) -> Style {
 
 /// Help, version and wrong words, all said by clap.
 fn usage(error: &clap::Error, words: &[OsString]) -> u8 {
-    let ui = Ui::new(Style::default(), To::Stderr);
+    let ui = Ui::new(Style::default(), To::Stderr, Sink::of_process());
     let plain = app::env("NO_COLOR").is_some() || app::env("TERM").is_some_and(|term| term == "dumb");
     let text = |to| {
         let styled = error.render();

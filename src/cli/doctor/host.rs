@@ -73,7 +73,7 @@ pub struct User {
 }
 
 /// Programs that are looked for: for machines, for boxes, for the fast kernel.
-pub const PROGRAMS: [&str; 13] = [
+pub const PROGRAMS: [&str; 15] = [
     "passt",
     "ssh",
     "mmdebstrap",
@@ -86,7 +86,9 @@ pub const PROGRAMS: [&str; 13] = [
     "flex",
     "bison",
     "bc",
+    "perl",
     "xz",
+    "ld",
 ];
 
 /// Looks. `home` is the store.

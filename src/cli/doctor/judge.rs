@@ -272,7 +272,9 @@ fn kernel_build(facts: &Facts) -> Check {
         ("flex", "flex"),
         ("bison", "bison"),
         ("bc", "bc"),
+        ("perl", "perl"),
         ("xz", "xz-utils"),
+        ("ld", "binutils"),
     ];
     let packages = missing(facts, &wanted);
     if packages.is_empty() {
@@ -282,7 +284,7 @@ fn kernel_build(facts: &Facts) -> Check {
         name,
         mark: Mark::Note,
         text: format!("{} missing: needed only for `kernel = \"fast\"`", packages.join(", ")),
-        fix: Some(install(&format!("{} libelf-dev libssl-dev", packages.join(" ")))),
+        fix: Some(install(&format!("{} libelf-dev", packages.join(" ")))),
     }
 }
 

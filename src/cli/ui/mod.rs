@@ -57,10 +57,10 @@ enum Meter {
 
 impl Ui {
     /// `messages`: where stages, details and the guest's output go.
-    pub fn new(style: Style, messages: To) -> Self {
-        let bars = !style.quiet && !style.ci && !style.plain_terminal && sink::is_terminal(To::Stderr);
+    pub fn new(style: Style, messages: To, sink: Sink) -> Self {
+        let bars = !style.quiet && !style.ci && !style.plain_terminal && sink.is_terminal(To::Stderr);
         let meter = if bars { Meter::Bars(Bars::default()) } else { Meter::Lines(Lines::default()) };
-        Ui { style, sink: Sink::default(), messages, maskers: RwLock::default(), meter: Mutex::new(meter) }
+        Ui { style, sink, messages, maskers: RwLock::default(), meter: Mutex::new(meter) }
     }
 
     /// From now on these values are masked too.
@@ -73,7 +73,7 @@ impl Ui {
         match self.style.color {
             Color::Always => true,
             Color::Never => false,
-            Color::Auto => !self.style.plain_terminal && sink::is_terminal(to),
+            Color::Auto => !self.style.plain_terminal && self.sink.is_terminal(to),
         }
     }
 
@@ -83,7 +83,7 @@ impl Ui {
     }
 
     /// Why results could not be written (a full disk), if so.
-    pub fn stdout_error(&self) -> Option<&std::io::Error> {
+    pub fn stdout_error(&self) -> Option<String> {
         self.sink.stdout_error()
     }
 
@@ -97,7 +97,7 @@ impl Ui {
     /// where it would reach a terminal.
     pub fn foreign(&self, text: &str) {
         let text = self.mask(text);
-        let safe = if sink::is_terminal(To::Stdout) { text::sanitise(&text) } else { text };
+        let safe = if self.sink.is_terminal(To::Stdout) { text::sanitise(&text) } else { text };
         self.write(To::Stdout, safe.as_bytes());
     }
 
@@ -238,3 +238,6 @@ impl Reporter for Ui {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,7 @@
 //! The two streams of the process. Nothing else in the crate writes to them.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard};
 
 /// Which stream of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,60 +14,62 @@ pub enum To {
 
 /// Standard output and error. A stream whose reader went away (`rvm … | head`) is dropped
 /// quietly: the work goes on, the text has nowhere to go.
-#[derive(Debug, Default)]
 pub struct Sink {
-    stdout_closed: AtomicBool,
-    stderr_closed: AtomicBool,
-    stdout_error: OnceLock<io::Error>,
+    stdout: Mutex<Stream>,
+    stderr: Mutex<Stream>,
+}
+
+struct Stream {
+    writer: Box<dyn Write + Send>,
+    terminal: bool,
+    failure: Option<io::Error>,
 }
 
 impl Sink {
-    /// Writes all of `data` and flushes it.
-    pub fn write(&self, to: To, data: &[u8]) {
-        let closed = self.flag(to);
-        if closed.load(Ordering::Relaxed) {
-            return;
-        }
-        let result = match to {
-            To::Stdout => write_all(&mut io::stdout().lock(), data),
-            To::Stderr => write_all(&mut io::stderr().lock(), data),
-        };
-        if let Err(error) = result {
-            closed.store(true, Ordering::Relaxed);
-            if to == To::Stdout && error.kind() != io::ErrorKind::BrokenPipe {
-                // The first one is the one that counts.
-                let _ = self.stdout_error.set(error);
-            }
-        }
+    /// The streams of this process.
+    pub fn of_process() -> Self {
+        Self::new(
+            (Box::new(io::stdout()), io::stdout().is_terminal()),
+            (Box::new(io::stderr()), io::stderr().is_terminal()),
+        )
     }
 
-    /// Why standard output could not be written, if that was not just a reader that left.
-    pub fn stdout_error(&self) -> Option<&io::Error> {
-        self.stdout_error.get()
+    /// Any two streams, and whether each is a terminal.
+    pub fn new(stdout: (Box<dyn Write + Send>, bool), stderr: (Box<dyn Write + Send>, bool)) -> Self {
+        let stream = |(writer, terminal)| Mutex::new(Stream { writer, terminal, failure: None });
+        Sink { stdout: stream(stdout), stderr: stream(stderr) }
+    }
+
+    /// Writes all of `data` and flushes it.
+    pub fn write(&self, to: To, data: &[u8]) {
+        let mut stream = self.stream(to);
+        if stream.failure.is_none() {
+            stream.failure = stream.writer.write_all(data).and_then(|()| stream.writer.flush()).err();
+        }
     }
 
     /// Whether a write to the stream failed, so that no further text arrives.
     pub fn is_closed(&self, to: To) -> bool {
-        self.flag(to).load(Ordering::Relaxed)
+        self.stream(to).failure.is_some()
     }
 
-    fn flag(&self, to: To) -> &AtomicBool {
-        match to {
-            To::Stdout => &self.stdout_closed,
-            To::Stderr => &self.stderr_closed,
-        }
+    /// Why standard output could not be written, if that was not just a reader that left.
+    pub fn stdout_error(&self) -> Option<String> {
+        let stream = self.stream(To::Stdout);
+        let failure = stream.failure.as_ref()?;
+        (failure.kind() != io::ErrorKind::BrokenPipe).then(|| failure.to_string())
     }
-}
 
-fn write_all(stream: &mut impl Write, data: &[u8]) -> io::Result<()> {
-    stream.write_all(data)?;
-    stream.flush()
-}
+    /// Whether the stream is a terminal.
+    pub fn is_terminal(&self, to: To) -> bool {
+        self.stream(to).terminal
+    }
 
-/// Whether the stream is a terminal.
-pub fn is_terminal(to: To) -> bool {
-    match to {
-        To::Stdout => io::stdout().is_terminal(),
-        To::Stderr => io::stderr().is_terminal(),
+    fn stream(&self, to: To) -> MutexGuard<'_, Stream> {
+        let stream = match to {
+            To::Stdout => &self.stdout,
+            To::Stderr => &self.stderr,
+        };
+        stream.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
