@@ -62,36 +62,14 @@ fn a_vagrantfile_that_is_not_utf8() {
 
 #[test]
 fn a_syntax_error_is_pointed_at() {
-    let text = refused(&Place::with("box = \"micro\"\ncpus = = 2\n"));
-    insta::assert_snapshot!(text, @r"
-    error: not TOML: extra `=`, expected nothing
-     --> [DIR]/project/Vagrantfile:2:8
-      |
-    2 | cpus = = 2
-      |        ^
-
-    error: not TOML: unexpected key or value, expected newline, `#`
-     --> [DIR]/project/Vagrantfile:2:10
-      |
-    2 | cpus = = 2
-      |          ^
-
-    2 problems
-    ");
+    let place = Place::with("box = \"micro\"\ncpus = = 2\n");
+    refused_with(&place, &["error: not TOML", "[DIR]/project/Vagrantfile:2:8", "2 | cpus = = 2\n", "^"]);
 }
 
 #[test]
 fn an_unknown_key_gets_a_suggestion() {
-    let text = refused(&Place::with("box = \"micro\"\nmemmory = \"1GiB\"\n"));
-    insta::assert_snapshot!(text, @r#"
-    error: unknown key `memmory` at the top of the file
-     --> [DIR]/project/Vagrantfile:2:1
-      |
-    2 | memmory = "1GiB"
-      | ^^^^^^^
-      |
-      = help: did you mean `memory`?
-    "#);
+    let place = Place::with("box = \"micro\"\nmemmory = \"1GiB\"\n");
+    refused_with(&place, &["unknown key `memmory`", "Vagrantfile:2:1", "did you mean `memory`?"]);
 }
 
 #[test]
