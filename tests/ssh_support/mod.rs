@@ -119,10 +119,11 @@ impl Server {
         std::fs::read_to_string(self.dir().join("log")).unwrap_or_default()
     }
 
-    /// Ends the server process that serves the only connection, as a vanished guest would.
+    /// Ends the server with all its connections, as a vanished guest would.
     pub fn kill(&mut self) {
         for pid in children_of(self.child.id()) {
-            for grandchild in children_of(pid) {
+            // Not the commands that it runs: in a guest that lives on they clean up by themselves.
+            for grandchild in children_of(pid).into_iter().filter(|pid| is_server(*pid)) {
                 kill(grandchild);
             }
             kill(pid);
@@ -136,6 +137,11 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn is_server(pid: u32) -> bool {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    ["sshd", "sshd-session", "dropbear"].contains(&name.trim())
 }
 
 fn kill(pid: u32) {

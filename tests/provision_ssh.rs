@@ -1,0 +1,150 @@
+//! Provision steps over a real SSH connection.
+
+mod provision_support;
+mod ssh_support;
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use provision_support::{Seen, file, shell};
+use rvm::model::{Cancel, Event, Masker, ProvisionChoice, Step};
+use rvm::provision::{self, Context, Outcome, ProvisionError, Stamps};
+use rvm::ssh::Session;
+use ssh_support::Server;
+
+struct Run {
+    machine_dir: tempfile::TempDir,
+    seen: Seen,
+    cancel: Cancel,
+}
+
+impl Run {
+    fn new() -> Run {
+        Run { machine_dir: tempfile::tempdir().unwrap(), seen: Seen::default(), cancel: Cancel::new() }
+    }
+
+    fn run(&self, session: &Session, steps: &[Step]) -> Result<Outcome, ProvisionError> {
+        let mut stamps = Stamps::load(self.machine_dir.path()).unwrap();
+        let masker = Masker::default();
+        let (report, cancel) = (&self.seen, &self.cancel);
+        let context = Context { machine: "web", guest: session, report, masker: &masker, cancel };
+        provision::run(&context, steps, &ProvisionChoice::Auto, &mut stamps)
+    }
+
+    fn printed(&self, text: &str) -> bool {
+        let events = self.seen.0.lock().unwrap();
+        events.iter().any(|event| matches!(event, Event::Output { line, .. } if line == text))
+    }
+}
+
+fn servers() -> Vec<Server> {
+    [Some(Server::sshd("")), Server::dropbear()].into_iter().flatten().collect()
+}
+
+fn is_running(pid: &str) -> bool {
+    fs::read_to_string(format!("/proc/{}/cmdline", pid.trim())).is_ok_and(|line| line.contains("sleep"))
+}
+
+#[test]
+fn steps_succeed_fail_and_go_on() {
+    for server in servers() {
+        let (session, run) = (server.connect(), Run::new());
+        let mark = server.dir().join("mark");
+        let steps = [
+            shell("one", "echo out; echo err >&2"),
+            shell("two", &format!("[ -e {} ] || exit 41", mark.display())),
+        ];
+        let error = run.run(&session, &steps).unwrap_err();
+        assert!(matches!(error, ProvisionError::StepFailed { code: 41, .. }), "{error:?}");
+        assert!(run.printed("out") && run.printed("err"));
+        fs::write(mark, "").unwrap();
+        let outcome = run.run(&session, &steps).unwrap();
+        assert_eq!((outcome.ran, outcome.skipped), (vec!["two".to_owned()], vec!["one".to_owned()]));
+    }
+}
+
+#[test]
+fn a_background_process_that_holds_the_output_does_not_hold_up_the_step() {
+    for server in servers() {
+        let (session, run) = (server.connect(), Run::new());
+        let pid = server.dir().join("pid");
+        let begin = Instant::now();
+        let script = format!("sleep 60 & echo $! >{}; echo done", pid.display());
+        run.run(&session, &[shell("daemon", &script), shell("next", "echo next")]).unwrap();
+        assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+        assert!(run.printed("done") && run.printed("next"));
+        let pid = fs::read_to_string(pid).unwrap();
+        assert!(is_running(&pid));
+        std::process::Command::new("kill").arg(pid.trim()).status().unwrap();
+    }
+}
+
+#[test]
+fn a_cancelled_step_ends_in_the_guest_too() {
+    for server in servers() {
+        let (session, run) = (server.connect(), Run::new());
+        let pid = server.dir().join("pid");
+        let (cancel, file) = (run.cancel.clone(), pid.clone());
+        let trigger = std::thread::spawn(move || {
+            while fs::read_to_string(&file).unwrap_or_default().is_empty() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            cancel.cancel();
+        });
+        let script = format!("sleep 60 & echo $! >{}; wait", pid.display());
+        let error = run.run(&session, &[shell("long", &script)]).unwrap_err();
+        assert!(error.is_interrupt(), "{error:?}");
+        trigger.join().unwrap();
+        drop(session);
+        let pid = fs::read_to_string(pid).unwrap();
+        let begin = Instant::now();
+        while is_running(&pid) {
+            assert!(begin.elapsed() < Duration::from_secs(15), "the step still runs in the guest");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+#[test]
+fn a_connection_that_breaks_leaves_the_step_unstamped() {
+    let mut server = Server::sshd("");
+    let (session, run) = (server.connect(), Run::new());
+    let begun = server.dir().join("begun");
+    let script = format!("echo >{}; sleep 5", begun.display());
+    let steps = [shell("first", "true"), shell("cut", &script)];
+    let error = std::thread::scope(|scope| {
+        let (run, steps) = (&run, &steps);
+        let worker = scope.spawn(move || run.run(&session, steps).unwrap_err());
+        while !begun.exists() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        server.kill();
+        worker.join().unwrap()
+    });
+    assert!(matches!(error, ProvisionError::StepCut { .. }), "{error:?}");
+    assert!(error.hint().unwrap().contains("rvm up web"));
+    let stamps = fs::read_to_string(run.machine_dir.path().join("steps.json")).unwrap();
+    assert!(stamps.contains("first") && !stamps.contains("cut"), "{stamps}");
+}
+
+#[test]
+fn large_files_and_folders_arrive_whole() {
+    for server in servers() {
+        let (session, run) = (server.connect(), Run::new());
+        let tree = server.dir().join("tree");
+        fs::create_dir_all(tree.join("a/b")).unwrap();
+        let data: Vec<u8> =
+            (0..30_000_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        fs::write(tree.join("a/big"), &data).unwrap();
+        for i in 0..300 {
+            fs::write(tree.join(format!("a/b/{i}")), format!("file {i}")).unwrap();
+        }
+        let dest = server.dir().join("dest");
+        let at = |name: &str| dest.join(name).display().to_string();
+        run.run(&session, &[file("tree", &tree, &at("tree")), file("file", &tree.join("a/big"), &at("big"))])
+            .unwrap();
+        assert!(fs::read(dest.join("tree/a/big")).unwrap() == data);
+        assert!(fs::read(dest.join("big")).unwrap() == data);
+        assert_eq!(fs::read_to_string(dest.join("tree/a/b/299")).unwrap(), "file 299");
+    }
+}
