@@ -80,8 +80,8 @@ impl ProvisionError {
     pub fn hint(&self) -> Option<String> {
         match self {
             ProvisionError::StepFailed { machine, .. } => Some(format!(
-                "the machine is left running: look into it with `rvm ssh {machine}`; \
-                 `rvm up {machine}` or `rvm provision {machine}` goes on at this step"
+                "the machine is left running: look into it with `rvm ssh {machine}`; after the cause is \
+                 mended `rvm up {machine}` goes on at this step"
             )),
             ProvisionError::StepUnable { hint, .. } => hint.clone(),
             ProvisionError::StepCut { machine, source, .. } => Some(source.hint().unwrap_or_else(|| {
@@ -91,8 +91,10 @@ impl ProvisionError {
                 Some("this machine has no provision steps".into())
             }
             ProvisionError::UnknownStep { names, .. } => Some(format!("there are: {}", names.join(", "))),
-            ProvisionError::Source { .. } => None,
-            ProvisionError::Stamps { .. } => None,
+            ProvisionError::Stamps { path, source } if source.kind() == io::ErrorKind::InvalidData => {
+                Some(format!("remove {}: then all steps count as not run yet", path.display()))
+            }
+            ProvisionError::Source { .. } | ProvisionError::Stamps { .. } => None,
         }
     }
 
