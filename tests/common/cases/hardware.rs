@@ -1,0 +1,48 @@
+//! Processors, memory, disks; a guest that reboots or switches itself off.
+
+use std::time::{Duration, Instant};
+
+use super::MICRO;
+use crate::common::Project;
+
+/// What the file declares is what the guest has.
+pub fn four_cpus_four_gib_and_a_grown_disk(provider: &str) {
+    let file = "box = \"micro\"\ncpus = 4\nmemory = \"4GiB\"\ndisk = \"3GiB\"\nhostname = \"big.example\"\n";
+    let project = Project::new(provider, file);
+    project.rvm(&["up"]).ok();
+    assert_eq!(project.ssh("nproc"), "4");
+    let kib: u64 = project.ssh("awk '/^MemTotal/ { print $2 }' /proc/meminfo").parse().unwrap();
+    assert!((3_700_000..=4_194_304).contains(&kib), "MemTotal is {kib} KiB");
+    // Memory above 4 GiB of addresses exists only where the hole below them was left out.
+    let blocks: u64 = project.ssh("df -k / | awk 'END { print $2 }'").parse().unwrap();
+    assert!((2_700_000..=3 << 20).contains(&blocks), "the root file system has {blocks} KiB");
+    assert_eq!(project.ssh("hostname"), "big.example");
+    let used = "dd if=/dev/urandom of=/tmp/a bs=1M count=64 2>/dev/null && cp /tmp/a /tmp/b && sync && cmp /tmp/a /tmp/b && echo same";
+    assert_eq!(project.ssh(used), "same");
+}
+
+/// A guest that reboots comes back by itself; one that switches itself off stays off.
+pub fn a_guest_that_reboots_or_powers_off(provider: &str) {
+    let project = Project::new(provider, MICRO);
+    project.rvm(&["up"]).ok();
+    let boot = "cat /proc/sys/kernel/random/boot_id";
+    let first = project.ssh(boot);
+    // The connection may be gone before the command's exit code comes back.
+    project.rvm(&["ssh", "-c", "sudo reboot"]);
+    let deadline = Instant::now() + Duration::from_secs(120);
+    loop {
+        let run = project.rvm(&["ssh", "-c", boot]);
+        if run.code == 0 && run.stdout.trim() != first {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the guest does not come back");
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    assert_eq!(project.state("default"), "running");
+    project.rvm(&["ssh", "-c", "sudo poweroff"]);
+    project.wait_state("default", "poweroff");
+    project.rvm(&["up"]).ok();
+    assert_ne!(project.ssh(boot), first);
+    project.rvm(&["halt", "-f"]).ok();
+    assert_eq!(project.state("default"), "poweroff");
+}

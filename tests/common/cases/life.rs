@@ -1,0 +1,123 @@
+//! Up, halt, destroy and what is shown of a machine in between.
+
+use super::MICRO;
+use crate::common::{Project, fetch, free_port, machines};
+
+const COUNTING: &str = r#"
+[[provision]]
+name = "count"
+shell = "echo run >> /etc/e2e-count"
+"#;
+
+/// The whole life of one machine, with Vagrant's states, and no step run twice.
+pub fn life_of_a_machine(provider: &str) {
+    let project = Project::new(provider, &format!("{MICRO}{COUNTING}"));
+    assert_eq!(project.state("default"), "not_created");
+    project.rvm(&["ssh", "-c", "true"]).code(1);
+
+    project.rvm(&["up"]).ok().says("count");
+    let machine = project.machine("default");
+    assert_eq!(machine["state"], "running");
+    assert_eq!(machine["provider"], provider);
+    assert_eq!(machine["box"], "micro");
+    project.rvm(&["status"]).ok().says("running").says(provider);
+    ssh_and_ids(&project, machine["id"].as_str().unwrap());
+
+    project.rvm(&["up"]).ok();
+    assert_eq!(project.ssh("cat /etc/e2e-count"), "run");
+
+    project.rvm(&["halt"]).ok();
+    assert_eq!(project.state("default"), "poweroff");
+    project.rvm(&["halt"]).ok();
+    project.rvm(&["up"]).ok();
+    assert_eq!(project.ssh("cat /etc/e2e-count"), "run", "the disk is kept and no step runs twice");
+    project.rvm(&["provision"]).ok();
+    assert_eq!(project.ssh("wc -l < /etc/e2e-count").trim(), "2");
+    project.rvm(&["reload"]).ok();
+    assert_eq!(project.ssh("wc -l < /etc/e2e-count").trim(), "2");
+
+    project.rvm(&["destroy"]).code(1).says("-f");
+    project.rvm(&["destroy", "-f"]).ok();
+    assert_eq!(project.state("default"), "not_created");
+    let all = machines(&project.rvm(&["global-status", "--json"]).ok());
+    assert!(all.is_empty(), "{all:?}");
+    let left = std::fs::read_dir(project.home.join("machines")).map(Iterator::count).unwrap_or(0);
+    assert_eq!(left, 0, "files of a destroyed machine are left");
+    assert!(project.pids().is_empty());
+    project.rvm(&["destroy", "-f"]).ok();
+}
+
+/// Exit codes, both streams, the system's ssh client; ids work from any folder.
+fn ssh_and_ids(project: &Project, id: &str) {
+    let run = project.rvm(&["ssh", "-c", "echo out; echo err >&2; exit 3"]).code(3);
+    assert_eq!(run.stdout, "out\n");
+    assert!(run.stderr.contains("err"), "{run:?}");
+    let bytes = project.rvm(&["ssh", "-c", "seq 1 20000"]).ok().stdout;
+    assert_eq!(bytes.lines().count(), 20_000);
+    assert_eq!(bytes.lines().last(), Some("20000"));
+
+    let config = project.rvm(&["ssh-config"]).ok().stdout;
+    project.write("ssh.conf", &config);
+    let run = project.run("ssh", &["-F", "ssh.conf", "default", "echo through the client"]);
+    assert_eq!(run.ok().stdout, "through the client\n");
+
+    let listed = machines(&project.rvm(&["global-status", "--json"]).ok());
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0]["directory"], project.root.to_str().unwrap());
+    project.rvm(&["global-status"]).ok().says(&id[..7]).says("running");
+    let mut elsewhere = project.command(&["status", "--json", &id[..7]]);
+    let output = elsewhere.current_dir("/").output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains("running"), "{output:?}");
+}
+
+/// Two machines in one file are brought up one by one or together.
+pub fn two_machines_of_one_file(provider: &str) {
+    let project =
+        Project::new(provider, &format!("{MICRO}[[machine]]\nname = \"web\"\n[[machine]]\nname = \"db\"\n"));
+    project.rvm(&["up", "web"]).ok();
+    assert_eq!((project.state("web").as_str(), project.state("db").as_str()), ("running", "not_created"));
+    project.rvm(&["up"]).ok();
+    for name in ["web", "db"] {
+        let run = project.rvm(&["ssh", name, "-c", "hostname"]).ok();
+        assert_eq!(run.stdout.trim(), name);
+    }
+    project.rvm(&["ssh", "-c", "true"]).code(2);
+    project.rvm(&["up", "nobody"]).code(2).says("nobody");
+    project.rvm(&["halt", "db"]).ok();
+    assert_eq!((project.state("web").as_str(), project.state("db").as_str()), ("running", "poweroff"));
+    project.rvm(&["destroy", "-f"]).ok();
+    assert_eq!((project.state("web").as_str(), project.state("db").as_str()), ("not_created", "not_created"));
+}
+
+const SERVER: &str = r#"
+[[provision]]
+name = "serve"
+run = "always"
+shell = """
+mkdir -p /tmp/www
+echo "hello from $(hostname)" > /tmp/www/index.html
+busybox httpd -p 80 -h /tmp/www
+"""
+"#;
+
+/// A page of the guest through a forwarded port; a port that is taken.
+pub fn forwarded_ports(provider: &str) {
+    let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let host = taken.local_addr().unwrap().port();
+    let port = |more: &str| format!("{MICRO}[[port]]\nguest = 80\nhost = {host}\n{more}{SERVER}");
+    let project = Project::new(provider, &port(""));
+    project.rvm(&["up"]).code(1).says(&host.to_string()).says("auto_correct");
+
+    project.vagrantfile(provider, &port("auto_correct = true\n"));
+    project.rvm(&["up"]).ok().says(&host.to_string());
+    let actual = project.machine("default")["ports"][0]["host"].as_u64().unwrap();
+    assert_ne!(actual, u64::from(host));
+    project.rvm(&["port"]).ok().says(&actual.to_string());
+    assert!(fetch(u16::try_from(actual).unwrap()).contains("hello from default"));
+    drop(taken);
+
+    let free = free_port();
+    project.vagrantfile(provider, &format!("{MICRO}[[port]]\nguest = 80\nhost = {free}\n{SERVER}"));
+    project.rvm(&["reload"]).ok();
+    assert!(fetch(free).contains("hello from default"));
+}

@@ -1,0 +1,52 @@
+//! End to end on the provider `kvm`: needs a KVM that runs stock guests, and fails without one.
+//!
+//! `make test` runs it on the machine's own KVM where that is real, else in the lab.
+//! `docs/testing.md` says more.
+
+mod common;
+
+use common::{Project, machines};
+
+/// The other tests would fail one by one, less clearly.
+#[test]
+fn this_host_has_a_real_kvm() {
+    let project = Project::new("kvm", common::cases::MICRO);
+    let run = project.rvm(&["doctor", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert!(
+        report["providers"]["kvm"] == true,
+        "this KVM cannot run stock guests: run `make test`, which uses the lab\n{}",
+        run.text()
+    );
+}
+
+/// Where KVM is real it is what serves without being asked for.
+#[test]
+fn kvm_is_chosen_by_itself() {
+    let project = Project::new("kvm", common::cases::MICRO);
+    project.write("Vagrantfile", common::cases::MICRO);
+    project.rvm(&["up"]).ok().says_not("qemu");
+    assert_eq!(machines(&project.rvm(&["status", "--json"]).ok())[0]["provider"], "kvm");
+}
+
+cases! { "kvm":
+    life::life_of_a_machine,
+    life::two_machines_of_one_file,
+    life::forwarded_ports,
+    hardware::four_cpus_four_gib_and_a_grown_disk,
+    hardware::a_guest_that_reboots_or_powers_off,
+    steps::a_failed_step_is_where_the_next_up_resumes,
+    steps::kinds_of_steps_and_when_they_run,
+    steps::a_secret_reaches_only_the_step_that_names_it,
+    logins::wrong_credentials_are_named,
+    logins::bad_key_files_are_refused_early,
+    faults::a_killed_machine_is_aborted_and_up_recovers,
+    faults::an_up_cut_off_anywhere_is_finished_by_the_next,
+    faults::two_ups_at_once_wait_for_each_other,
+    faults::broken_files_are_named,
+    faults::a_full_disk_is_named,
+    systems::debian_12_stock,
+    systems::debian_12_fast,
+    systems::debian_13_stock_late_then_with_packages,
+    systems::debian_13_fast,
+}

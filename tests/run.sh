@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# All tests, in the order in which they are cheap: format, lints, unit and command line tests, then
+# real machines on QEMU here, then on KVM here or in the lab. Nothing is skipped.
+#
+#   run.sh [STAGE...]   only these stages: lint unit store qemu lab kvm
+#
+# Ends with one line that counts the tests of all stages.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=../scripts/common.sh
+. scripts/common.sh
+
+passed=0 failed=0
+began=$(date +%s)
+log=$(mktemp)
+finish() {
+  local status=$?
+  rm -f "$log"
+  [ "$status" -eq 0 ] || [ "$failed" -gt 0 ] || failed=1
+  echo
+  echo "all tests took $(($(date +%s) - began)) s"
+  echo "$passed passed, $failed failed"
+}
+trap finish EXIT
+
+stage() {
+  echo
+  echo "=== $* ($(($(date +%s) - began)) s)"
+}
+
+# Runs a command that prints results as `cargo test` does, and adds them up.
+counted() {
+  local status=0 line
+  "$@" 2>&1 | tee "$log" || status=$?
+  while IFS= read -r line; do
+    passed=$((passed + $(sed -E 's/.* ([0-9]+) passed.*/\1/' <<<"$line")))
+    failed=$((failed + $(sed -E 's/.* ([0-9]+) failed.*/\1/' <<<"$line")))
+  done < <(grep -E '^test result: .* [0-9]+ passed; [0-9]+ failed' "$log" || true)
+  return "$status"
+}
+
+# Path of the test program that cargo built.
+test_program() {
+  cargo test --quiet --locked --test "$1" --no-run --message-format=json 2>/dev/null |
+    grep '"executable":"' | grep -o "\"executable\":\"[^\"]*/$1-[^\"]*\"" | tail -n 1 | cut -d'"' -f4
+}
+
+lint() {
+  stage "format and lints"
+  make --no-print-directory fmt lint
+}
+
+unit() {
+  stage "unit, command line and layering tests"
+  counted cargo test --locked
+}
+
+# Boxes and kernels, each built only where the store lacks it.
+store() {
+  stage "boxes and kernels in $store"
+  mkdir -p "$store"
+  local box
+  for box in micro debian/12 debian/13; do
+    RVM_HOME=$store "$rvm" box add "$box" --kernel stock --kernel fast
+  done
+}
+
+qemu() {
+  stage "end to end on the provider qemu"
+  counted env RVM_TEST_BIN="$rvm" RVM_TEST_STORE="$store" "$(test_program e2e_qemu)" --test-threads=2
+}
+
+lab() {
+  if kvm_is_real; then return; fi
+  stage "the lab"
+  counted lab/selftest.sh
+}
+
+kvm() {
+  local program
+  program=$(test_program e2e_kvm)
+  if kvm_is_real; then
+    stage "end to end on the provider kvm, on this machine's KVM"
+  else
+    stage "end to end on the provider kvm, in the lab: this machine's KVM cannot run stock guests"
+    lab_options=(-t 2400)
+    # Their files belong on the disk that the store is on: the lab's root is in RAM.
+    set -- RVM_TEST_TMP="$store/tmp"
+  fi
+  counted with_kvm env RVM_TEST_BIN="$rvm" RVM_TEST_STORE="$store" "$@" "$program" --test-threads=2
+}
+
+stages=("$@")
+[ $# -gt 0 ] || stages=(lint unit store qemu lab kvm)
+cargo build --release --locked
+status=0
+for name in "${stages[@]}"; do
+  case $name in
+    # The tests of real machines are told apart from each other: one that fails does not hide the rest.
+    qemu | kvm) "$name" || status=1 ;;
+    lint | unit | store | lab) "$name" ;;
+    *) echo "unknown stage $name (see the head of $0)" >&2 && exit 2 ;;
+  esac
+done
+exit "$status"
