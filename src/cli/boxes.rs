@@ -10,14 +10,36 @@ use super::ui::table::{bytes, table};
 use super::{DONE, Json, Outcome};
 use crate::image::{BoxImage, Settings, Store};
 use crate::machine::Machines;
+use crate::model::KernelChoice;
 
 /// `rvm box …`.
 #[derive(Debug, Subcommand)]
 pub enum BoxVerb {
+    /// Build a box into the store, before a machine needs it
+    Add(AddArgs),
     /// Show the boxes in the store
     List(ListArgs),
     /// Remove a box from the store
     Remove(RemoveArgs),
+}
+
+/// Words of `rvm box add`.
+#[derive(Debug, Args)]
+pub struct AddArgs {
+    /// Name of the box, such as debian/13
+    #[arg(value_name = "BOX")]
+    name: String,
+    /// Kernels to have ready with it; may be repeated
+    #[arg(long = "kernel", value_enum, value_name = "KERNEL", default_values_t = [Kernel::Stock])]
+    kernels: Vec<Kernel>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Kernel {
+    /// The distribution's own
+    Stock,
+    /// The one that rvm builds from Debian's kernel source
+    Fast,
 }
 
 /// Words of `rvm box list`.
@@ -43,9 +65,25 @@ pub fn run(app: &App, verb: &BoxVerb) -> Outcome {
     let settings = Settings { mirror: env("RVM_MIRROR"), ..Settings::default() };
     let store = Store::new(app.layout()?, settings);
     match verb {
+        BoxVerb::Add(args) => add(app, &store, args),
         BoxVerb::List(_) => list(app, &store),
         BoxVerb::Remove(args) => remove(app, &store, args),
     }
+}
+
+fn add(app: &App, store: &Store, args: &AddArgs) -> Outcome {
+    let image = store.ensure_box(&args.name, &*app.ui, &app.cancel)?;
+    for kernel in &args.kernels {
+        let choice = match kernel {
+            Kernel::Stock => KernelChoice::Stock,
+            Kernel::Fast => KernelChoice::Fast,
+        };
+        let kernel = store.ensure_kernel(&image, choice, &*app.ui, &app.cancel)?;
+        app.ui.note(&format!("The kernel {} ({}) is in the store.", kernel.version, choice.as_str()));
+    }
+    let digest = image.digest.get(..12).unwrap_or(&image.digest);
+    app.ui.note(&format!("The box {} ({digest}) is in the store.", image.name));
+    Ok(DONE)
 }
 
 fn list(app: &App, store: &Store) -> Outcome {

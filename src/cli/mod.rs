@@ -135,7 +135,7 @@ impl Verb {
             Verb::Up(_) | Verb::Halt(_) | Verb::Reload(_) | Verb::Provision(_) | Verb::Destroy(_) => {
                 To::Stdout
             }
-            Verb::Init(_) | Verb::Box(boxes::BoxVerb::Remove(_)) => To::Stdout,
+            Verb::Init(_) | Verb::Box(boxes::BoxVerb::Add(_) | boxes::BoxVerb::Remove(_)) => To::Stdout,
             _ => To::Stderr,
         }
     }
