@@ -97,7 +97,7 @@ fn much_output_is_not_kept_in_memory() {
 #[test]
 fn cancel_ends_a_command_at_once() {
     let server = Server::sshd("");
-    for command in ["exec sleep 33", "yes", "cat >/dev/null"] {
+    for command in ["exec sleep 20", "yes", "cat >/dev/null"] {
         let session = server.connect();
         let cancel = Cancel::new();
         let trigger = cancel.clone();
@@ -110,7 +110,7 @@ fn cancel_ends_a_command_at_once() {
         let error = session.exec(command, input, &mut |_, _| (), &cancel, None).unwrap_err();
         let late = asked.join().unwrap().elapsed();
         assert!(matches!(error, SshError::Cancelled) && error.is_interrupt(), "{command}: {error:?}");
-        assert!(late < Duration::from_millis(400), "{command}: {late:?}");
+        assert!(late < Duration::from_secs(1), "{command}: {late:?}");
     }
 }
 
@@ -121,7 +121,7 @@ fn a_time_limit_is_kept() {
     let begin = Instant::now();
     let limit = Some(Duration::from_secs(1));
     let error =
-        session.exec("exec sleep 33", Input::None, &mut |_, _| (), &Cancel::new(), limit).unwrap_err();
+        session.exec("exec sleep 20", Input::None, &mut |_, _| (), &Cancel::new(), limit).unwrap_err();
     assert!(matches!(error, SshError::TimedOut { .. }), "{error:?}");
     assert!(begin.elapsed() < Duration::from_secs(3));
 }
@@ -156,7 +156,7 @@ fn a_server_that_vanishes_is_an_error() {
     let error = std::thread::scope(|scope| {
         let worker = scope.spawn(move || {
             let mut out = |_, _: &[u8]| begun.send(()).unwrap();
-            session.exec("echo; sleep 60", Input::None, &mut out, &Cancel::new(), None)
+            session.exec("echo; exec sleep 9", Input::None, &mut out, &Cancel::new(), None)
         });
         has_begun.recv().unwrap();
         server.kill();
@@ -284,7 +284,7 @@ fn a_wait_ends_with_cancel_and_with_the_virtual_machine() {
     let mut alive = || begin.elapsed() < Duration::from_millis(300);
     let error = not_ready(ssh::wait_ready(&target, deadline, &mut alive, &mut |_| (), &Cancel::new()));
     assert!(matches!(error, WaitError::VmEnded { stage: BootStage::Connected }), "{error:?}");
-    assert!(begin.elapsed() < Duration::from_millis(900));
+    assert!(begin.elapsed() < Duration::from_secs(2));
 
     let cancel = Cancel::new();
     let begin = Instant::now();
@@ -296,7 +296,7 @@ fn a_wait_ends_with_cancel_and_with_the_virtual_machine() {
     };
     let error = not_ready(ssh::wait_ready(&target, deadline, &mut alive, &mut |_| (), &cancel));
     assert!(error.is_interrupt(), "{error:?}");
-    assert!(begin.elapsed() < Duration::from_millis(900));
+    assert!(begin.elapsed() < Duration::from_secs(2));
 }
 
 #[test]
@@ -344,7 +344,7 @@ fn proxy(front: std::net::TcpStream, back: std::net::TcpStream) {
 #[test]
 fn dropbear_is_served_too() {
     let Some(server) = Server::dropbear() else {
-        eprintln!("not run: it needs root and the package dropbear-bin");
+        eprintln!("not run: it needs the right to mount, and the package dropbear-bin");
         return;
     };
     let session = server.connect();

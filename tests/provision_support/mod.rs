@@ -22,7 +22,8 @@ pub struct Userland {
 }
 
 impl Userland {
-    /// Both that guests have: busybox with nothing else, and dash with this host's programs.
+    /// Both that guests have: busybox with nothing else, and dash with this host's programs but
+    /// `sudo` and the package manager.
     pub fn all() -> [Userland; 2] {
         [Userland::busybox(), Userland::dash()]
     }
@@ -40,7 +41,16 @@ impl Userland {
 
     pub fn dash() -> Userland {
         let dir = tempfile::tempdir().unwrap();
-        std::os::unix::fs::symlink("/bin/dash", dir.path().join("sh")).unwrap();
+        let link = |from: &Path, to: &str| std::os::unix::fs::symlink(from, dir.path().join(to));
+        link(Path::new("/bin/dash"), "sh").unwrap();
+        for entry in ["/usr/bin", "/bin"].into_iter().flat_map(|bin| std::fs::read_dir(bin).unwrap()) {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if !["sh", "sudo", "apt-get", "dpkg-query"].contains(&name) {
+                // Many are in both folders.
+                let _ = link(&path, name);
+            }
+        }
         Userland { dir, name: "dash" }
     }
 
@@ -124,12 +134,8 @@ impl Local {
 
     fn command(&self, command: &str) -> Command {
         let own = self.userland.dir.path();
-        let path = match self.userland.name {
-            "busybox" => own.display().to_string(),
-            _ => format!("{}:/usr/bin:/bin", own.display()),
-        };
         let mut process = Command::new(own.join("sh"));
-        process.arg("-c").arg(command).env_clear().env("PATH", path);
+        process.arg("-c").arg(command).env_clear().env("PATH", own);
         process.env("HOME", self.home.path()).current_dir(self.home.path());
         process.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         process
