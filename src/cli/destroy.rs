@@ -33,7 +33,7 @@ pub fn run(app: &App, args: &DestroyArgs) -> Outcome {
     targets.reverse();
     let mut created = Vec::new();
     for target in &targets {
-        match target.status(&machines)?.id {
+        match target.id(&machines)? {
             Some(id) => created.push((target, id)),
             None => app.ui.stage(&target.name, "Machine not created."),
         }

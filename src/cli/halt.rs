@@ -23,7 +23,7 @@ pub fn run(app: &App, args: &HaltArgs) -> Outcome {
     let mut targets = target::resolve(app, &machines, &args.names)?;
     targets.reverse();
     up::each(app, &targets, "halt", |target| {
-        let text = match target.status(&machines)?.id {
+        let text = match target.id(&machines)? {
             None => "not created",
             Some(id) if machines.halt(&id, args.force)? => "stopped",
             Some(_) => "was not running",

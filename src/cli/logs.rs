@@ -22,7 +22,7 @@ pub struct LogsArgs {
 pub fn run(app: &App, args: &LogsArgs) -> Outcome {
     let machines = app.machines()?;
     let target = target::resolve_one(app, &machines, &args.name, "logs")?;
-    let Some(id) = target.status(&machines)?.id else {
+    let Some(id) = target.id(&machines)? else {
         return Err(CliError::failed(format!("{} has no console log: it is not created", target.name))
             .hint(format!("`rvm up {}` creates it", target.name)));
     };

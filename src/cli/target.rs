@@ -45,6 +45,14 @@ impl Target {
         }
     }
 
+    /// Its id, also of a machine whose record cannot be read; `None` when it is not created.
+    pub fn id(&self, machines: &Machines<'_>) -> Result<Option<String>, CliError> {
+        match &self.id {
+            Some(id) => Ok(Some(id.clone())),
+            None => Ok(self.status(machines)?.id),
+        }
+    }
+
     /// The machine as it is now.
     pub fn status(&self, machines: &Machines<'_>) -> Result<Status, CliError> {
         match (&self.id, &self.project) {
@@ -114,7 +122,14 @@ fn by_id(app: &App, machines: &Machines<'_>, word: &str) -> Result<Option<Target
         return Ok(None);
     }
     let Some(id) = machines.find(&word.to_ascii_lowercase())? else { return Ok(None) };
-    let status = machines.status_of(&id)?;
+    let status = match machines.status_of(&id) {
+        Ok(status) => status,
+        // What cannot be read can still be removed.
+        Err(error) => {
+            let name = short(&id).to_owned();
+            return Ok(Some(Target { name, id: Some(id), project: None, trouble: Some(error.into()) }));
+        }
+    };
     let loaded = app.project_at(status.project.clone()).and_then(|project| {
         // The search goes upward: a project further up is another one.
         if project.root == status.project {
