@@ -29,8 +29,10 @@ pub struct AddArgs {
     /// Name of the box, such as debian/13
     #[arg(value_name = "BOX")]
     name: String,
-    /// Kernels to have ready with it; may be repeated
+    /// Kernel to have ready with it, stock (the distribution's own) or fast (which rvm builds);
+    /// may be repeated
     #[arg(long = "kernel", value_enum, value_name = "KERNEL", default_values_t = [Kernel::Stock])]
+    #[arg(hide_possible_values = true)]
     kernels: Vec<Kernel>,
 }
 

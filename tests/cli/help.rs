@@ -2,7 +2,7 @@
 
 use super::Place;
 
-const VERBS: [&[&str]; 19] = [
+const VERBS: [&[&str]; 20] = [
     &[],
     &["init"],
     &["validate"],
@@ -17,6 +17,7 @@ const VERBS: [&[&str]; 19] = [
     &["destroy"],
     &["port"],
     &["box"],
+    &["box", "add"],
     &["box", "list"],
     &["box", "remove"],
     &["logs"],
