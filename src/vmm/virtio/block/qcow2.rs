@@ -12,6 +12,8 @@ use super::error::DiskError;
 
 /// "QFI\xfb", big-endian.
 const MAGIC: u32 = 0x5146_49fb;
+/// Versions of the format.
+const VERSIONS: std::ops::RangeInclusive<u32> = 2..=3;
 /// Bytes of a version 2 header, and what is read of a version 3 one.
 const HEADER_LEN: usize = 72;
 /// Bits of a table entry that hold an offset.
@@ -39,6 +41,12 @@ pub(super) fn check(file: &File, path: &Path) -> Result<(), DiskError> {
         return Err(DiskError::NotQcow2 { path: path.to_owned() });
     }
     image.holds("its header", 0, HEADER_LEN as u64)?;
+    if !VERSIONS.contains(&be32(&header, 4)) {
+        return Err(image.damaged("its version is not 2 or 3"));
+    }
+    if be32(&header, 32) != 0 {
+        return Err(image.damaged("it is encrypted"));
+    }
     let cluster_bits = be32(&header, 20);
     if !CLUSTER_BITS.contains(&cluster_bits) {
         return Err(image.damaged("its cluster size is out of range"));

@@ -23,10 +23,10 @@ impl Backend {
         })
     }
 
-    /// Notes that there is something to read.
-    pub(super) fn set_readable(&mut self) {
+    /// Notes that there is something to read, the last if the peer hung up.
+    pub(super) fn set_readable(&mut self, hung_up: bool) {
         match self {
-            Self::Stream(stream) => stream.set_readable(),
+            Self::Stream(stream) => stream.set_readable(hung_up),
             Self::Tap(tap) => tap.set_readable(),
         }
     }

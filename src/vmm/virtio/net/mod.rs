@@ -55,7 +55,7 @@ pub struct Counters {
 /// What device and worker both look at.
 #[derive(Debug)]
 struct Shared {
-    counters: Counters,
+    counters: Arc<Counters>,
     up: AtomicBool,
 }
 
@@ -93,7 +93,7 @@ impl Net {
         if net.mac[0] & 1 != 0 || net.mac == [0; 6] {
             return Err(NetError::Mac { mac: net.mac }.into());
         }
-        let shared = Shared { counters: Counters::default(), up: AtomicBool::new(true) };
+        let shared = Shared { counters: Arc::default(), up: AtomicBool::new(true) };
         Ok(Self {
             backend: Arc::new(Mutex::new(Backend::new(net.backend)?)),
             shared: Arc::new(shared),
@@ -102,9 +102,9 @@ impl Net {
         })
     }
 
-    /// Frames carried and dropped since the card was made.
-    pub fn counters(&self) -> &Counters {
-        &self.shared.counters
+    /// Frames carried and dropped since the card was made; they go on counting.
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.shared.counters)
     }
 }
 

@@ -44,6 +44,8 @@ pub(super) struct Stream {
     end: usize,
     /// There may be more to read.
     readable: bool,
+    /// The peer is gone: what is to be read ends, and no event will say so again.
+    hung_up: bool,
     /// The rest of a frame that was sent in part when a worker was stopped. It has to go out before
     /// anything else.
     tail: Vec<u8>,
@@ -59,16 +61,25 @@ impl Stream {
         rustix::net::getpeername(&socket).map_err(not_a_stream)?;
         // A small buffer costs speed, nothing else.
         let _ = sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER);
-        Ok(Self { socket, buffer: vec![0; BUFFER], start: 0, end: 0, readable: true, tail: vec![] })
+        Ok(Self {
+            socket,
+            buffer: vec![0; BUFFER],
+            start: 0,
+            end: 0,
+            readable: true,
+            hung_up: false,
+            tail: vec![],
+        })
     }
 
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 
-    /// Notes that the socket has something to read.
-    pub(super) fn set_readable(&mut self) {
+    /// Notes that the socket has something to read, the last if the peer hung up.
+    pub(super) fn set_readable(&mut self, hung_up: bool) {
         self.readable = true;
+        self.hung_up |= hung_up;
     }
 
     /// The next frame, which stays the next until it is consumed; `None` until the socket says
@@ -167,7 +178,7 @@ impl Stream {
             Ok((count, _)) => {
                 self.end += count;
                 // A short read empties a stream; what comes later is a new event.
-                self.readable = count == room;
+                self.readable = count == room || self.hung_up;
             }
             Err(rustix::io::Errno::AGAIN) => self.readable = false,
             Err(rustix::io::Errno::INTR) => {}

@@ -135,8 +135,9 @@ impl Worker<'_, '_> {
         }
         if token == BACKEND {
             let gone = EventSet::HANG_UP | EventSet::ERROR;
-            if set.intersects(EventSet::IN | EventSet::READ_HANG_UP | gone) {
-                self.backend.set_readable();
+            let hung_up = set.intersects(EventSet::READ_HANG_UP | gone);
+            if hung_up || set.contains(EventSet::IN) {
+                self.backend.set_readable(hung_up);
                 if self.rx_state == Rx::Frames {
                     self.rx_state = Rx::Work;
                 }

@@ -1,0 +1,12 @@
+//! Virtio devices against good and bad drivers, without KVM: registers and queues as a guest would
+//! use them, real devices behind them.
+
+mod block;
+mod block_images;
+mod chain;
+mod driver;
+mod mmio;
+mod net;
+mod net_stream;
+mod queue;
+mod rng;
