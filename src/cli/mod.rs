@@ -4,6 +4,7 @@
 //! verb; [`ui`] is the only writer to standard output and error.
 
 mod app;
+mod boot;
 mod boxes;
 mod destroy;
 mod doctor;
@@ -109,6 +110,8 @@ enum Verb {
     Box(boxes::BoxVerb),
     /// Print the serial console of a machine
     Logs(logs::LogsArgs),
+    /// Boot a bare kernel, its serial console on this terminal
+    Boot(boot::BootArgs),
     /// Say what this host can do, what it lacks and how to mend it
     Doctor(doctor::DoctorArgs),
     /// Print the version
@@ -156,6 +159,7 @@ impl Verb {
             Verb::Port(args) => port::run(app, &args),
             Verb::Box(verb) => boxes::run(app, &verb),
             Verb::Logs(args) => logs::run(app, &args),
+            Verb::Boot(args) => boot::run(app, &args),
             Verb::Doctor(_) => doctor::run(app),
             Verb::Version => {
                 app.ui.result(&format!("rvm {}", env!("CARGO_PKG_VERSION")));

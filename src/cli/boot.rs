@@ -1,0 +1,225 @@
+//! `rvm boot`: a bare virtual machine with its serial console on standard input and output.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::app::App;
+use super::error::{CliError, Kind};
+use super::{DONE, Outcome};
+use crate::image::kernel::vmlinux_of;
+use crate::vmm::{
+    self, Backing, Disk, DiskFormat, Exit, Handle, Net, NetBackend, OnReset, Serial, Spec, Vmm,
+};
+
+/// Words of `rvm boot`.
+#[derive(Debug, Args)]
+#[command(after_help = "The machine ends when its guest powers off or resets. On a terminal, Ctrl-A x \
+    ends it at once, and Ctrl-A Ctrl-A types a Ctrl-A.")]
+pub struct BootArgs {
+    /// Kernel: an uncompressed ELF `vmlinux`, or a `vmlinuz`, which is unpacked once and kept
+    #[arg(long, value_name = "FILE")]
+    kernel: PathBuf,
+    /// Initial RAM disk
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
+    /// Kernel command line; what announces the devices is added
+    #[arg(long, value_name = "TEXT", default_value = "console=ttyS0", allow_hyphen_values = true)]
+    cmdline: String,
+    /// Guest memory: MiB, or with a unit, as in 512M or 2G
+    #[arg(long, alias = "mem", value_name = "SIZE", default_value = "128M")]
+    memory: Memory,
+    /// Virtual CPUs
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    cpus: u8,
+    /// Disk image: PATH[,format=raw|qcow2][,backing=PATH][,ro]; may be repeated
+    #[arg(long, value_name = "DISK")]
+    disk: Vec<DiskWord>,
+    /// Network card: tap=NAME, an interface of this host; may be repeated
+    #[arg(long, value_name = "NET")]
+    net: Vec<NetWord>,
+}
+
+/// Guest memory in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Memory(u64);
+
+impl FromStr for Memory {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        let lower = word.to_ascii_lowercase();
+        let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let shift = match lower.strip_prefix(digits) {
+            Some("" | "m" | "mb" | "mib") => 20,
+            Some("g" | "gb" | "gib") => 30,
+            _ => return Err("expected a number of MiB, or one with M or G behind it".into()),
+        };
+        let number: u64 = digits.parse().map_err(|_| "expected a number, as in 512M or 2G")?;
+        number.checked_mul(1 << shift).map(Self).ok_or_else(|| "more than there can be".into())
+    }
+}
+
+/// A disk as it is typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct DiskWord {
+    path: PathBuf,
+    format: DiskFormat,
+    read_only: bool,
+}
+
+impl FromStr for DiskWord {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        let mut parts = word.split(',');
+        let path = parts.next().filter(|p| !p.is_empty()).ok_or("expected a path first")?;
+        let (mut qcow2, mut backing, mut read_only) = (false, None, false);
+        for part in parts {
+            match part.split_once('=') {
+                Some(("format", "raw")) => qcow2 = false,
+                Some(("format", "qcow2")) => qcow2 = true,
+                Some(("backing", path)) if !path.is_empty() => backing = Some(Backing { path: path.into() }),
+                None if part == "ro" => read_only = true,
+                _ => return Err(format!("`{part}` is none of format=raw, format=qcow2, backing=PATH, ro")),
+            }
+        }
+        let format = match (qcow2, backing) {
+            (true, backing) => DiskFormat::Qcow2 { backing },
+            (false, None) => DiskFormat::Raw,
+            (false, Some(_)) => return Err("a raw image has no backing file: add format=qcow2".into()),
+        };
+        Ok(Self { path: path.into(), format, read_only })
+    }
+}
+
+/// A network card as it is typed: the name of a TAP interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct NetWord(String);
+
+impl FromStr for NetWord {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        match word.split_once('=') {
+            Some(("tap", name)) if !name.is_empty() => Ok(Self(name.into())),
+            _ => Err("expected tap=NAME".into()),
+        }
+    }
+}
+
+/// Runs the machine until its guest ends.
+pub fn run(app: &App, args: &BootArgs) -> Outcome {
+    let failed = |e: vmm::Error| CliError::from_error(Kind::Failed, &e, e.hint());
+    let vmm = Vmm::new(spec(app, args)?).map_err(failed)?;
+    stop_on_cancel(app, vmm.handle())?;
+    match vmm.run().map_err(failed)? {
+        Exit::Stopped if app.cancel.is_cancelled() => Err(CliError::new(Kind::Interrupted, "interrupted")),
+        Exit::PowerOff | Exit::Reset | Exit::Stopped => Ok(DONE),
+    }
+}
+
+fn spec(app: &App, args: &BootArgs) -> Result<Spec, CliError> {
+    let disks = args.disk.iter().zip(0..).map(|(word, index): (_, u32)| Disk {
+        path: word.path.clone(),
+        format: word.format.clone(),
+        read_only: word.read_only,
+        serial: format!("disk{index}"),
+    });
+    let nets = args
+        .net
+        .iter()
+        .zip(0..)
+        .map(|(word, index)| Net { mac: mac(index), backend: NetBackend::Tap(word.0.clone()) });
+    Ok(Spec {
+        cpus: args.cpus,
+        memory: args.memory.0,
+        kernel: elf_of(app, &args.kernel)?,
+        initrd: args.initrd.clone(),
+        cmdline: args.cmdline.clone(),
+        disks: disks.collect(),
+        nets: nets.collect(),
+        serial: Serial::Stdio,
+        on_reset: OnReset::Exit,
+    })
+}
+
+/// The kernel itself when it is an ELF file, or cannot be read, which the hypervisor says best;
+/// else what is unpacked from it. A store is needed for the latter only.
+fn elf_of(app: &App, kernel: &Path) -> Result<PathBuf, CliError> {
+    let mut magic = [0; 4];
+    match File::open(kernel).and_then(|mut file| file.read_exact(&mut magic)) {
+        Ok(()) if magic != *b"\x7fELF" => Ok(vmlinux_of(&app.layout()?, kernel)?),
+        _ => Ok(kernel.to_owned()),
+    }
+}
+
+/// A locally administered address; different in each process, since cards may share a bridge.
+fn mac(index: u8) -> [u8; 6] {
+    let [high, mid, low, _] = (std::process::id() << 8).to_be_bytes();
+    [0x02, b'r', high, mid, low, index]
+}
+
+/// Ends the machine when the user wants to stop.
+fn stop_on_cancel(app: &App, handle: Handle) -> Result<(), CliError> {
+    let cancel = app.cancel.clone();
+    std::thread::Builder::new()
+        .name("stop".into())
+        .spawn(move || {
+            if cancel.wait(Duration::MAX) {
+                // It may have ended by itself, which is as well.
+                _ = handle.stop();
+            }
+        })
+        .map_err(|e| CliError::failed("cannot watch for Ctrl-C").because(&e))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_has_a_unit_or_is_mib() {
+        for (word, mib) in [("128", 128), ("128M", 128), ("512MiB", 512), ("1G", 1024), ("2gib", 2048)] {
+            assert_eq!(word.parse(), Ok(Memory(mib << 20)), "{word}");
+        }
+        for word in
+            ["", "M", "lots", "1.5G", "-1", "1T", "12 M", "99999999999999999999", "18446744073709551615G"]
+        {
+            assert!(word.parse::<Memory>().is_err(), "{word}");
+        }
+    }
+
+    #[test]
+    fn disks_say_their_format() {
+        let disk = |word: &str| word.parse::<DiskWord>();
+        let raw = DiskWord { path: "a.img".into(), format: DiskFormat::Raw, read_only: false };
+        assert_eq!(disk("a.img").unwrap(), raw);
+        assert_eq!(disk("a.img,format=raw,ro").unwrap(), DiskWord { read_only: true, ..raw });
+        let overlay = disk("b,format=qcow2,backing=base.raw").unwrap();
+        let backing = Some(Backing { path: "base.raw".into() });
+        assert_eq!(overlay.format, DiskFormat::Qcow2 { backing });
+        for word in ["", ",ro", "a,format=vmdk", "a,rw", "a,backing=b", "a,backing="] {
+            assert!(disk(word).is_err(), "{word}");
+        }
+    }
+
+    #[test]
+    fn nets_are_taps() {
+        assert_eq!("tap=tap0".parse(), Ok(NetWord("tap0".into())));
+        for word in ["tap0", "tap=", "user", ""] {
+            assert!(word.parse::<NetWord>().is_err(), "{word}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_local_and_unicast() {
+        assert_eq!(mac(3)[0] & 0b11, 0b10);
+        assert_ne!(mac(0), mac(1));
+    }
+}

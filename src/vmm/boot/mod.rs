@@ -1,0 +1,181 @@
+//! What has to be in guest memory before the first instruction: the kernel, its command line,
+//! an initrd, the zero page and the page tables of the 64-bit Linux boot protocol.
+//!
+//! Source: the kernel's `Documentation/arch/x86/boot.rst`, section "64-bit boot protocol".
+
+pub mod cmdline;
+mod elf;
+mod linux;
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+
+use super::layout::{CMDLINE, HOLE};
+
+/// Why a guest cannot be booted.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file cannot be read.
+    #[error("cannot read {what} {path}")]
+    Read {
+        /// "kernel" or "initrd".
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is something else.
+    #[error("cannot boot {path}: it is {found}, not a 64-bit x86 ELF kernel")]
+    NotAKernel {
+        /// The file.
+        path: PathBuf,
+        /// What it is instead.
+        found: &'static str,
+    },
+    /// The file ends before what its header announces.
+    #[error("cannot boot {path}: the file is cut short ({len} bytes, needs {needs})")]
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// Its length in bytes.
+        len: u64,
+        /// The end of what the header announces, in bytes.
+        needs: u64,
+    },
+    /// The kernel wants to be where there is no RAM.
+    #[error("cannot boot {path}: it needs memory from {start:#x} to {end:#x}, outside the guest's RAM")]
+    OutsideRam {
+        /// The file.
+        path: PathBuf,
+        /// First address.
+        start: u64,
+        /// End of the range.
+        end: u64,
+    },
+    /// linux-loader refuses the file.
+    #[error("cannot load kernel {path}")]
+    Load {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: linux_loader::loader::Error,
+    },
+    /// No room between the kernel and the end of low memory.
+    #[error("cannot place initrd {path} of {len} bytes: only {room} bytes of memory are free")]
+    InitrdTooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its length in bytes.
+        len: u64,
+        /// Free bytes.
+        room: u64,
+    },
+    /// The kernel would cut it off.
+    #[error("cannot use a kernel command line of {len} bytes: Linux takes {max} at most")]
+    CmdlineTooLong {
+        /// With what announces the devices.
+        len: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// Bytes that end or corrupt a command line.
+    #[error("cannot use a kernel command line with a NUL or line break in it")]
+    CmdlineCharacter,
+    /// Guest memory does not take what must be written; it is checked before, so never seen.
+    #[error("cannot write {what} to guest memory")]
+    Write {
+        /// What.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: vm_memory::GuestMemoryError,
+    },
+}
+
+impl Error {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotAKernel { .. } => Some(
+                "give an uncompressed `vmlinux`, or a distribution's `vmlinuz` where it can be unpacked"
+                    .into(),
+            ),
+            Self::Truncated { .. } => Some("fetch or build the kernel again".into()),
+            Self::OutsideRam { .. } | Self::InitrdTooLarge { .. } => {
+                Some("give the guest more memory".into())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Loads everything and gives the address of the first instruction.
+///
+/// `cmdline` is complete: it already announces the devices.
+///
+/// # Errors
+/// Any of [`Error`].
+pub fn load(
+    mem: &GuestMemoryMmap,
+    kernel: &Path,
+    initrd: Option<&Path>,
+    cmdline: &str,
+    rsdp: u64,
+) -> Result<GuestAddress, Error> {
+    let loaded = elf::load(mem, kernel)?;
+    let ramdisk = initrd.map(|path| load_initrd(mem, path, loaded.end)).transpose()?;
+    cmdline::check(cmdline)?;
+    mem.write_slice(cmdline.as_bytes(), GuestAddress(CMDLINE))
+        .map_err(|source| Error::Write { what: "command line", source })?;
+    linux::write_zero_page(mem, ramdisk, cmdline.len(), rsdp)?;
+    Ok(loaded.entry)
+}
+
+/// Where an initrd is in guest memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Ramdisk {
+    addr: u32,
+    len: u32,
+}
+
+const PAGE: u64 = 4096;
+
+/// Reads the initrd to the top of low memory.
+fn load_initrd(mem: &GuestMemoryMmap, path: &Path, kernel_end: u64) -> Result<Ramdisk, Error> {
+    let read = |source| Error::Read { what: "initrd", path: path.to_owned(), source };
+    let mut file = File::open(path).map_err(read)?;
+    let meta = file.metadata().map_err(read)?;
+    if meta.is_dir() {
+        return Err(read(io::ErrorKind::IsADirectory.into()));
+    }
+    let len = meta.len();
+    let top = low_ram_end(mem);
+    let room = top.saturating_sub(kernel_end.next_multiple_of(PAGE));
+    let too_large = || Error::InitrdTooLarge { path: path.to_owned(), len, room };
+    let addr =
+        top.checked_sub(len.next_multiple_of(PAGE)).filter(|a| *a >= kernel_end).ok_or_else(too_large)?;
+    let count = usize::try_from(len).map_err(|_| too_large())?;
+    mem.read_exact_volatile_from(GuestAddress(addr), &mut file, count)
+        .map_err(|e| read(io::Error::other(e)))?;
+    let narrow = |v: u64| u32::try_from(v).map_err(|_| too_large());
+    Ok(Ramdisk { addr: narrow(addr)?, len: narrow(len)? })
+}
+
+/// End of the RAM below the hole.
+fn low_ram_end(mem: &GuestMemoryMmap) -> u64 {
+    mem.iter().map(end_of).filter(|end| *end <= HOLE).max().unwrap_or(0)
+}
+
+/// First address behind a region.
+fn end_of(region: &impl vm_memory::GuestMemoryRegion) -> u64 {
+    region.start_addr().0.saturating_add(region.len())
+}
+
+#[cfg(test)]
+mod tests;

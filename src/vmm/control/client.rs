@@ -1,0 +1,102 @@
+//! The other side of the control protocol.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::{MAX_LINE, Op, Reply, Request, Status, VERSION, connect};
+
+/// A connection to a machine.
+#[derive(Debug)]
+pub struct Client {
+    stream: UnixStream,
+    timeout: Duration,
+}
+
+impl Client {
+    /// Connects to the control socket at `path`; each answer may take `timeout`.
+    ///
+    /// # Errors
+    /// As [`connect`].
+    pub fn connect(path: &Path, timeout: Duration) -> io::Result<Self> {
+        let stream = connect(path)?;
+        stream.set_write_timeout(Some(timeout.max(Duration::from_millis(1))))?;
+        Ok(Self { stream, timeout })
+    }
+
+    /// What the machine is and does.
+    ///
+    /// # Errors
+    /// `TimedOut`, `UnexpectedEof` when the process ended, `InvalidData` for an answer that is
+    /// none, `Other` with the machine's own words when it refuses.
+    pub fn status(&mut self) -> io::Result<Status> {
+        let reply = self.ask(Op::Status, self.timeout)?;
+        reply.status.ok_or_else(|| invalid("no status in the answer"))
+    }
+
+    /// Asks the guest to shut down.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn power_button(&mut self) -> io::Result<()> {
+        self.ask(Op::PowerButton, self.timeout).map(drop)
+    }
+
+    /// Ends the machine at once.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn stop(&mut self) -> io::Result<()> {
+        self.ask(Op::Stop, self.timeout).map(drop)
+    }
+
+    /// Waits up to `timeout` for the machine to end and gives the reason.
+    ///
+    /// # Errors
+    /// As [`Self::status`]; after `TimedOut` the connection is of no more use.
+    pub fn wait(&mut self, timeout: Duration) -> io::Result<String> {
+        let reply = self.ask(Op::Wait, timeout)?;
+        reply.reason.ok_or_else(|| invalid("no reason in the answer"))
+    }
+
+    fn ask(&mut self, op: Op, timeout: Duration) -> io::Result<Reply> {
+        let mut line = serde_json::to_vec(&Request { op, version: VERSION })?;
+        line.push(b'\n');
+        self.stream.write_all(&line)?;
+        let reply: Reply = serde_json::from_slice(&self.read_line(Instant::now() + timeout)?)?;
+        match reply.error {
+            Some(error) => Err(io::Error::other(error)),
+            None if !reply.ok => Err(invalid("neither ok nor an error in the answer")),
+            None => Ok(reply),
+        }
+    }
+
+    fn read_line(&mut self, deadline: Instant) -> io::Result<Vec<u8>> {
+        let mut line = Vec::new();
+        let mut chunk = [0; 512];
+        while line.last() != Some(&b'\n') {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            self.stream.set_read_timeout(Some(left))?;
+            let count = match self.stream.read(&mut chunk) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(count) => count,
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Err(ErrorKind::TimedOut.into()),
+                Err(e) => return Err(e),
+            };
+            line.extend_from_slice(chunk.get(..count).unwrap_or_default());
+            if line.len() > MAX_LINE {
+                return Err(invalid("answer is too long"));
+            }
+        }
+        Ok(line)
+    }
+}
+
+fn invalid(what: &'static str) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, what)
+}

@@ -1,0 +1,136 @@
+//! The control protocol of a running machine: one JSON object a line, over a UNIX socket.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `{"op":"status"}` | `{"ok":true,"version":1,"state":"running","pid":…,"uptime_ms":…,"cpus":…,"memory":…}` |
+//! | `{"op":"power_button"}` | `{"ok":true}` |
+//! | `{"op":"stop"}` | `{"ok":true}` |
+//! | `{"op":"wait"}` | `{"ok":true,"reason":"…"}`, when the machine has ended |
+//! | anything else | `{"ok":false,"error":"…"}` |
+//!
+//! A request may carry `"version":1`; another version is refused. A connection takes any number
+//! of requests, one after the other. A line has at most [`MAX_LINE`] bytes; a client that sends
+//! more, or is silent for [`IDLE`], is disconnected. Whatever a client does, the machine goes on.
+
+mod client;
+mod server;
+mod socket;
+
+use std::io;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use client::Client;
+pub use server::{Server, serve};
+pub use socket::{bind, connect};
+
+/// Version of the protocol.
+pub const VERSION: u32 = 1;
+/// Longest line in bytes, with its line feed.
+pub const MAX_LINE: usize = 64 << 10;
+/// Connections served at the same time; one more is told so and closed.
+pub const MAX_CONNECTIONS: usize = 32;
+/// How long a connection may be silent between requests, or within one.
+pub const IDLE: Duration = Duration::from_secs(30);
+
+/// What a machine does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// The guest runs, or is about to.
+    Running,
+    /// The machine was told to stop.
+    Stopping,
+    /// The machine has ended; its process is cleaning up.
+    Ended,
+}
+
+/// What a machine is and does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// What it does.
+    pub state: State,
+    /// Process id of whoever runs it.
+    pub pid: u32,
+    /// Milliseconds since it was put together; resets of the guest do not count.
+    pub uptime_ms: u64,
+    /// Virtual CPUs.
+    pub cpus: u8,
+    /// Guest memory in bytes.
+    pub memory: u64,
+}
+
+/// A machine as the protocol sees it.
+pub trait Target: Send + Sync {
+    /// What it is and does.
+    fn status(&self) -> Status;
+
+    /// Asks the guest to shut down.
+    ///
+    /// # Errors
+    /// When the machine cannot be asked any more.
+    fn power_button(&self) -> io::Result<()>;
+
+    /// Ends the machine at once.
+    ///
+    /// # Errors
+    /// When the machine cannot be reached any more.
+    fn stop(&self) -> io::Result<()>;
+}
+
+/// One line from a client.
+#[derive(Debug, Serialize, Deserialize)]
+struct Request {
+    op: Op,
+    #[serde(default = "current")]
+    version: u32,
+}
+
+fn current() -> u32 {
+    VERSION
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Op {
+    Status,
+    PowerButton,
+    Stop,
+    Wait,
+}
+
+/// One line from the server.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Reply {
+    ok: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<u32>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    status: Option<Status>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+impl Reply {
+    fn done() -> Self {
+        Self { ok: true, ..Self::default() }
+    }
+
+    fn status(status: Status) -> Self {
+        Self { version: Some(VERSION), status: Some(status), ..Self::done() }
+    }
+
+    fn ended(reason: &str) -> Self {
+        Self { reason: Some(reason.to_owned()), ..Self::done() }
+    }
+
+    fn refused(error: impl ToString) -> Self {
+        Self { error: Some(error.to_string()), ..Self::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

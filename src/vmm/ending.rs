@@ -1,0 +1,83 @@
+//! How the life of a machine ends: the first to say why wins.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::Error;
+use super::notify::Notify;
+
+/// Why a machine stopped running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Switched off by the guest.
+    PowerOff,
+    /// Reset by the guest.
+    Reset,
+    /// Told to.
+    Stop,
+}
+
+/// Shared by whoever can end a machine and the thread that waits for it.
+#[derive(Debug)]
+pub struct Ending {
+    reason: Mutex<Option<Result<End, Error>>>,
+    event: Notify,
+    stopping: Arc<AtomicBool>,
+}
+
+impl Ending {
+    /// Nothing has ended yet.
+    ///
+    /// # Errors
+    /// When the host has no event descriptor left.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            reason: Mutex::new(None),
+            event: Notify::new()?,
+            stopping: Arc::new(AtomicBool::new(false)),
+        })
+    }
+
+    /// Says why; the first reason stays.
+    pub fn finish(&self, reason: Result<End, Error>) {
+        self.reason.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
+        self.event.signal();
+    }
+
+    /// Takes the reason, once there is one.
+    pub fn take(&self) -> Option<Result<End, Error>> {
+        self.reason.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Readable once there is a reason.
+    pub fn event(&self) -> &Notify {
+        &self.event
+    }
+
+    /// Set while the virtual CPUs are being stopped.
+    pub fn stopping(&self) -> &Arc<AtomicBool> {
+        &self.stopping
+    }
+
+    /// Whether the virtual CPUs have to leave the guest for good.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_reason_stays() {
+        let ending = Ending::new().unwrap();
+        assert!(ending.take().is_none());
+        assert!(!ending.event().clear());
+        ending.finish(Ok(End::PowerOff));
+        ending.finish(Ok(End::Reset));
+        assert!(ending.event().clear());
+        assert!(matches!(ending.take(), Some(Ok(End::PowerOff))));
+    }
+}

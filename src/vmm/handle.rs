@@ -1,0 +1,126 @@
+//! The way to a machine from other threads.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::Spec;
+use super::control::{State, Status, Target};
+use super::ending::{End, Ending};
+use super::machine::{Machine, MachinePm};
+
+/// What of a machine is the same over all its resets.
+pub(super) struct Core {
+    started: Instant,
+    cpus: u8,
+    memory: u64,
+    now: Mutex<Now>,
+}
+
+/// The present life of the machine.
+struct Now {
+    ending: Arc<Ending>,
+    pm: Option<MachinePm>,
+    state: State,
+}
+
+impl Core {
+    pub(super) fn new(spec: &Spec, machine: &Machine) -> Self {
+        let now = Now { ending: machine.ending.clone(), pm: Some(machine.pm.clone()), state: State::Running };
+        Self { started: Instant::now(), cpus: spec.cpus, memory: spec.memory, now: Mutex::new(now) }
+    }
+
+    fn now(&self) -> MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The life that was is over and its devices go; a new one may begin.
+    pub(super) fn between_lives(&self) {
+        self.now().pm = None;
+    }
+
+    /// A new life began; one that was to be stopped ends at once.
+    pub(super) fn restarted(&self, machine: &Machine) {
+        let mut now = self.now();
+        now.ending = machine.ending.clone();
+        now.pm = Some(machine.pm.clone());
+        if now.state == State::Stopping {
+            now.ending.finish(Ok(End::Stop));
+        }
+    }
+
+    /// There will be no other life.
+    pub(super) fn ended(&self) {
+        let mut now = self.now();
+        now.pm = None;
+        now.state = State::Ended;
+    }
+}
+
+/// Reaches a machine; clones reach the same one.
+#[derive(Clone)]
+pub struct Handle {
+    core: Arc<Core>,
+}
+
+impl Handle {
+    pub(super) fn new(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+
+    /// What the machine is and does.
+    pub fn status(&self) -> Status {
+        let core = &self.core;
+        Status {
+            state: core.now().state,
+            pid: std::process::id(),
+            uptime_ms: u64::try_from(core.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            cpus: core.cpus,
+            memory: core.memory,
+        }
+    }
+
+    /// Presses the power button; a guest that listens shuts down.
+    ///
+    /// # Errors
+    /// `NotConnected` when the machine has ended or is just being reset.
+    pub fn power_button(&self) -> io::Result<()> {
+        // The lock is held so that no reset can take the device's VM away meanwhile.
+        let now = self.core.now();
+        let pm = now.pm.as_ref().ok_or_else(gone)?;
+        pm.lock().unwrap_or_else(PoisonError::into_inner).press_power_button();
+        Ok(())
+    }
+
+    /// Ends the machine at once, as if its power failed.
+    ///
+    /// # Errors
+    /// `NotConnected` when the machine has ended.
+    pub fn stop(&self) -> io::Result<()> {
+        let mut now = self.core.now();
+        if now.state == State::Ended {
+            return Err(gone());
+        }
+        now.state = State::Stopping;
+        now.ending.finish(Ok(End::Stop));
+        Ok(())
+    }
+}
+
+fn gone() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the machine has ended")
+}
+
+impl Target for Handle {
+    fn status(&self) -> Status {
+        Self::status(self)
+    }
+
+    fn power_button(&self) -> io::Result<()> {
+        Self::power_button(self)
+    }
+
+    fn stop(&self) -> io::Result<()> {
+        Self::stop(self)
+    }
+}

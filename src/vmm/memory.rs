@@ -1,0 +1,205 @@
+//! Guest memory: two regions around the 32-bit hole, on huge pages where the host has them.
+#![allow(unsafe_code)]
+
+use std::io;
+
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
+
+use super::layout::{HOLE, HOLE_END};
+
+/// Size of an x86 huge page. A guest page table walk on a nested page table is one level
+/// shorter for memory that is aligned to it on both sides: 15 faults instead of 4,000 to boot.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// What went wrong with guest memory.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The size is outside what the hypervisor offers.
+    #[error("cannot give a guest {0} bytes of memory: not a multiple of 1 MiB between 16 MiB and 512 GiB")]
+    Size(u64),
+    /// The host does not give the memory.
+    #[error("cannot reserve {bytes} bytes of guest memory")]
+    Reserve {
+        /// How much.
+        bytes: u64,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// vm-memory refuses the region.
+    #[error("cannot lay out guest memory: {0}")]
+    Layout(String),
+    /// KVM refuses the region.
+    #[error("cannot give KVM the guest memory at {addr:#x}")]
+    Attach {
+        /// Guest-physical start.
+        addr: u64,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Smallest guest: below it no kernel fits.
+const MIN: u64 = 16 << 20;
+/// Largest guest: 39 address bits, which every x86-64 processor with KVM has.
+const MAX: u64 = 512 << 30;
+
+/// Splits `size` bytes of RAM around the hole: `(guest address, length)` of each region.
+///
+/// # Errors
+/// [`Error::Size`] when `size` is not a multiple of 1 MiB from 16 MiB to 512 GiB.
+pub fn split(size: u64) -> Result<Vec<(u64, u64)>, Error> {
+    if !(MIN..=MAX).contains(&size) || !size.is_multiple_of(1 << 20) {
+        return Err(Error::Size(size));
+    }
+    if size <= HOLE {
+        return Ok(vec![(0, size)]);
+    }
+    Ok(vec![(0, HOLE), (HOLE_END, size - HOLE)])
+}
+
+/// Memory of one guest.
+///
+/// The mapping stays valid for the life of the process, so that no device thread can ever hold
+/// a dangling address; its pages go back to the host when this is dropped or [cleared](Self::clear).
+#[derive(Debug)]
+pub struct Memory {
+    guest: GuestMemoryMmap,
+}
+
+impl Memory {
+    /// Reserves `size` bytes; the host gives the pages when the guest touches them.
+    ///
+    /// # Errors
+    /// [`Error::Size`], [`Error::Reserve`], [`Error::Layout`].
+    pub fn new(size: u64) -> Result<Self, Error> {
+        let mut regions = Vec::with_capacity(2);
+        for (base, len) in split(size)? {
+            let len = usize::try_from(len).map_err(|_| Error::Size(size))?;
+            let host = reserve(len).map_err(|source| Error::Reserve { bytes: size, source })?;
+            // SAFETY: `reserve` has just mapped `len` bytes at `host`, and nothing ever unmaps them.
+            let builder = unsafe { MmapRegionBuilder::new(len).with_raw_mmap_pointer(host) };
+            let region = builder
+                .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+                .with_mmap_flags(FLAGS)
+                .build()
+                .map_err(|e| Error::Layout(e.to_string()))?;
+            regions.push(
+                GuestRegionMmap::new(region, GuestAddress(base))
+                    .ok_or_else(|| Error::Layout(format!("region at {base:#x} is too long")))?,
+            );
+        }
+        let guest = GuestMemoryMmap::from_regions(regions).map_err(|e| Error::Layout(e.to_string()))?;
+        Ok(Self { guest })
+    }
+
+    /// The memory as devices see it.
+    pub fn guest(&self) -> &GuestMemoryMmap {
+        &self.guest
+    }
+
+    /// Makes `vm` see the memory at its guest-physical addresses.
+    ///
+    /// # Errors
+    /// [`Error::Attach`].
+    pub fn attach(&self, vm: &VmFd) -> Result<(), Error> {
+        for (slot, region) in (0..).zip(self.guest.iter()) {
+            let kvm_region = kvm_userspace_memory_region {
+                slot,
+                flags: 0,
+                guest_phys_addr: region.start_addr().0,
+                memory_size: region.len(),
+                userspace_addr: region.as_ptr() as u64,
+            };
+            // SAFETY: the mapping is ours, as long as the region says, and is never unmapped.
+            unsafe { vm.set_user_memory_region(kvm_region) }
+                .map_err(|e| Error::Attach { addr: region.start_addr().0, source: e.into() })?;
+        }
+        Ok(())
+    }
+
+    /// Gives all pages back: the memory reads as zeros again.
+    pub fn clear(&self) {
+        for region in self.guest.iter() {
+            let (host, len) = (region.as_ptr(), region.size());
+            // SAFETY: private anonymous memory of ours; whoever reads it later reads zeros.
+            unsafe { libc::madvise(host.cast(), len, libc::MADV_DONTNEED) };
+        }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+
+/// Maps `len` bytes of zeros at an address that is a multiple of a huge page.
+fn reserve(len: usize) -> io::Result<*mut u8> {
+    let padded = len.checked_add(HUGE_PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
+    let prot = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing of ours.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), padded, prot, FLAGS, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    let start = start.cast::<u8>();
+    let head = start.align_offset(HUGE_PAGE).min(HUGE_PAGE);
+    let aligned = start.wrapping_add(head);
+    // SAFETY: the bytes in front of `aligned` are part of the mapping above, and unused.
+    unsafe { libc::munmap(start.cast(), head) };
+    // SAFETY: so are those behind `aligned + len`, because `padded` is `len` and a huge page.
+    unsafe { libc::munmap(aligned.wrapping_add(len).cast(), HUGE_PAGE - head) };
+    // SAFETY: advice on our own mapping. A host without huge pages refuses, and only speed is lost.
+    unsafe { libc::madvise(aligned.cast(), len, libc::MADV_HUGEPAGE) };
+    Ok(aligned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vm_memory::Bytes;
+
+    const GIB: u64 = 1 << 30;
+
+    #[test]
+    fn ram_is_split_around_the_hole() {
+        assert_eq!(split(128 << 20).unwrap(), [(0, 128 << 20)]);
+        assert_eq!(split(3 * GIB).unwrap(), [(0, 3 * GIB)]);
+        assert_eq!(split(3 * GIB + (1 << 20)).unwrap(), [(0, 3 * GIB), (4 * GIB, 1 << 20)]);
+        assert_eq!(split(4608 << 20).unwrap(), [(0, 3 * GIB), (4 * GIB, 1536 << 20)]);
+    }
+
+    #[test]
+    fn odd_sizes_are_refused() {
+        for size in [0, 1 << 20, (16 << 20) + 1, 513 * GIB, u64::MAX] {
+            assert!(matches!(split(size), Err(Error::Size(s)) if s == size), "{size}");
+        }
+    }
+
+    #[test]
+    fn regions_are_aligned_to_huge_pages_and_writable_to_the_end() {
+        let memory = Memory::new(3 * GIB + (5 << 20)).unwrap();
+        for region in memory.guest().iter() {
+            assert_eq!(region.as_ptr() as usize % HUGE_PAGE, 0);
+            let last = GuestAddress(region.last_addr().0);
+            memory.guest().write_obj(7u8, last).unwrap();
+            assert_eq!(memory.guest().read_obj::<u8>(last).unwrap(), 7);
+        }
+        assert!(memory.guest().write_obj(0u8, GuestAddress(3 * GIB)).is_err());
+    }
+
+    #[test]
+    fn cleared_memory_reads_zeros() {
+        let memory = Memory::new(16 << 20).unwrap();
+        memory.guest().write_obj(u64::MAX, GuestAddress(0x1000)).unwrap();
+        memory.clear();
+        assert_eq!(memory.guest().read_obj::<u64>(GuestAddress(0x1000)).unwrap(), 0);
+    }
+}

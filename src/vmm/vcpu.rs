@@ -1,0 +1,240 @@
+//! Virtual CPUs: a thread each, running the guest and passing what it touches to the buses.
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+
+use super::bus::Bus;
+use super::ending::{End, Ending};
+use super::shared_page::SharedPage;
+
+/// Why a virtual CPU cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// KVM could not emulate an instruction.
+    #[error("virtual CPU {cpu} stopped at {rip:#x}: KVM internal error {suberror}")]
+    Internal {
+        /// Number of the CPU.
+        cpu: u8,
+        /// Where the guest was.
+        rip: u64,
+        /// `KVM_INTERNAL_ERROR_*`.
+        suberror: u32,
+    },
+    /// The processor refuses the guest's state.
+    #[error("virtual CPU {cpu} cannot enter the guest at {rip:#x}: hardware reason {reason:#x}")]
+    Entry {
+        /// Number of the CPU.
+        cpu: u8,
+        /// Where the guest was.
+        rip: u64,
+        /// What the processor says.
+        reason: u64,
+    },
+    /// KVM reports what it should not.
+    #[error("virtual CPU {cpu} stopped at {rip:#x}: unexpected exit {exit}")]
+    Unexpected {
+        /// Number of the CPU.
+        cpu: u8,
+        /// Where the guest was.
+        rip: u64,
+        /// The exit, as KVM names it.
+        exit: String,
+    },
+    /// `KVM_RUN` failed.
+    #[error("cannot run virtual CPU {cpu}")]
+    Run {
+        /// Number of the CPU.
+        cpu: u8,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// No thread, no signal, no page.
+    #[error("cannot start virtual CPU {cpu}: {what}")]
+    Start {
+        /// Number of the CPU.
+        cpu: u8,
+        /// What is missing.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Internal { .. } | Self::Entry { .. } => Some(
+                "this host's KVM cannot run the guest's kernel code; `rvm doctor` tells what it can do"
+                    .into(),
+            ),
+            _ => None,
+        }
+    }
+}
+
+/// Where the accesses of a guest go.
+pub struct Buses {
+    /// Ports.
+    pub ports: Bus,
+    /// Memory addresses without RAM.
+    pub memory: Bus,
+}
+
+/// The running virtual CPUs of a machine; dropping it stops and joins them.
+pub struct Running {
+    ending: Arc<Ending>,
+    threads: Vec<(JoinHandle<()>, SharedPage)>,
+    /// Disconnected when the last thread has ended.
+    ended: Receiver<()>,
+}
+
+impl Running {
+    /// Starts a thread for each of `vcpus`.
+    ///
+    /// # Errors
+    /// [`Error::Start`]; the threads that had started are stopped.
+    pub fn start(vcpus: Vec<VcpuFd>, buses: &Arc<Buses>, ending: &Arc<Ending>) -> Result<Self, Error> {
+        catch_kicks()?;
+        let (alive, ended) = channel();
+        let mut running = Self { ending: ending.clone(), threads: Vec::with_capacity(vcpus.len()), ended };
+        for (cpu, vcpu) in (0..).zip(vcpus) {
+            running.spawn(cpu, vcpu, buses.clone(), alive.clone())?;
+        }
+        Ok(running)
+    }
+
+    fn spawn(&mut self, cpu: u8, fd: VcpuFd, buses: Arc<Buses>, alive: Sender<()>) -> Result<(), Error> {
+        let page =
+            SharedPage::map(&fd).map_err(|source| Error::Start { cpu, what: "shared page", source })?;
+        let own_page =
+            SharedPage::map(&fd).map_err(|source| Error::Start { cpu, what: "shared page", source })?;
+        let ending = self.ending.clone();
+        let mut vcpu = Vcpu { cpu, fd, page: own_page };
+        let thread = std::thread::Builder::new()
+            .name(format!("vcpu{cpu}"))
+            .spawn(move || {
+                if let Some(reason) = vcpu.run(&buses, &ending).transpose() {
+                    ending.finish(reason.map_err(Into::into));
+                }
+                drop(alive);
+            })
+            .map_err(|source| Error::Start { cpu, what: "thread", source })?;
+        self.threads.push((thread, page));
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.ending.stopping().store(true, Ordering::Release);
+        // A signal that arrives just before a thread blocks outside KVM is lost, hence again.
+        loop {
+            for (thread, page) in &self.threads {
+                page.exit_immediately();
+                _ = thread.kill(SIGRTMIN());
+            }
+            match self.ended.recv_timeout(Duration::from_millis(10)) {
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) | Ok(()) => {}
+            }
+        }
+        for (thread, _) in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a virtual CPU thread panicked");
+            }
+        }
+    }
+}
+
+/// Makes [`SIGRTMIN`] interrupt system calls and do nothing else.
+pub(super) fn catch_kicks() -> Result<(), Error> {
+    extern "C" fn nothing(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+    static CAUGHT: OnceLock<Result<(), i32>> = OnceLock::new();
+    CAUGHT
+        .get_or_init(|| register_signal_handler(SIGRTMIN(), nothing).map_err(|e| e.errno()))
+        .map_err(|errno| Error::Start { cpu: 0, what: "signal", source: io::Error::from_raw_os_error(errno) })
+}
+
+struct Vcpu {
+    cpu: u8,
+    fd: VcpuFd,
+    page: SharedPage,
+}
+
+/// `KVM_SYSTEM_EVENT_*`, of which x86 has few.
+const SYSTEM_EVENT_SHUTDOWN: u32 = 1;
+const SYSTEM_EVENT_RESET: u32 = 2;
+
+impl Vcpu {
+    /// Runs the guest until it ends or the machine is stopped by someone else (`None`).
+    fn run(&mut self, buses: &Buses, ending: &Ending) -> Result<Option<End>, Error> {
+        loop {
+            match self.fd.run() {
+                Ok(VcpuExit::IoIn(port, data)) => read_port(&buses.ports, port, data),
+                Ok(VcpuExit::IoOut(port, data)) => write_port(&buses.ports, port, data),
+                Ok(VcpuExit::MmioRead(addr, data)) => buses.memory.read(addr, data),
+                Ok(VcpuExit::MmioWrite(addr, data)) => buses.memory.write(addr, data),
+                Ok(VcpuExit::Intr) => {}
+                // A triple fault: what a processor does about it is reset the machine.
+                Ok(VcpuExit::Shutdown) => return Ok(Some(End::Reset)),
+                Ok(VcpuExit::SystemEvent(SYSTEM_EVENT_SHUTDOWN, _)) => return Ok(Some(End::PowerOff)),
+                Ok(VcpuExit::SystemEvent(SYSTEM_EVENT_RESET, _)) => return Ok(Some(End::Reset)),
+                Ok(VcpuExit::InternalError) => {
+                    let suberror = self.page.internal_suberror();
+                    return Err(Error::Internal { cpu: self.cpu, rip: self.rip(), suberror });
+                }
+                Ok(VcpuExit::FailEntry(reason, _)) => {
+                    return Err(Error::Entry { cpu: self.cpu, rip: self.rip(), reason });
+                }
+                Ok(other) => {
+                    let exit = format!("{other:?}");
+                    return Err(Error::Unexpected { cpu: self.cpu, rip: self.rip(), exit });
+                }
+                Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => {}
+                Err(e) => return Err(Error::Run { cpu: self.cpu, source: e.into() }),
+            }
+            if ending.is_stopping() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Where the guest is; 0 when KVM does not say.
+    fn rip(&self) -> u64 {
+        self.fd.get_regs().map_or(0, |regs| regs.rip)
+    }
+}
+
+/// Bytes of one port access: 1, 2 or 4. More is a string instruction's repeat, and strings to
+/// ports are made of bytes wherever a device here understands them.
+fn is_single(len: usize) -> bool {
+    matches!(len, 1 | 2 | 4)
+}
+
+fn read_port(ports: &Bus, port: u16, data: &mut [u8]) {
+    if is_single(data.len()) {
+        return ports.read(u64::from(port), data);
+    }
+    for byte in data {
+        ports.read(u64::from(port), std::slice::from_mut(byte));
+    }
+}
+
+fn write_port(ports: &Bus, port: u16, data: &[u8]) {
+    if is_single(data.len()) {
+        return ports.write(u64::from(port), data);
+    }
+    for byte in data {
+        ports.write(u64::from(port), std::slice::from_ref(byte));
+    }
+}
