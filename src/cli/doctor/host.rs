@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::cli::app::env;
+use crate::vmm;
 
 /// Programs are also looked for here: Debian leaves these folders out of a user's search path.
 const SYSTEM_FOLDERS: [&str; 2] = ["/usr/sbin", "/sbin"];
@@ -53,6 +54,8 @@ pub enum Kvm {
 pub struct Probe {
     /// Nanoseconds an iteration of a ring-0 loop.
     pub loop_ns: f64,
+    /// Nanoseconds for an exit to the host and back.
+    pub exit_ns: f64,
     /// Guest kernels run at full speed.
     pub full_speed: bool,
 }
@@ -119,7 +122,17 @@ fn kvm() -> Kvm {
 
 /// Runs a guest of a few instructions.
 fn probe() -> Result<Probe, String> {
-    Err("not yet".into())
+    match vmm::probe::probe() {
+        vmm::probe::Probe::Usable { ns_per_iteration: loop_ns, exit_ns } => {
+            Ok(Probe { loop_ns, exit_ns, full_speed: true })
+        }
+        vmm::probe::Probe::Emulated { ns_per_iteration: loop_ns, exit_ns } => {
+            Ok(Probe { loop_ns, exit_ns, full_speed: false })
+        }
+        vmm::probe::Probe::Broken(error) => Err(error.to_string()),
+        // It opened a moment ago.
+        vmm::probe::Probe::NoDevice | vmm::probe::Probe::NoPermission => Err("/dev/kvm went away".into()),
+    }
 }
 
 /// The module that serves the processor of that `/proc/cpuinfo`.

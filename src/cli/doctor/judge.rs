@@ -151,10 +151,13 @@ fn speed(facts: &Facts) -> Check {
             format!("the probe guest did not run: {why}"),
             "see `sudo dmesg | grep -i kvm`; until then rvm takes qemu",
         ),
-        Some(Ok(Probe { loop_ns, full_speed: true })) => {
-            check(name, Mark::Good, format!("guest kernels run at full speed ({loop_ns:.1} ns a loop)"))
+        Some(Ok(Probe { loop_ns, exit_ns, full_speed: true })) => {
+            let exit_us = exit_ns / 1000.0;
+            let text =
+                format!("guest kernels run at full speed ({loop_ns:.1} ns a loop, {exit_us:.1} µs an exit)");
+            check(name, Mark::Good, text)
         }
-        Some(Ok(Probe { loop_ns, full_speed: false })) => bad(
+        Some(Ok(Probe { loop_ns, full_speed: false, .. })) => bad(
             name,
             format!(
                 "this /dev/kvm emulates guest kernels ({loop_ns:.0} ns a loop, where 0.3 to 3 are usual): \
@@ -296,7 +299,7 @@ mod tests {
     fn healthy() -> Facts {
         Facts {
             kvm: Kvm::Open,
-            probe: Some(Ok(Probe { loop_ns: 1.4, full_speed: true })),
+            probe: Some(Ok(Probe { loop_ns: 1.4, exit_ns: 40_000.0, full_speed: true })),
             qemu: Some(Some((7, 2))),
             programs: PROGRAMS.to_vec(),
             user: User { name: "me".into(), has_subids: true, namespaces: true, ..User::default() },
@@ -329,7 +332,7 @@ mod tests {
 
     #[test]
     fn a_kvm_in_name_only_is_told_apart() {
-        let probe = Some(Ok(Probe { loop_ns: 1200.0, full_speed: false }));
+        let probe = Some(Ok(Probe { loop_ns: 1200.0, exit_ns: 5000.0, full_speed: false }));
         let verdict = judge(&Facts { probe, ..healthy() });
         assert!(!verdict.kvm && verdict.qemu);
         assert!(find(&verdict, "guest speed").text.contains("1200 ns"));
