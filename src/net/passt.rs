@@ -1,0 +1,131 @@
+//! Starts `passt` for one machine.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+
+use thiserror::Error;
+
+use crate::model::{Forward, Protocol};
+
+/// Why a machine has no network.
+#[derive(Debug, Error)]
+pub enum NetError {
+    /// No `passt` in the search path.
+    #[error("cannot start `passt`, which connects machines to the network")]
+    Missing(#[source] io::Error),
+    /// A socket pair or a process could not be had.
+    #[error("cannot set up the network")]
+    Io(#[source] io::Error),
+    /// It could not listen on a port, though the port was free a moment ago.
+    #[error("passt could not listen on the forwarded ports: {0}")]
+    PortRace(String),
+    /// It ended with an error of its own.
+    #[error("passt gave up: {0}")]
+    Failed(String),
+}
+
+impl NetError {
+    /// What to do next.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            NetError::Missing(_) => {
+                Some("install it: `sudo apt install passt`; `rvm doctor` checks the rest".into())
+            }
+            NetError::Io(_) => None,
+            NetError::PortRace(_) => {
+                Some("run the command again; `auto_correct = true` lets rvm choose ports".into())
+            }
+            NetError::Failed(_) => Some("`rvm doctor` checks what passt needs".into()),
+        }
+    }
+}
+
+/// A running passt, seen from the machine: the socket that carries its frames.
+///
+/// passt ends as soon as this descriptor (and all its copies) is closed.
+#[derive(Debug)]
+pub struct Passt {
+    /// Frames, each behind its length in 4 bytes, big-endian.
+    pub socket: OwnedFd,
+}
+
+/// passt closes or replaces 0 to 2 when it goes to the background: the socket moves to 3.
+/// `"$@"` keeps every argument one word.
+const LAUNCH: &str = r#"exec passt "$@" 3<&0 </dev/null"#;
+
+impl Passt {
+    /// Starts it with these forwards, all of them bound when this returns: the process that we
+    /// start goes to the background only then.
+    pub fn start(forwards: &[Forward]) -> Result<Passt, NetError> {
+        let (ours, theirs) = UnixStream::pair().map_err(NetError::Io)?;
+        let output = Command::new("sh")
+            .args(["-c", LAUNCH, "passt"])
+            .args(arguments(forwards))
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .and_then(|child| child.wait_with_output())
+            .map_err(NetError::Io)?;
+        if output.status.success() {
+            return Ok(Passt { socket: ours.into() });
+        }
+        Err(explain(output.status.code(), &String::from_utf8_lossy(&output.stderr)))
+    }
+}
+
+/// The command line, without secrets: ports and switches.
+fn arguments(forwards: &[Forward]) -> Vec<String> {
+    let mut args: Vec<String> = ["--quiet", "--fd", "3"].map(String::from).to_vec();
+    for forward in forwards {
+        args.push(if forward.protocol == Protocol::Tcp { "-t" } else { "-u" }.into());
+        args.push(format!("{}/{}:{}", forward.host_ip, forward.host, forward.guest));
+    }
+    args
+}
+
+fn explain(code: Option<i32>, stderr: &str) -> NetError {
+    // What a shell says of a program that is not there (POSIX: 127 not found, 126 not executable).
+    if matches!(code, Some(126 | 127)) {
+        return NetError::Missing(io::ErrorKind::NotFound.into());
+    }
+    let noise = |line: &&str| {
+        !line.trim().is_empty() && !line.contains("syslog") && !line.contains("Started as root")
+    };
+    let text = stderr.lines().filter(noise).collect::<Vec<_>>().join("; ");
+    if text.contains("bind") || text.contains("Address already in use") {
+        return NetError::PortRace(text);
+    }
+    NetError::Failed(if text.is_empty() { format!("exit status {code:?}") } else { text })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_name_address_and_ports() {
+        let tcp = Forward {
+            guest: 22,
+            host: 2222,
+            host_ip: [127, 0, 0, 1].into(),
+            protocol: Protocol::Tcp,
+            auto_correct: true,
+        };
+        let udp = Forward { guest: 53, host: 5353, protocol: Protocol::Udp, ..tcp.clone() };
+        let args = arguments(&[tcp, udp]).join(" ");
+        assert_eq!(args, "--quiet --fd 3 -t 127.0.0.1/2222:22 -u 127.0.0.1/5353:53");
+    }
+
+    #[test]
+    fn failures_are_told_apart() {
+        assert!(matches!(explain(Some(127), "sh: 1: exec: passt: not found"), NetError::Missing(_)));
+        assert!(matches!(
+            explain(Some(1), "Failed to bind port 80 (Permission denied)"),
+            NetError::PortRace(_)
+        ));
+        assert!(matches!(explain(Some(1), "boom\n"), NetError::Failed(t) if t == "boom"));
+    }
+}

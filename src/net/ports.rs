@@ -1,0 +1,150 @@
+//! Which ports of the host are free.
+
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+
+use thiserror::Error;
+
+use crate::model::{Forward, Protocol};
+
+/// Where `auto_correct` looks for another port: Vagrant's `usable_port_range`.
+const USABLE: std::ops::RangeInclusive<u16> = 2200..=2250;
+
+/// Why a port cannot be had.
+#[derive(Debug, Error)]
+pub enum PortError {
+    /// Somebody listens there.
+    #[error("port {port}/{protocol} on {ip} is taken", protocol = .protocol.as_str())]
+    Taken {
+        /// Host address.
+        ip: IpAddr,
+        /// Host port.
+        port: u16,
+        /// Protocol.
+        protocol: Protocol,
+    },
+    /// The host says no, for another reason.
+    #[error("cannot listen on {ip} port {port}/{protocol}", protocol = .protocol.as_str())]
+    Refused {
+        /// Host address.
+        ip: IpAddr,
+        /// Host port.
+        port: u16,
+        /// Protocol.
+        protocol: Protocol,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// `auto_correct` found nothing.
+    #[error("port {port} is taken and no port from {first} to {last} is free on {ip}", first = USABLE.start(), last = USABLE.end())]
+    NoneLeft {
+        /// Host address.
+        ip: IpAddr,
+        /// The port that was wanted.
+        port: u16,
+    },
+}
+
+impl PortError {
+    /// What to do next.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            PortError::Taken { port, .. } => format!(
+                "`ss -tulpn | grep :{port}` shows who has it; choose another `host` port or set `auto_correct = true`"
+            ),
+            PortError::Refused { port, source, .. }
+                if source.kind() == std::io::ErrorKind::PermissionDenied =>
+            {
+                format!(
+                    "ports below 1024 need rights that this user lacks: choose a `host` port above 1023 instead of {port}"
+                )
+            }
+            PortError::Refused { ip, .. } => {
+                format!("is {ip} an address of this host? `ip addr` lists them; `host_ip` chooses one")
+            }
+            PortError::NoneLeft { .. } => {
+                "halt machines that are not needed, or choose a `host` port yourself".into()
+            }
+        })
+    }
+}
+
+/// Tries to listen, for a moment.
+fn try_listen(ip: IpAddr, port: u16, protocol: Protocol) -> Result<(), PortError> {
+    let addr = SocketAddr::new(ip, port);
+    let result = match protocol {
+        // Linux' TCP listener of std sets SO_REUSEADDR: connections in TIME_WAIT do not count as taken.
+        Protocol::Tcp => TcpListener::bind(addr).map(drop),
+        Protocol::Udp => UdpSocket::bind(addr).map(drop),
+    };
+    result.map_err(|source| match source.kind() {
+        std::io::ErrorKind::AddrInUse => PortError::Taken { ip, port, protocol },
+        _ => PortError::Refused { ip, port, protocol, source },
+    })
+}
+
+/// The host port for each of `wanted`, in order. A taken one is an error, or, with
+/// `auto_correct`, replaced by the lowest free port of 2200 to 2250 (Vagrant's range).
+/// Ports in `avoid` count as taken, as do those given to earlier entries.
+///
+/// Nothing is reserved: the caller binds soon and asks again when it lost the race.
+pub fn choose(wanted: &[Forward], avoid: &[u16]) -> Result<Vec<Forward>, PortError> {
+    let mut chosen: Vec<Forward> = Vec::with_capacity(wanted.len());
+    for forward in wanted {
+        let given = |port: u16| {
+            avoid.contains(&port) || chosen.iter().any(|c| c.host == port && c.protocol == forward.protocol)
+        };
+        let (ip, protocol) = (forward.host_ip, forward.protocol);
+        let try_port = |port: u16| match given(port) {
+            true => Err(PortError::Taken { ip, port, protocol }),
+            false => try_listen(ip, port, protocol),
+        };
+        let host = match try_port(forward.host) {
+            Ok(()) => forward.host,
+            Err(PortError::Taken { port, .. }) if forward.auto_correct => {
+                USABLE.clone().find(|p| try_port(*p).is_ok()).ok_or(PortError::NoneLeft { ip, port })?
+            }
+            Err(error) => return Err(error),
+        };
+        chosen.push(Forward { host, ..forward.clone() });
+    }
+    Ok(chosen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn forward(host: u16, auto_correct: bool) -> Forward {
+        let host_ip = IpAddr::from([127, 0, 0, 1]);
+        Forward { guest: 80, host, host_ip, protocol: Protocol::Tcp, auto_correct }
+    }
+
+    #[test]
+    fn a_taken_port_is_an_error_or_is_replaced() {
+        let held = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = held.local_addr().unwrap().port();
+        let error = choose(&[forward(port, false)], &[]).unwrap_err();
+        assert!(matches!(error, PortError::Taken { port: p, .. } if p == port));
+        assert!(error.hint().unwrap().contains("auto_correct"));
+        let chosen = choose(&[forward(port, true), forward(port, true)], &[]).unwrap();
+        assert!(USABLE.contains(&chosen[0].host));
+        assert!(USABLE.contains(&chosen[1].host));
+        assert_ne!(chosen[0].host, chosen[1].host);
+    }
+
+    #[test]
+    fn avoided_ports_count_as_taken() {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        assert!(matches!(choose(&[forward(free, false)], &[free]), Err(PortError::Taken { .. })));
+    }
+
+    #[test]
+    fn an_address_of_another_host_is_refused() {
+        let mut foreign = forward(8080, true);
+        foreign.host_ip = IpAddr::from([192, 0, 2, 1]);
+        let error = choose(&[foreign], &[]).unwrap_err();
+        assert!(matches!(error, PortError::Refused { .. }));
+        assert!(error.hint().unwrap().contains("192.0.2.1"));
+    }
+}
