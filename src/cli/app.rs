@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::error::{CliError, Kind};
 use super::ui::Ui;
 use crate::config;
+use crate::image::{Settings, Store};
 use crate::machine::Machines;
 use crate::model::{Cancel, Project};
 use crate::state::Layout;
@@ -68,7 +69,16 @@ impl App {
     pub fn machines(&self) -> Result<Machines<'_>, CliError> {
         let exe = std::env::current_exe()
             .map_err(|e| CliError::failed("cannot tell where the rvm program is").because(&e))?;
-        Ok(Machines { layout: self.layout()?, report: &*self.ui, cancel: self.cancel.clone(), exe })
+        let layout = self.layout()?;
+        Ok(Machines {
+            images: Store::new(layout.clone(), Settings { mirror: env("RVM_MIRROR"), scratch: None }),
+            layout,
+            report: &*self.ui,
+            cancel: self.cancel.clone(),
+            exe,
+            path: env("PATH").unwrap_or_default(),
+            dot_dir: env("RVM_DOTFILE_PATH").map(|dir| self.cwd().map(|cwd| cwd.join(dir))).transpose()?,
+        })
     }
 
     /// Makes a failure of `error` if the user has asked to stop.

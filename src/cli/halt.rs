@@ -23,9 +23,11 @@ pub fn run(app: &App, args: &HaltArgs) -> Outcome {
     let mut targets = target::resolve(app, &machines, &args.names)?;
     targets.reverse();
     up::each(app, &targets, "halt", |target| {
+        // A machine whose file cannot be read any more is halted all the same.
+        let timeout = target.declaration().ok().map(|(_, machine)| machine.halt_timeout);
         let text = match target.id(&machines)? {
             None => "not created",
-            Some(id) if machines.halt(&id, args.force)? => "stopped",
+            Some(id) if machines.halt(&id, args.force, timeout)? => "stopped",
             Some(_) => "was not running",
         };
         app.ui.stage(&target.name, &format!("Machine {text}."));

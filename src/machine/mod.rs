@@ -1,15 +1,30 @@
 //! Lifecycle of machines: what `up`, `halt`, `destroy` and their siblings do, step by step.
 //!
-//! INTERFACE (the bodies are being written; signatures hold).
+//! Each change holds the machine's own lock and records a step only when it is done, so that
+//! a kill at any point leaves something the next command finishes, remakes or removes.
+
+mod boot;
+mod console;
+mod error;
+mod query;
+mod record;
+mod stop;
+#[cfg(test)]
+mod tests;
+mod up;
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::image::Store;
+use crate::model::{Cancel, Event, Forward, ProviderKind, Reporter};
+use crate::state::{Layout, Lock};
 
 pub use crate::model::ProvisionChoice;
-use crate::model::{Cancel, Forward, Machine, Project, ProviderKind, Reporter};
-use crate::state::Layout;
+pub use error::MachineError;
 
 /// State of a machine, asked of the live process, with Vagrant's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,105 +108,56 @@ pub struct UpOutcome {
 pub struct Machines<'a> {
     /// Where things are kept.
     pub layout: Layout,
+    /// Boxes and kernels.
+    pub images: Store,
     /// Takes events.
     pub report: &'a dyn Reporter,
     /// Ends waits.
     pub cancel: Cancel,
     /// The rvm binary, to start a virtual machine's process from.
     pub exe: PathBuf,
+    /// The value of `PATH`: where QEMU is looked for, and what a machine's process gets.
+    pub path: String,
+    /// Where projects keep their pointers; `None`: `.rvm` in the project's folder.
+    pub dot_dir: Option<PathBuf>,
 }
 
-/// Why an operation failed. `Display` is one sentence; `source()` the cause.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct MachineError(String);
-
-impl MachineError {
-    /// What to do next, where there is something to do.
-    pub fn hint(&self) -> Option<String> {
-        None
-    }
-    /// Ctrl-C: exit code 130.
-    pub fn is_interrupt(&self) -> bool {
-        false
-    }
-}
-
-#[allow(clippy::todo, missing_docs, unused_variables)]
 impl Machines<'_> {
-    /// Creates what is missing, starts it, waits for SSH, runs the steps.
-    pub fn up(
-        &self,
-        project: &Project,
-        machine: &Machine,
-        options: &UpOptions,
-    ) -> Result<UpOutcome, MachineError> {
-        todo!()
+    /// Lock file of a machine, by what stays the same before and after it exists.
+    fn lock_path(&self, project: &Path, name: &str) -> PathBuf {
+        let digest =
+            Sha256::digest([project.as_os_str().as_encoded_bytes(), b"\0", name.as_bytes()].concat());
+        let hex: String = digest.iter().take(16).map(|b| format!("{b:02x}")).collect();
+        self.layout.lock_file(&format!("machine-{hex}"))
     }
-    /// Stops and starts again with the file as it is now.
-    pub fn reload(
-        &self,
-        project: &Project,
-        machine: &Machine,
-        force: bool,
-        options: &UpOptions,
-    ) -> Result<UpOutcome, MachineError> {
-        todo!()
+
+    /// Takes a machine for one command; says for whom it waits when it has to.
+    fn lock(&self, project: &Path, name: &str, verb: &str) -> Result<Lock, MachineError> {
+        let waiting = |holder: &str| self.stage(name, format!("Waiting for `{holder}` to finish."));
+        Ok(Lock::acquire(
+            &self.lock_path(project, name),
+            &format!("rvm {verb} {name}"),
+            &self.cancel,
+            waiting,
+        )?)
     }
-    /// Runs steps on a running machine.
-    pub fn provision(
-        &self,
-        project: &Project,
-        machine: &Machine,
-        with: &ProvisionChoice,
-    ) -> Result<UpOutcome, MachineError> {
-        todo!()
+
+    fn check_cancel(&self, name: &str) -> Result<(), MachineError> {
+        match self.cancel.is_cancelled() {
+            true => Err(MachineError::Interrupted(format!("`rvm up {name}` goes on where this ended"))),
+            false => Ok(()),
+        }
     }
-    /// Stops; `Ok(false)` when it was not running.
-    pub fn halt(&self, id: &str, force: bool) -> Result<bool, MachineError> {
-        todo!()
+
+    fn stage(&self, name: &str, text: String) {
+        self.report.event(Event::Stage { machine: Some(name.into()), text });
     }
-    /// Stops hard and removes all its files.
-    pub fn destroy(&self, id: &str) -> Result<(), MachineError> {
-        todo!()
+
+    fn detail(&self, name: &str, text: String) {
+        self.report.event(Event::Detail { machine: Some(name.into()), text });
     }
-    /// State of a declared machine.
-    pub fn status(&self, project: &Project, name: &str) -> Result<Status, MachineError> {
-        todo!()
-    }
-    /// State of a machine by full id.
-    pub fn status_of(&self, id: &str) -> Result<Status, MachineError> {
-        todo!()
-    }
-    /// All machines of this user, sorted by project and name.
-    pub fn all(&self) -> Result<Vec<Status>, MachineError> {
-        todo!()
-    }
-    /// Removes entries whose machine has no files worth keeping; returns them.
-    pub fn prune(&self) -> Result<Vec<Status>, MachineError> {
-        todo!()
-    }
-    /// Full id for an id prefix of at least 2 hex digits; `Ok(None)`: no such machine; ambiguous is an error.
-    pub fn find(&self, prefix: &str) -> Result<Option<String>, MachineError> {
-        todo!()
-    }
-    /// How to log in to a running machine. `Err` when not created or not running.
-    pub fn ssh_info(&self, project: &Project, name: &str) -> Result<SshInfo, MachineError> {
-        todo!()
-    }
-    /// Runs one command over SSH without a terminal: output goes to `out` as it comes, the
-    /// guest's exit code comes back.
-    pub fn exec(
-        &self,
-        project: &Project,
-        name: &str,
-        command: &str,
-        out: &mut dyn FnMut(crate::model::Stream, &[u8]),
-    ) -> Result<i32, MachineError> {
-        todo!()
-    }
-    /// The serial console log of a machine, oldest first.
-    pub fn console_log(&self, id: &str) -> Result<Vec<u8>, MachineError> {
-        todo!()
+
+    fn warn(&self, name: &str, text: String) {
+        self.report.event(Event::Warning { machine: Some(name.into()), text });
     }
 }

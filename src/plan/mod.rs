@@ -1,1 +1,180 @@
-//! stub
+//! What `up` has to do: the declared machine compared with the one that exists. Pure.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Forward, KernelChoice, Machine, ProviderKind};
+
+/// What a machine was made from and last started with; kept in its record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// Box of its disk.
+    pub box_name: String,
+    /// Size of its disk as declared, bytes.
+    pub disk: Option<u64>,
+    /// Virtual CPUs.
+    pub cpus: u8,
+    /// Memory, bytes.
+    pub memory: u64,
+    /// Host name.
+    pub hostname: String,
+    /// Kernel.
+    pub kernel: KernelChoice,
+    /// Provider that the file forces.
+    pub provider: Option<ProviderKind>,
+    /// Ports as declared, before `auto_correct`.
+    pub ports: Vec<Forward>,
+}
+
+impl Applied {
+    /// What `machine` declares.
+    pub fn of(machine: &Machine) -> Applied {
+        Applied {
+            box_name: machine.box_name.clone(),
+            disk: machine.disk,
+            cpus: machine.cpus,
+            memory: machine.memory,
+            hostname: machine.hostname.clone(),
+            kernel: machine.kernel,
+            provider: machine.provider,
+            ports: machine.ports.clone(),
+        }
+    }
+}
+
+/// What exists of a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Observed {
+    /// Nothing.
+    Absent,
+    /// An `up` was cut off while it made the disk and the keys.
+    HalfMade,
+    /// Made, not running.
+    Stopped(Applied),
+    /// Running.
+    Running(Applied),
+}
+
+/// One thing to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Make its folder, keys and disk, from scratch.
+    Create,
+    /// Start it and wait for SSH.
+    Start,
+    /// Connect to what runs already.
+    Connect,
+}
+
+/// What `up` does, in order; provisioning follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// In order.
+    pub actions: Vec<Action>,
+    /// What the file says and `up` does not apply: one clause each, with the command that does.
+    pub pending: Vec<String>,
+}
+
+/// The plan for `up`.
+pub fn up(machine: &Machine, observed: &Observed) -> Plan {
+    let wanted = Applied::of(machine);
+    match observed {
+        Observed::Absent | Observed::HalfMade => {
+            Plan { actions: vec![Action::Create, Action::Start], pending: Vec::new() }
+        }
+        // The rest is read anew at each start.
+        Observed::Stopped(applied) => {
+            Plan { actions: vec![Action::Start], pending: needs_destroy(applied, &wanted) }
+        }
+        Observed::Running(applied) => {
+            let mut pending = needs_destroy(applied, &wanted);
+            pending.extend(needs_reload(applied, &wanted));
+            Plan { actions: vec![Action::Connect], pending }
+        }
+    }
+}
+
+fn needs_destroy(applied: &Applied, wanted: &Applied) -> Vec<String> {
+    let mut pending = Vec::new();
+    if applied.box_name != wanted.box_name {
+        let (old, new) = (&applied.box_name, &wanted.box_name);
+        pending.push(format!("box is {old}, the file says {new}: `rvm destroy` and `rvm up` make it anew"));
+    }
+    if applied.disk != wanted.disk {
+        pending.push("disk size differs from the file: `rvm destroy` and `rvm up` make it anew".into());
+    }
+    pending
+}
+
+fn needs_reload(applied: &Applied, wanted: &Applied) -> Vec<String> {
+    let mut changed = Vec::new();
+    let mut note = |name: &str, old: String, new: String| {
+        if old != new {
+            changed.push(format!("{name} {old}, the file says {new}: `rvm reload` applies it"));
+        }
+    };
+    note("cpus", applied.cpus.to_string(), wanted.cpus.to_string());
+    note("memory", mebibytes(applied.memory), mebibytes(wanted.memory));
+    note("hostname", applied.hostname.clone(), wanted.hostname.clone());
+    note("kernel", applied.kernel.as_str().into(), wanted.kernel.as_str().into());
+    note("ports", ports(&applied.ports), ports(&wanted.ports));
+    changed
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{} MiB", bytes >> 20)
+}
+
+fn ports(list: &[Forward]) -> String {
+    let words: Vec<String> = list
+        .iter()
+        .map(|f| format!("{}:{}→{}/{}", f.host_ip, f.host, f.guest, f.protocol.as_str()))
+        .collect();
+    if words.is_empty() { "none".into() } else { words.join(" ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn machine() -> Machine {
+        Machine {
+            name: "web".into(),
+            box_name: "debian/13".into(),
+            cpus: 2,
+            memory: 1 << 30,
+            disk: None,
+            hostname: "web".into(),
+            provider: None,
+            kernel: KernelChoice::Stock,
+            ports: Vec::new(),
+            steps: Vec::new(),
+            boot_timeout: Duration::from_secs(300),
+            halt_timeout: Duration::from_secs(60),
+        }
+    }
+
+    #[test]
+    fn half_made_is_made_again() {
+        for observed in [Observed::Absent, Observed::HalfMade] {
+            assert_eq!(up(&machine(), &observed).actions, [Action::Create, Action::Start]);
+        }
+    }
+
+    #[test]
+    fn a_stopped_machine_takes_what_a_start_can_apply() {
+        let applied = Applied { cpus: 1, ..Applied::of(&machine()) };
+        let plan = up(&machine(), &Observed::Stopped(applied));
+        assert_eq!(plan, Plan { actions: vec![Action::Start], pending: vec![] });
+    }
+
+    #[test]
+    fn a_changed_file_is_never_passed_over_in_silence() {
+        let applied = Applied { cpus: 1, box_name: "debian/12".into(), ..Applied::of(&machine()) };
+        let plan = up(&machine(), &Observed::Running(applied));
+        assert_eq!(plan.actions, [Action::Connect]);
+        assert_eq!(plan.pending.len(), 2);
+        assert!(plan.pending[0].contains("rvm destroy"));
+        assert!(plan.pending[1].contains("cpus 1, the file says 2: `rvm reload`"));
+    }
+}

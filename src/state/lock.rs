@@ -78,17 +78,32 @@ impl Lock {
                 write!(file, "{owner} (pid {})", std::process::id())?;
                 Ok(Ok(Lock { file }))
             }
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                (&mut file).take(500).read_to_string(&mut holder).unwrap_or_default();
-                if holder.is_empty() {
-                    holder.push_str("another rvm");
-                }
-                Ok(Err(holder))
-            }
+            Err(TryLockError::WouldBlock) => Ok(Err(name_of_holder(file))),
             Err(TryLockError::Error(error)) => Err(error),
         }
     }
+
+    /// Who holds the lock at `path` now; `None` when nobody does. For the moment that this takes,
+    /// a [`Lock::try_acquire`] elsewhere may fail and find no name: it should try again.
+    pub fn holder(path: &Path) -> io::Result<Option<String>> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(None),
+            Err(TryLockError::WouldBlock) => Ok(Some(name_of_holder(file))),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+/// What the holder wrote of itself.
+fn name_of_holder(file: File) -> String {
+    let mut name = String::new();
+    file.take(500).read_to_string(&mut name).unwrap_or_default();
+    if name.is_empty() { "another rvm".into() } else { name }
 }
 
 impl Drop for Lock {
@@ -120,6 +135,17 @@ mod tests {
         assert!(holder.starts_with("rvm up web (pid "), "{holder}");
         drop(first);
         assert!(waiter.join().unwrap());
+    }
+
+    #[test]
+    fn the_holder_is_seen_without_taking_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.lock");
+        assert_eq!(Lock::holder(&path).unwrap(), None);
+        let lock = Lock::try_acquire(&path, "a").unwrap().unwrap();
+        assert!(Lock::holder(&path).unwrap().unwrap().starts_with("a (pid "));
+        drop(lock);
+        assert_eq!(Lock::holder(&path).unwrap(), None);
     }
 
     #[test]

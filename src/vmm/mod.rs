@@ -30,6 +30,7 @@ mod spec;
 pub mod vcpu;
 pub mod virtio;
 
+pub use devices::log::BoundedLog;
 pub use error::Error;
 pub use handle::Handle;
 pub use spec::{Backing, Disk, DiskFormat, Exit, Net, NetBackend, OnReset, Serial, Spec};

@@ -1,0 +1,278 @@
+//! From a made machine to one that answers SSH.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::console;
+use super::record::Record;
+use super::{MachineError, Machines};
+use crate::image::{self, HostKey, Kernel, Seed};
+use crate::model::{Forward, Login, Machine, Project, Protocol, ProviderKind, Secret};
+use crate::net::{self, NetError, Passt};
+use crate::plan::Applied;
+use crate::provider::{self, DiskSpec, ImageFormat, VmSpec};
+use crate::ssh::{self, Session, SshError, Target, WaitError};
+
+/// Disk of a machine, in its folder.
+pub(super) const DISK: &str = "disk.qcow2";
+/// Seed disk, in its folder.
+const SEED: &str = "seed.iso";
+/// The machine's own login key.
+pub(super) const LOGIN_KEY: &str = "id_ed25519";
+/// The guest's host key, made by us.
+pub(super) const HOST_KEY: &str = "ssh_host_ed25519_key";
+/// known_hosts file for the system's ssh.
+pub(super) const KNOWN_HOSTS: &str = "known_hosts";
+
+/// Vagrant's port for SSH; another one is taken when it is not free.
+const SSH_PORT: u16 = 2222;
+
+/// How often the ports are chosen anew when another process takes one between the choice and
+/// the moment passt listens.
+const PORT_TRIES: u32 = 5;
+
+/// What both providers' kernels get. `panic=1`: a guest that panics resets instead of hanging.
+/// `random.trust_cpu`: no wait for entropy before sshd can make keys.
+const CMDLINE: &str = "console=ttyS0 panic=1 quiet random.trust_cpu=on";
+
+impl Machines<'_> {
+    /// Starts a stopped machine with what the file says now; the record is saved before it runs.
+    pub(super) fn start(
+        &self,
+        project: &Project,
+        machine: &Machine,
+        record: &mut Record,
+        forced: Option<ProviderKind>,
+        kernel: &Kernel,
+    ) -> Result<(), MachineError> {
+        let dir = self.layout.machine(&record.id);
+        let choice = self.choose_provider(machine, record, forced)?;
+        image::check_overlay(&dir.join(DISK))?;
+        self.write_seed(project, machine, record, &dir)?;
+        let (ports, passt) = self.open_ports(machine)?;
+        let mut ports = ports.into_iter();
+        let ssh = ports.next().map(|f| SocketAddr::new(provider::reachable(f.host_ip), f.host));
+        record.applied = Applied {
+            disk: record.applied.disk,
+            box_name: record.applied.box_name.clone(),
+            ..Applied::of(machine)
+        };
+        record.provider = Some(choice.kind);
+        record.ssh = ssh;
+        record.ports = ports.collect();
+        record.user = project.login.user.clone();
+        record.identity = identity(&project.login, &dir);
+        record.started = true;
+        for (declared, actual) in machine.ports.iter().zip(&record.ports) {
+            self.tell_port(&machine.name, declared, actual);
+        }
+        self.write_known_hosts(record, &dir)?;
+        self.save(record)?;
+        let spec = VmSpec {
+            name: machine.name.clone(),
+            provider: choice.kind,
+            accelerated: choice.accelerated,
+            cpus: machine.cpus,
+            memory: machine.memory,
+            kernel: kernel.vmlinux.clone(),
+            initrd: kernel.initrd.clone(),
+            cmdline: format!("{CMDLINE} {}", kernel.cmdline).trim_end().to_owned(),
+            disks: vec![
+                DiskSpec {
+                    path: dir.join(DISK),
+                    format: ImageFormat::Qcow2,
+                    backing: record.image.as_ref().map(|image| image.root_disk.clone()),
+                    read_only: false,
+                    serial: "root".into(),
+                },
+                DiskSpec {
+                    path: dir.join(SEED),
+                    format: ImageFormat::Raw,
+                    backing: None,
+                    read_only: true,
+                    serial: "seed".into(),
+                },
+            ],
+            mac: provider::mac_of(&record.id),
+        };
+        console::rotate(&dir);
+        provider::start(&self.exe, &self.path, &dir, &spec, passt.socket)?;
+        Ok(())
+    }
+
+    fn choose_provider(
+        &self,
+        machine: &Machine,
+        record: &Record,
+        forced: Option<ProviderKind>,
+    ) -> Result<provider::Choice, MachineError> {
+        let probe = crate::vmm::probe::probe();
+        let qemu = provider::qemu_binary(&self.path).is_some();
+        let choice = match forced.or(machine.provider) {
+            Some(kind) => provider::choose(Some(kind), &probe, qemu)?,
+            // What ran it before runs it again, where it still can.
+            None => record
+                .provider
+                .and_then(|kind| provider::choose(Some(kind), &probe, qemu).ok())
+                .map_or_else(|| provider::choose(None, &probe, qemu), Ok)?,
+        };
+        if let Some(note) = &choice.note {
+            self.detail(&machine.name, note.clone());
+        }
+        Ok(choice)
+    }
+
+    /// Chooses host ports, the SSH one first, and has passt listen on them.
+    fn open_ports(&self, machine: &Machine) -> Result<(Vec<Forward>, Passt), MachineError> {
+        let ssh = Forward {
+            guest: 22,
+            host: SSH_PORT,
+            host_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            protocol: Protocol::Tcp,
+            auto_correct: true,
+        };
+        // The declared ports choose first: the one for SSH gives way to them.
+        let wanted: Vec<Forward> = machine.ports.iter().cloned().chain([ssh]).collect();
+        let mut tries = 0;
+        loop {
+            let mut chosen = net::choose(&wanted, &[])?;
+            chosen.rotate_right(1);
+            match Passt::start(&chosen) {
+                Ok(passt) => return Ok((chosen, passt)),
+                Err(NetError::PortRace(_)) if tries < PORT_TRIES => tries += 1,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn tell_port(&self, name: &str, declared: &Forward, actual: &Forward) {
+        let (guest, host, ip) = (actual.guest, actual.host, actual.host_ip);
+        let protocol = actual.protocol.as_str();
+        let text = format!("Port {guest}/{protocol} of the guest is {ip}:{host} on the host.");
+        match declared.host == actual.host {
+            true => self.detail(name, text),
+            false => self.warn(name, format!("{text} ({} was taken.)", declared.host)),
+        }
+    }
+
+    fn write_seed(
+        &self,
+        project: &Project,
+        machine: &Machine,
+        record: &Record,
+        dir: &Path,
+    ) -> Result<(), MachineError> {
+        let mut authorized_keys = vec![ssh::keys::public_line_of(&dir.join(LOGIN_KEY))?];
+        if let Some(key) = &project.login.key {
+            authorized_keys.push(ssh::keys::public_line_of(key)?);
+        }
+        // The private host key travels once; afterwards the guest has it and the seed need not.
+        let host_key = match record.reached {
+            true => None,
+            false => Some(HostKey {
+                private_openssh: Secret::new(read(&dir.join(HOST_KEY))?),
+                public_openssh: ssh::keys::public_line_of(&dir.join(HOST_KEY))?,
+            }),
+        };
+        let password_hash = match &project.login.password {
+            Some(password) => Some(image::hash_password(password)?),
+            None => None,
+        };
+        let seed = Seed {
+            instance_id: record.id.clone(),
+            hostname: machine.hostname.clone(),
+            user: project.login.user.clone(),
+            authorized_keys,
+            password_hash,
+            host_key,
+        };
+        Ok(image::write_seed(&dir.join(SEED), &seed)?)
+    }
+
+    fn write_known_hosts(&self, record: &Record, dir: &Path) -> Result<(), MachineError> {
+        let Some(addr) = record.ssh else { return Ok(()) };
+        let public = ssh::keys::public_line_of(&dir.join(HOST_KEY))?;
+        let line = ssh::known_hosts_line(addr.ip(), addr.port(), &public);
+        let path = dir.join(KNOWN_HOSTS);
+        crate::state::store::write(&path, line.as_bytes()).map_err(|e| MachineError::file("write", &path, e))
+    }
+
+    /// How to reach the guest of a started machine.
+    pub(super) fn target(&self, login: &Login, record: &Record) -> Result<Target, MachineError> {
+        let dir = self.layout.machine(&record.id);
+        let addr = record.ssh.ok_or_else(|| MachineError::NotRunning(record.name.clone()))?;
+        // What the ENV file gives is what is used: a wrong password must not be hidden by a good key.
+        let keys = match (&login.key, &login.password) {
+            (Some(key), _) => vec![key.clone()],
+            (None, Some(_)) => Vec::new(),
+            (None, None) => vec![dir.join(LOGIN_KEY)],
+        };
+        Ok(Target {
+            addr,
+            user: login.user.clone(),
+            password: login.password.clone(),
+            keys,
+            host_key: ssh::keys::public_line_of(&dir.join(HOST_KEY))?,
+        })
+    }
+
+    /// Waits until the guest of a running machine lets us in.
+    pub(super) fn wait_ssh(
+        &self,
+        login: &Login,
+        record: &mut Record,
+        timeout: Duration,
+    ) -> Result<Session, MachineError> {
+        let dir = self.layout.machine(&record.id);
+        let target = self.target(login, record)?;
+        let mut alive = || matches!(provider::live(&dir), Ok(Some(_)) | Err(_));
+        let mut on_stage = |stage: ssh::BootStage| tracing::debug!(machine = %record.name, ?stage, "boot");
+        let deadline = Instant::now() + timeout;
+        match ssh::wait_ready(&target, deadline, &mut alive, &mut on_stage, &self.cancel) {
+            Ok(session) => {
+                if !record.reached {
+                    record.reached = true;
+                    self.save(record)?;
+                }
+                Ok(session)
+            }
+            Err(WaitError::Ssh(SshError::Cancelled)) => Err(MachineError::Interrupted(format!(
+                "machine `{0}` goes on booting: `rvm up {0}` waits for it again, `rvm halt {0}` stops it",
+                record.name
+            ))),
+            Err(error) => Err(self.boot_error(record, &dir, timeout, &error)),
+        }
+    }
+
+    fn boot_error(&self, record: &Record, dir: &Path, timeout: Duration, error: &WaitError) -> MachineError {
+        let name = record.name.clone();
+        let ended = provider::ended(dir).ok().flatten().and_then(|e| e.message);
+        let what = match (error, ended) {
+            (WaitError::VmEnded { .. }, Some(message)) => format!("its virtual machine ended: {message}"),
+            (WaitError::VmEnded { .. }, None) => "its virtual machine ended before SSH answered".into(),
+            (WaitError::TimedOut { .. }, _) => format!("{error} (boot_timeout is {} s)", timeout.as_secs()),
+            _ => error.to_string(),
+        };
+        let hint = match error {
+            WaitError::Ssh(error) => error.hint(),
+            _ => None,
+        };
+        let hint = hint.unwrap_or_else(|| format!("`rvm logs {name}` shows the whole console"));
+        let tail = console::tail(dir, 12);
+        let console = match tail.is_empty() {
+            true => "\nThe console is empty: the kernel said nothing.".into(),
+            false => format!("\nLast lines of its console:\n  | {}", tail.join("\n  | ")),
+        };
+        MachineError::Boot { name, what, console, hint }
+    }
+}
+
+/// The private key that the system's ssh is told to use.
+fn identity(login: &Login, dir: &Path) -> Option<PathBuf> {
+    Some(login.key.clone().unwrap_or_else(|| dir.join(LOGIN_KEY)))
+}
+
+fn read(path: &Path) -> Result<String, MachineError> {
+    std::fs::read_to_string(path).map_err(|e| MachineError::file("read", path, e))
+}

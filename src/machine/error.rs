@@ -1,0 +1,147 @@
+//! Why an operation on a machine failed.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::image::ImageError;
+use crate::net::{NetError, PortError};
+use crate::provider::ProviderError;
+use crate::provision::ProvisionError;
+use crate::ssh::SshError;
+use crate::state::LockError;
+
+/// `Display` is one sentence; `source()` the cause.
+#[derive(Debug, Error)]
+pub enum MachineError {
+    /// A file cannot be read or written.
+    #[error("cannot {action} {path}")]
+    File {
+        /// Verb.
+        action: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// No random numbers.
+    #[error("the host gives no random numbers")]
+    Random(#[source] io::Error),
+    /// A record of another version.
+    #[error("{path} was written by another version of rvm (format {version})")]
+    Version {
+        /// The record.
+        path: PathBuf,
+        /// Its format.
+        version: u32,
+    },
+    /// Several machines fit.
+    #[error("`{prefix}` fits several machines: {ids}", ids = .ids.join(", "))]
+    Ambiguous {
+        /// What was given.
+        prefix: String,
+        /// What fits.
+        ids: Vec<String>,
+    },
+    /// It was never made.
+    #[error("machine `{0}` is not created")]
+    NotCreated(String),
+    /// It must run for this.
+    #[error("machine `{0}` is not running")]
+    NotRunning(String),
+    /// Ctrl-C.
+    #[error("interrupted; {0}")]
+    Interrupted(String),
+    /// Waiting for another rvm.
+    #[error(transparent)]
+    Lock(LockError),
+    /// Box, kernel, disk or seed.
+    #[error(transparent)]
+    Image(ImageError),
+    /// A host port.
+    #[error(transparent)]
+    Port(PortError),
+    /// The network.
+    #[error(transparent)]
+    Net(NetError),
+    /// The provider.
+    #[error(transparent)]
+    Provider(ProviderError),
+    /// The machine started and did not become reachable.
+    #[error("machine `{name}` did not come up: {what}{console}")]
+    Boot {
+        /// Which.
+        name: String,
+        /// The stage reached and what failed there.
+        what: String,
+        /// The last console lines, each on a line of its own behind a newline; may be empty.
+        console: String,
+        /// Likely cause and what to do.
+        hint: String,
+    },
+    /// SSH.
+    #[error(transparent)]
+    Ssh(SshError),
+    /// A provision step.
+    #[error(transparent)]
+    Provision(ProvisionError),
+}
+
+impl MachineError {
+    pub(super) fn file(action: &'static str, path: &Path, source: io::Error) -> Self {
+        MachineError::File { action, path: path.into(), source }
+    }
+
+    /// What to do next, where there is something to do.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            MachineError::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                Some("free some space (`rvm box list` and `rvm global-status` show what takes it), then run it again".into())
+            }
+            MachineError::Version { .. } => Some("use that version, or `rvm destroy` the machine with it".into()),
+            MachineError::Ambiguous { .. } => Some("give more digits".into()),
+            MachineError::NotCreated(_) | MachineError::NotRunning(_) => Some("`rvm up` brings it up".into()),
+            MachineError::Image(e) => e.hint(),
+            MachineError::Port(e) => e.hint(),
+            MachineError::Net(e) => e.hint(),
+            MachineError::Provider(e) => e.hint(),
+            MachineError::Boot { hint, .. } => Some(hint.clone()),
+            MachineError::Ssh(e) => e.hint(),
+            MachineError::Provision(e) => e.hint(),
+            _ => None,
+        }
+    }
+
+    /// Ctrl-C: exit code 130.
+    pub fn is_interrupt(&self) -> bool {
+        match self {
+            MachineError::Interrupted(_) | MachineError::Lock(LockError::Cancelled { .. }) => true,
+            MachineError::Image(ImageError::Cancelled { .. }) => true,
+            MachineError::Ssh(e) => e.is_interrupt(),
+            MachineError::Provision(e) => e.is_interrupt(),
+            _ => false,
+        }
+    }
+}
+
+macro_rules! from {
+    ($($variant:ident($error:ty)),*) => {$(
+        impl From<$error> for MachineError {
+            fn from(error: $error) -> Self {
+                MachineError::$variant(error)
+            }
+        }
+    )*};
+}
+
+from!(
+    Lock(LockError),
+    Image(ImageError),
+    Port(PortError),
+    Net(NetError),
+    Provider(ProviderError),
+    Ssh(SshError),
+    Provision(ProvisionError)
+);

@@ -1,0 +1,180 @@
+//! What exists and how it is: asked of the live processes.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::boot::KNOWN_HOSTS;
+use super::record::Record;
+use super::{MachineError, Machines, SshInfo, State, Status, console};
+use crate::model::{Project, Stream};
+use crate::provider::{self, EndReason};
+use crate::ssh::{Input, Session};
+
+/// How long a guest that runs already may take to let us in for one command.
+const CONNECT: Duration = Duration::from_secs(15);
+
+impl Machines<'_> {
+    /// State of a declared machine.
+    pub fn status(&self, project: &Project, name: &str) -> Result<Status, MachineError> {
+        let declared = project.machines.iter().find(|machine| machine.name == name);
+        match self.lookup(&project.root, name)? {
+            Some(record) => self.status_of_record(record),
+            None => Ok(Status {
+                id: None,
+                name: name.into(),
+                provider: declared.and_then(|machine| machine.provider),
+                state: State::NotCreated,
+                project: project.root.clone(),
+                box_name: declared.map(|machine| machine.box_name.clone()).unwrap_or_default(),
+                pid: None,
+                ports: Vec::new(),
+                ssh: None,
+                uptime: None,
+            }),
+        }
+    }
+
+    /// State of a machine by full id.
+    pub fn status_of(&self, id: &str) -> Result<Status, MachineError> {
+        let record = self.record(id)?.ok_or_else(|| MachineError::NotCreated(id.into()))?;
+        self.status_of_record(record)
+    }
+
+    /// All machines of this user, sorted by project and name. One whose record cannot be read is
+    /// reported as a warning and left out.
+    pub fn all(&self) -> Result<Vec<Status>, MachineError> {
+        let mut list = Vec::new();
+        for id in self.ids()? {
+            match self.record(&id) {
+                Ok(Some(record)) => list.push(self.status_of_record(record)?),
+                // An `up` is making it this moment, or was killed doing so: `prune` tells them apart.
+                Ok(None) => (),
+                Err(error) => {
+                    self.warn(id.get(..7).unwrap_or(&id), format!("{error}; `rvm destroy {id}` removes it"))
+                }
+            }
+        }
+        list.sort_by(|a, b| (&a.project, &a.name).cmp(&(&b.project, &b.name)));
+        Ok(list)
+    }
+
+    /// Removes what interrupted commands left behind: machines that were never finished. Machines
+    /// with a disk are never touched. Returns what was removed.
+    pub fn prune(&self) -> Result<Vec<Status>, MachineError> {
+        self.empty_trash()?;
+        let mut removed = Vec::new();
+        for id in self.ids()? {
+            let Ok(Some(record)) = self.record(&id) else { continue };
+            if record.made {
+                continue;
+            }
+            // Somebody may be making it right now: then it is not ours to take.
+            let path = self.lock_path(&record.project, &record.name);
+            let Ok(Ok(_lock)) = crate::state::Lock::try_acquire(&path, "rvm global-status --prune") else {
+                continue;
+            };
+            let status = self.status_of_record(record.clone())?;
+            self.unpoint(&record);
+            self.discard(&id)?;
+            removed.push(status);
+        }
+        Ok(removed)
+    }
+
+    /// Full id for an id or a prefix of it; `Ok(None)`: no such machine; several are an error.
+    pub fn find(&self, prefix: &str) -> Result<Option<String>, MachineError> {
+        if prefix.len() < 2 || !prefix.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Ok(None);
+        }
+        let prefix = prefix.to_ascii_lowercase();
+        let mut ids: Vec<String> = self.ids()?.into_iter().filter(|id| id.starts_with(&prefix)).collect();
+        match ids.len() {
+            0 | 1 => Ok(ids.pop()),
+            _ => {
+                ids.sort();
+                Err(MachineError::Ambiguous { prefix, ids })
+            }
+        }
+    }
+
+    /// How to log in to a running machine.
+    pub fn ssh_info(&self, project: &Project, name: &str) -> Result<SshInfo, MachineError> {
+        let record = self.running(&project.root, name)?;
+        let dir = self.layout.machine(&record.id);
+        let addr = record.ssh.ok_or_else(|| MachineError::NotRunning(name.into()))?;
+        Ok(SshInfo {
+            name: record.name,
+            host: addr.ip(),
+            port: addr.port(),
+            user: record.user,
+            identity: record.identity,
+            known_hosts: dir.join(KNOWN_HOSTS),
+        })
+    }
+
+    /// Runs one command over SSH without a terminal: output goes to `out` as it comes, the
+    /// guest's exit code comes back.
+    pub fn exec(
+        &self,
+        project: &Project,
+        name: &str,
+        command: &str,
+        out: &mut dyn FnMut(Stream, &[u8]),
+    ) -> Result<i32, MachineError> {
+        let record = self.running(&project.root, name)?;
+        let target = self.target(&project.login, &record)?;
+        let session = Session::connect(&target, CONNECT, &self.cancel)?;
+        let status = session.exec(command, Input::None, out, &self.cancel, None)?;
+        Ok(status.code)
+    }
+
+    /// The serial console log of a machine, oldest first.
+    pub fn console_log(&self, id: &str) -> Result<Vec<u8>, MachineError> {
+        let dir = self.layout.machine(id);
+        console::whole(&dir).map_err(|e| MachineError::file("read the console log in", &dir, e))
+    }
+
+    pub(super) fn running(&self, project: &Path, name: &str) -> Result<Record, MachineError> {
+        let record = self.lookup(project, name)?.ok_or_else(|| MachineError::NotCreated(name.into()))?;
+        match self.is_running(&record)? {
+            true => Ok(record),
+            false => Err(MachineError::NotRunning(name.into())),
+        }
+    }
+
+    pub(super) fn is_running(&self, record: &Record) -> Result<bool, MachineError> {
+        match provider::live(&self.layout.machine(&record.id)) {
+            Ok(live) => Ok(live.is_some()),
+            // It holds its lock and does not answer: it is there.
+            Err(provider::ProviderError::Control(_)) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn status_of_record(&self, record: Record) -> Result<Status, MachineError> {
+        let dir = self.layout.machine(&record.id);
+        let (state, live) = match provider::live(&dir) {
+            Ok(Some(live)) => (State::Running, Some(live)),
+            Err(provider::ProviderError::Control(_)) => (State::Running, None),
+            Err(error) => return Err(error.into()),
+            Ok(None) if !record.made => (State::Preparing, None),
+            Ok(None) if !record.started => (State::Poweroff, None),
+            Ok(None) => match provider::ended(&dir)?.map(|ended| ended.reason) {
+                Some(EndReason::Poweroff | EndReason::Stopped) => (State::Poweroff, None),
+                Some(EndReason::Failed) | None => (State::Aborted, None),
+            },
+        };
+        Ok(Status {
+            id: Some(record.id),
+            name: record.name,
+            provider: record.provider,
+            state,
+            project: record.project,
+            box_name: record.applied.box_name,
+            pid: live.as_ref().map(|l| l.pid),
+            ports: record.ports,
+            ssh: record.ssh,
+            uptime: live.map(|l| l.uptime),
+        })
+    }
+}

@@ -1,0 +1,164 @@
+//! What can be tested without a virtual machine: records, pointers, locks, states.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::record::Record;
+use super::{MachineError, Machines, State};
+use crate::image::{Settings, Store};
+use crate::model::{Cancel, KernelChoice, Machine, Silent};
+use crate::plan::Applied;
+use crate::state::{Layout, store};
+
+struct World {
+    dir: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> World {
+        World { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn machines(&self) -> Machines<'static> {
+        let layout = Layout::at(self.dir.path().join("home"));
+        Machines {
+            images: Store::new(layout.clone(), Settings::default()),
+            layout,
+            report: &Silent,
+            cancel: Cancel::new(),
+            exe: PathBuf::from("/nonexistent"),
+            path: String::new(),
+            dot_dir: None,
+        }
+    }
+
+    fn project(&self, name: &str) -> PathBuf {
+        let project = self.dir.path().join(name);
+        fs::create_dir_all(&project).unwrap();
+        project
+    }
+
+    /// A machine as `up` leaves it after it made the disk.
+    fn made(&self, project: &Path, name: &str) -> Record {
+        let machines = self.machines();
+        let mut record = Record::new(name, project, &project.join("Vagrantfile"), applied()).unwrap();
+        record.made = true;
+        store::create_private_dir(&machines.layout.machine(&record.id)).unwrap();
+        machines.save(&record).unwrap();
+        machines.point(&record).unwrap();
+        record
+    }
+}
+
+fn applied() -> Applied {
+    Applied::of(&Machine {
+        name: "default".into(),
+        box_name: "micro".into(),
+        cpus: 1,
+        memory: 1 << 28,
+        disk: None,
+        hostname: "default".into(),
+        provider: None,
+        kernel: KernelChoice::Stock,
+        ports: Vec::new(),
+        steps: Vec::new(),
+        boot_timeout: Duration::from_secs(1),
+        halt_timeout: Duration::from_secs(1),
+    })
+}
+
+#[test]
+fn a_machine_is_found_without_its_pointer() {
+    let world = World::new();
+    let project = world.project("p");
+    let record = world.made(&project, "web");
+    fs::remove_dir_all(project.join(".rvm")).unwrap();
+    assert_eq!(world.machines().lookup(&project, "web").unwrap().unwrap().id, record.id);
+    assert!(world.machines().lookup(&project, "db").unwrap().is_none());
+}
+
+#[test]
+fn a_moved_project_keeps_its_machine_and_a_copied_one_has_none() {
+    let world = World::new();
+    let (old, new, copy) = (world.project("old"), world.dir.path().join("new"), world.project("copy"));
+    let record = world.made(&old, "web");
+    fs::rename(&old, &new).unwrap();
+    let found = world.machines().lookup(&new, "web").unwrap().unwrap();
+    assert_eq!((found.id.as_str(), &found.project), (record.id.as_str(), &new));
+
+    fs::create_dir_all(copy.join(".rvm/machines/web")).unwrap();
+    fs::write(copy.join(".rvm/machines/web/id"), &record.id).unwrap();
+    assert!(world.machines().lookup(&copy, "web").unwrap().is_none());
+    assert_eq!(world.machines().lookup(&new, "web").unwrap().unwrap().project, new);
+}
+
+#[test]
+fn states_come_from_what_is_there() {
+    let world = World::new();
+    let machines = world.machines();
+    let mut record = world.made(&world.project("p"), "web");
+    let dir = machines.layout.machine(&record.id);
+    let state = || machines.status_of(&record.id.clone()).unwrap().state;
+    assert_eq!(state(), State::Poweroff, "made, never started");
+    record.started = true;
+    machines.save(&record).unwrap();
+    assert_eq!(state(), State::Aborted, "started, and its process left no word");
+    fs::write(dir.join("ended.json"), r#"{"reason":"poweroff","message":null}"#).unwrap();
+    assert_eq!(state(), State::Poweroff);
+    fs::write(dir.join("ended.json"), r#"{"reason":"failed","message":"x"}"#).unwrap();
+    assert_eq!(state(), State::Aborted);
+}
+
+#[test]
+fn destroy_leaves_nothing_behind() {
+    let world = World::new();
+    let project = world.project("p");
+    let record = world.made(&project, "web");
+    let machines = world.machines();
+    machines.destroy(&record.id).unwrap();
+    assert!(!project.join(".rvm").exists());
+    assert_eq!(fs::read_dir(machines.layout.machines()).unwrap().count(), 0);
+    assert!(matches!(machines.destroy(&record.id), Err(MachineError::NotCreated(_))));
+}
+
+#[test]
+fn prune_takes_only_what_was_never_finished() {
+    let world = World::new();
+    let machines = world.machines();
+    let keep = world.made(&world.project("p"), "web");
+    let half = Record { made: false, ..world.made(&world.project("q"), "db") };
+    machines.save(&half).unwrap();
+    fs::create_dir(machines.layout.machines().join(".trash-x")).unwrap();
+    let removed = machines.prune().unwrap();
+    assert_eq!(removed.len(), 1);
+    assert_eq!(removed[0].state, State::Preparing);
+    assert_eq!(machines.ids().unwrap(), [keep.id]);
+    assert!(!machines.layout.machines().join(".trash-x").exists());
+}
+
+#[test]
+fn an_id_prefix_finds_one_machine_or_says_which_fit() {
+    let world = World::new();
+    let machines = world.machines();
+    let project = world.project("p");
+    for (name, id) in [("a", "abc0"), ("b", "abc1")] {
+        let id = format!("{id}{}", "0".repeat(28));
+        let record = Record { id: id.clone(), ..Record::new(name, &project, &project, applied()).unwrap() };
+        store::create_private_dir(&machines.layout.machine(&id)).unwrap();
+        machines.save(&record).unwrap();
+    }
+    assert!(machines.find("abc1").unwrap().unwrap().starts_with("abc1"));
+    assert_eq!(machines.find("ffff").unwrap(), None);
+    assert_eq!(machines.find("not-hex").unwrap(), None);
+    assert!(matches!(machines.find("abc"), Err(MachineError::Ambiguous { ids, .. }) if ids.len() == 2));
+}
+
+#[test]
+fn a_record_of_another_version_is_not_read() {
+    let world = World::new();
+    let machines = world.machines();
+    let record = Record { version: 99, ..world.made(&world.project("p"), "web") };
+    machines.save(&record).unwrap();
+    assert!(matches!(machines.status_of(&record.id), Err(MachineError::Version { version: 99, .. })));
+}

@@ -1,0 +1,199 @@
+//! `up`, `reload`, `provision`.
+
+use std::path::Path;
+
+use super::boot::{DISK, HOST_KEY, LOGIN_KEY};
+use super::record::Record;
+use super::{MachineError, Machines, UpOptions, UpOutcome, console};
+use crate::image::{self, BoxImage, Kernel};
+use crate::model::{Machine, Project, ProvisionChoice};
+use crate::plan::{self, Action, Applied, Observed};
+use crate::provision;
+use crate::ssh::{self, Session};
+use crate::state::store;
+
+impl Machines<'_> {
+    /// Creates what is missing, starts it, waits for SSH, runs the steps. What an `up` that was
+    /// cut off left behind is finished or made again.
+    pub fn up(
+        &self,
+        project: &Project,
+        machine: &Machine,
+        options: &UpOptions,
+    ) -> Result<UpOutcome, MachineError> {
+        let _lock = self.lock(&project.root, &machine.name, "up")?;
+        self.up_locked(project, machine, options)
+    }
+
+    /// Stops and starts again with the file as it is now.
+    pub fn reload(
+        &self,
+        project: &Project,
+        machine: &Machine,
+        force: bool,
+        options: &UpOptions,
+    ) -> Result<UpOutcome, MachineError> {
+        let _lock = self.lock(&project.root, &machine.name, "reload")?;
+        let record = self.lookup(&project.root, &machine.name)?;
+        let record = record.ok_or_else(|| MachineError::NotCreated(machine.name.clone()))?;
+        self.halt_locked(&record, force, machine.halt_timeout)?;
+        self.up_locked(project, machine, options)
+    }
+
+    /// Runs steps on a running machine.
+    pub fn provision(
+        &self,
+        project: &Project,
+        machine: &Machine,
+        with: &ProvisionChoice,
+    ) -> Result<UpOutcome, MachineError> {
+        let _lock = self.lock(&project.root, &machine.name, "provision")?;
+        let mut record = self.running(&project.root, &machine.name)?;
+        let session = self.wait_ssh(&project.login, &mut record, machine.boot_timeout)?;
+        self.run_steps(project, machine, &record, &session, with, true)
+    }
+
+    fn up_locked(
+        &self,
+        project: &Project,
+        machine: &Machine,
+        options: &UpOptions,
+    ) -> Result<UpOutcome, MachineError> {
+        let mut record = self.lookup(&project.root, &machine.name)?;
+        let observed = self.observe(record.as_ref())?;
+        let plan = plan::up(machine, &observed);
+        for text in &plan.pending {
+            self.warn(&machine.name, text.clone());
+        }
+        let mut was_running = false;
+        for action in plan.actions {
+            self.check_cancel(&machine.name)?;
+            match action {
+                Action::Create => record = Some(self.create(project, machine, record.take())?),
+                Action::Start => {
+                    let Some(record) = record.as_mut() else { continue };
+                    self.start_action(project, machine, record, options)?;
+                }
+                Action::Connect => {
+                    was_running = true;
+                    self.stage(&machine.name, "Running already.".into());
+                }
+            }
+        }
+        let mut record = record.ok_or_else(|| MachineError::NotCreated(machine.name.clone()))?;
+        if was_running && options.provision == ProvisionChoice::Skip {
+            return Ok(UpOutcome { was_running, ran: Vec::new(), skipped: Vec::new() });
+        }
+        let session = self.wait_ssh(&project.login, &mut record, machine.boot_timeout)?;
+        if !was_running {
+            self.tell_ready(&record);
+        }
+        self.run_steps(project, machine, &record, &session, &options.provision, was_running)
+    }
+
+    fn observe(&self, record: Option<&Record>) -> Result<Observed, MachineError> {
+        let Some(record) = record else { return Ok(Observed::Absent) };
+        if !record.made {
+            return Ok(Observed::HalfMade);
+        }
+        let applied = record.applied.clone();
+        Ok(match self.is_running(record)? {
+            true => Observed::Running(applied),
+            false => Observed::Stopped(applied),
+        })
+    }
+
+    /// Makes folder, keys and disk. The record says `made` only when all of it is there, so a
+    /// kill at any point is noticed by the next `up`, which begins anew in the same folder.
+    fn create(
+        &self,
+        project: &Project,
+        machine: &Machine,
+        half: Option<Record>,
+    ) -> Result<Record, MachineError> {
+        let image = self.images.ensure_box(&machine.box_name, self.report, &self.cancel)?;
+        self.check_cancel(&machine.name)?;
+        self.stage(&machine.name, format!("Creating from box {}.", machine.box_name));
+        let applied = Applied::of(machine);
+        let mut record = match half {
+            Some(half) => Record { applied, ..half },
+            None => Record::new(&machine.name, &project.root, &project.file, applied)?,
+        };
+        record.image = Some(BoxImage { packages: Vec::new(), ..image.clone() });
+        let dir = self.layout.machine(&record.id);
+        store::create_private_dir(&dir).map_err(|e| MachineError::file("create", &dir, e))?;
+        self.save(&record)?;
+        self.point(&record)?;
+        self.fill(machine, &image, &dir)?;
+        record.made = true;
+        self.save(&record)?;
+        Ok(record)
+    }
+
+    fn fill(&self, machine: &Machine, image: &BoxImage, dir: &Path) -> Result<(), MachineError> {
+        for name in [LOGIN_KEY, HOST_KEY, DISK] {
+            let path = dir.join(name);
+            store::remove(&path).map_err(|e| MachineError::file("remove", &path, e))?;
+        }
+        console::clear(dir).map_err(|e| MachineError::file("clear the console log in", dir, e))?;
+        ssh::keys::generate(&dir.join(LOGIN_KEY), &format!("rvm {}", machine.name))?;
+        ssh::keys::generate(&dir.join(HOST_KEY), &format!("rvm host {}", machine.name))?;
+        image::create_overlay(image, &dir.join(DISK), machine.disk.unwrap_or(image.default_disk))?;
+        Ok(())
+    }
+
+    fn start_action(
+        &self,
+        project: &Project,
+        machine: &Machine,
+        record: &mut Record,
+        options: &UpOptions,
+    ) -> Result<(), MachineError> {
+        let kernel = self.kernel(machine, record)?;
+        self.check_cancel(&machine.name)?;
+        self.stage(&machine.name, format!("Starting with kernel {}.", kernel.version));
+        self.start(project, machine, record, options.provider, &kernel)?;
+        let (cpus, memory) = (machine.cpus, machine.memory >> 20);
+        let provider = record.provider.map_or("", |p| p.as_str());
+        self.detail(
+            &machine.name,
+            format!("{cpus} CPU, {memory} MiB, provider {provider}. Waiting for SSH."),
+        );
+        Ok(())
+    }
+
+    /// The kernel for the box that the machine's disk was made from, also when the file says
+    /// another box by now.
+    fn kernel(&self, machine: &Machine, record: &Record) -> Result<Kernel, MachineError> {
+        let image = record.image.as_ref().ok_or_else(|| MachineError::NotCreated(machine.name.clone()))?;
+        Ok(self.images.ensure_kernel(image, machine.kernel, self.report, &self.cancel)?)
+    }
+
+    fn tell_ready(&self, record: &Record) {
+        if let Some(addr) = record.ssh {
+            self.detail(&record.name, format!("SSH answers: {}@{addr}", record.user));
+        }
+    }
+
+    fn run_steps(
+        &self,
+        project: &Project,
+        machine: &Machine,
+        record: &Record,
+        session: &Session,
+        choice: &ProvisionChoice,
+        was_running: bool,
+    ) -> Result<UpOutcome, MachineError> {
+        let dir = self.layout.machine(&record.id);
+        let mut stamps = provision::Stamps::load(&dir)?;
+        let context = provision::Context {
+            machine: &machine.name,
+            guest: session,
+            report: self.report,
+            masker: &project.masker,
+            cancel: &self.cancel,
+        };
+        let outcome = provision::run(&context, &machine.steps, choice, &mut stamps)?;
+        Ok(UpOutcome { was_running, ran: outcome.ran, skipped: outcome.skipped })
+    }
+}

@@ -1,0 +1,163 @@
+//! Starting, asking and stopping a machine's process from outside it.
+
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use super::process::Report;
+use super::{Ended, ProviderError, VmSpec};
+use crate::state::{Lock, store};
+use crate::vmm::control::Client;
+
+/// The machine as its process needs it.
+pub(super) const SPEC: &str = "vm.json";
+/// How it ended.
+pub(super) const ENDED: &str = "ended.json";
+/// Locked as long as the process lives.
+pub(super) const LOCK: &str = "vm.lock";
+/// Where it answers.
+pub(super) const CONTROL_SOCKET: &str = "control.sock";
+/// Its standard error.
+const LOG: &str = "vm.log";
+
+/// A live process answers at once; one that is stopped or swapped out gets this long.
+const ANSWER: Duration = Duration::from_secs(3);
+
+/// A machine that runs.
+#[derive(Debug, Clone)]
+pub struct Live {
+    /// Its process.
+    pub pid: u32,
+    /// Seconds since it was started.
+    pub uptime: u64,
+}
+
+/// Writes `spec` into the machine's folder and starts its process from the binary `exe`, with
+/// `net` as its network and `path` as its `PATH`. Returns when the guest runs.
+pub fn start(exe: &Path, path: &str, dir: &Path, spec: &VmSpec, net: OwnedFd) -> Result<(), ProviderError> {
+    let file = |action, name| {
+        let path = dir.join(name);
+        move |source| ProviderError::File { action, path, source }
+    };
+    store::write_json(&dir.join(SPEC), spec).map_err(file("write", SPEC))?;
+    store::remove(&dir.join(ENDED)).map_err(file("remove", ENDED))?;
+    let mut options = OpenOptions::new();
+    let log = options.create(true).write(true).truncate(true).mode(0o600).open(dir.join(LOG));
+    let mut command = Command::new(exe);
+    command
+        .arg("__vm")
+        .arg(dir)
+        // Secrets of the caller's environment have no business in a process that runs for days.
+        .env_clear()
+        .env("PATH", path)
+        .current_dir("/")
+        .stdin(Stdio::from(net))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::from(log.map_err(file("create", LOG))?));
+    let mut child = command.spawn().map_err(ProviderError::Spawn)?;
+    // Our copy of the network socket goes: passt must see the end of the machine, not ours.
+    drop(command);
+    let mut line = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        stdout.take(1 << 20).read_to_string(&mut line).map_err(ProviderError::Spawn)?;
+    }
+    match serde_json::from_str::<Report>(&line) {
+        Ok(Report::Ready) => Ok(()),
+        Ok(Report::Error(message)) => {
+            let _ = child.wait();
+            Err(ProviderError::Refused(message))
+        }
+        Err(_) => {
+            let status = child.wait().map_err(ProviderError::Spawn)?;
+            let log = std::fs::read_to_string(dir.join(LOG)).unwrap_or_default();
+            let last = log.lines().last().unwrap_or("it said nothing").to_owned();
+            Err(ProviderError::Refused(format!("the machine's process ended early ({status}): {last}")))
+        }
+    }
+}
+
+/// The machine in `dir` as its live process sees it; `None` when there is no such process.
+pub fn live(dir: &Path) -> Result<Option<Live>, ProviderError> {
+    match Client::connect(&dir.join(CONTROL_SOCKET), ANSWER).and_then(|mut client| client.status()) {
+        Ok(status) => Ok(Some(Live { pid: status.pid, uptime: status.uptime_ms / 1000 })),
+        // No answer: only the lock tells a dead process from one that is busy starting or stuck.
+        Err(error) => match holder(dir)? {
+            None => Ok(None),
+            Some(_) => Err(ProviderError::Control(error)),
+        },
+    }
+}
+
+/// Process id of whoever holds the machine's lock; 0 when it has not written it yet.
+fn holder(dir: &Path) -> Result<Option<u32>, ProviderError> {
+    let path = dir.join(LOCK);
+    let holder =
+        Lock::holder(&path).map_err(|source| ProviderError::File { action: "lock", path, source })?;
+    Ok(holder
+        .map(|text| text.trim_end_matches(')').rsplit(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0)))
+}
+
+/// How the machine in `dir` ended; `None` while it runs, before its first start, and when its
+/// process was killed.
+pub fn ended(dir: &Path) -> Result<Option<Ended>, ProviderError> {
+    let path = dir.join(ENDED);
+    store::read_json(&path).map_err(|source| ProviderError::File { action: "read", path, source })
+}
+
+/// Presses the power button: the guest is asked to switch itself off.
+pub fn power_button(dir: &Path) -> Result<(), ProviderError> {
+    let connect = Client::connect(&dir.join(CONTROL_SOCKET), ANSWER);
+    connect.and_then(|mut client| client.power_button()).map_err(ProviderError::Control)
+}
+
+/// Waits until the guest is gone, at most `time`; whether it is.
+pub fn wait_ended(dir: &Path, time: Duration) -> Result<bool, ProviderError> {
+    match Client::connect(&dir.join(CONTROL_SOCKET), ANSWER) {
+        Ok(mut client) => match client.wait(time) {
+            Ok(_) => wait_lock(dir),
+            Err(error) if is_timeout(&error) => Ok(false),
+            // It ended while we asked.
+            Err(_) => wait_lock(dir),
+        },
+        Err(_) => wait_lock(dir),
+    }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
+}
+
+/// The guest is gone; its process writes its last record and ends within moments.
+fn wait_lock(dir: &Path) -> Result<bool, ProviderError> {
+    let path = dir.join(LOCK);
+    let cancel = crate::model::Cancel::new();
+    for _ in 0..100 {
+        if holder(dir)?.is_none() {
+            return Ok(true);
+        }
+        // The lock goes with the process: there is no event to wait for but its absence.
+        cancel.wait(Duration::from_millis(20));
+    }
+    tracing::debug!(path = %path.display(), "lock still held");
+    Ok(false)
+}
+
+/// Stops the machine hard: by the control socket, else by a signal to the process that holds
+/// the lock. `Ok` when it is gone, also when it was gone before.
+pub fn stop(dir: &Path) -> Result<(), ProviderError> {
+    let asked = Client::connect(&dir.join(CONTROL_SOCKET), ANSWER).and_then(|mut client| client.stop());
+    if asked.is_ok() && wait_lock(dir)? {
+        return Ok(());
+    }
+    let Some(pid) = holder(dir)? else { return Ok(()) };
+    let stuck = ProviderError::Stuck { pid };
+    let raw = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    let Some(target) = raw else { return Err(stuck) };
+    // Holding the lock, the process is ours and alive: the number cannot have been given anew.
+    let _ = rustix::process::kill_process(target, rustix::process::Signal::KILL);
+    if wait_lock(dir)? { Ok(()) } else { Err(stuck) }
+}

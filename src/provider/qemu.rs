@@ -1,0 +1,273 @@
+//! Provider `qemu`: the same [`VmSpec`] on `qemu-system-x86_64 -M microvm`, as a child process
+//! that dies with us.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use super::qmp::Qmp;
+use super::{
+    CONSOLE_LOG, DiskSpec, EndReason, Engine, ImageFormat, ProviderError, Running, VmSpec, console, tsc,
+};
+use crate::vmm::control;
+
+/// QEMU, as a child of this process.
+pub(super) struct Qemu;
+
+/// The network socket moves from standard input to 4, the monitor's from standard output to 3:
+/// QEMU takes any number above 2, and nothing else of ours is inherited.
+const LAUNCH: &str = r#"exec qemu-system-x86_64 "$@" 4<&0 3>&1 </dev/null >&2"#;
+
+/// What QEMU complains of goes here, in the machine's folder.
+const ERROR_LOG: &str = "qemu.log";
+
+struct QemuVm {
+    child: Child,
+    target: Arc<QemuTarget>,
+    console: JoinHandle<()>,
+    log: std::path::PathBuf,
+}
+
+/// What the control socket acts on.
+struct QemuTarget {
+    qmp: Mutex<Qmp>,
+    started: Instant,
+    cpus: u8,
+    memory: u64,
+    stopped: AtomicBool,
+}
+
+impl Engine for Qemu {
+    fn start(&self, dir: &Path, spec: &VmSpec, net: OwnedFd) -> Result<Box<dyn Running>, ProviderError> {
+        let file = |action, name: &str| {
+            let path = dir.join(name);
+            move |source| ProviderError::File { action, path, source }
+        };
+        let error_log = std::fs::File::create(dir.join(ERROR_LOG)).map_err(file("create", ERROR_LOG))?;
+        // QEMU connects to us, so that each socket exists before the process does.
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(ProviderError::Spawn)?;
+        let (serial, serial_name) = serial_listener(dir).map_err(ProviderError::Spawn)?;
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", LAUNCH, "qemu"])
+            .args(arguments(spec, &serial_name))
+            .current_dir(dir)
+            .stdin(Stdio::from(net))
+            .stdout(Stdio::from(OwnedFd::from(theirs)))
+            .stderr(Stdio::from(error_log));
+        die_with_parent(&mut command);
+        let mut child = command.spawn().map_err(ProviderError::Spawn)?;
+        // Drops our copies of the descriptors that the child has now.
+        drop(command);
+        let connected = Qmp::negotiate(ours).and_then(|qmp| Ok((qmp, serial.accept()?.0)));
+        let (qmp, stream) = match connected {
+            Ok(both) => both,
+            Err(_) => {
+                // It may be wrong in its arguments, or stuck: either way it goes, and says why in its log.
+                let _ = child.kill();
+                let status = child.wait().map_err(ProviderError::Spawn)?;
+                return Err(failed(status, &dir.join(ERROR_LOG)));
+            }
+        };
+        let console = console::pump(stream, &dir.join(CONSOLE_LOG)).map_err(file("write", CONSOLE_LOG))?;
+        let target = Arc::new(QemuTarget {
+            qmp: Mutex::new(qmp),
+            started: Instant::now(),
+            cpus: spec.cpus,
+            memory: spec.memory,
+            stopped: AtomicBool::new(false),
+        });
+        Ok(Box::new(QemuVm { child, target, console, log: dir.join(ERROR_LOG) }))
+    }
+}
+
+/// A listening socket for the serial port and the name that QEMU, whose working directory is
+/// `dir`, reaches it by. The relative name keeps it within the 107 bytes of `sun_path`.
+fn serial_listener(dir: &Path) -> io::Result<(UnixListener, String)> {
+    let name = "serial.sock";
+    crate::state::store::remove(&dir.join(name))?;
+    Ok((control::bind(&dir.join(name))?, name.to_owned()))
+}
+
+/// If this process is killed, its QEMU must not live on unwatched with the disk open.
+fn die_with_parent(command: &mut Command) {
+    let hook = || {
+        let signal = Some(rustix::process::Signal::KILL);
+        rustix::process::set_parent_process_death_signal(signal).map_err(io::Error::from)
+    };
+    // SAFETY: the hook makes one system call (prctl) and allocates nothing, so it may run
+    // between fork and exec.
+    unsafe { command.pre_exec(hook) };
+}
+
+fn arguments(spec: &VmSpec, serial: &str) -> Vec<String> {
+    let mut args: Vec<String> = Vec::new();
+    let mut add = |words: &[&str]| args.extend(words.iter().map(|w| (*w).to_owned()));
+    add(&["-name", &spec.name, "-M", "microvm,acpi=on,rtc=on,x-option-roms=off,isa-serial=on"]);
+    match spec.accelerated {
+        true => add(&["-accel", "kvm", "-cpu", "host"]),
+        false => add(&["-accel", "tcg,thread=multi", "-cpu", "max"]),
+    }
+    add(&["-nodefaults", "-no-user-config", "-display", "none"]);
+    add(&["-smp", &spec.cpus.to_string(), "-m", &format!("{}M", spec.memory >> 20)]);
+    add(&["-chardev", "socket,id=qmp,fd=3", "-mon", "chardev=qmp,mode=control"]);
+    add(&["-chardev", &format!("socket,id=serial,path={serial}"), "-serial", "chardev:serial"]);
+    add(&["-kernel", &spec.kernel.to_string_lossy()]);
+    if let Some(initrd) = &spec.initrd {
+        add(&["-initrd", &initrd.to_string_lossy()]);
+    }
+    // microvm has neither i8042 nor a PCI reset: a triple fault is what resets it.
+    let clock = match spec.accelerated {
+        true => None,
+        false => tsc::khz().map(|khz| format!(" tsc_early_khz={khz}")),
+    };
+    add(&["-append", &format!("{} reboot=t{}", spec.cmdline, clock.unwrap_or_default())]);
+    // No bus is named: QEMU fills its virtio-mmio transports in the order in which its ACPI
+    // tables list them, which is the order in which Linux names the disks.
+    for (n, disk) in spec.disks.iter().enumerate() {
+        let device = format!("virtio-blk-device,drive=d{n},serial={}", disk.serial);
+        add(&["-blockdev", &blockdev(n, disk), "-device", &device]);
+    }
+    add(&["-netdev", "stream,id=n,server=off,addr.type=fd,addr.str=4"]);
+    let mac = spec.mac.map(|b| format!("{b:02x}")).join(":");
+    add(&["-device", &format!("virtio-net-device,netdev=n,mac={mac}")]);
+    add(&["-device", "virtio-rng-device"]);
+    args
+}
+
+/// A JSON `-blockdev` argument: names with commas or equal signs need no quoting there.
+fn blockdev(n: usize, disk: &DiskSpec) -> String {
+    let file = |path: &Path, read_only: bool| {
+        serde_json::json!({
+            "driver": "file", "filename": path.to_string_lossy(), "read-only": read_only,
+        })
+    };
+    let node = format!("d{n}");
+    let value = match disk.format {
+        ImageFormat::Raw => serde_json::json!({
+            "node-name": node, "driver": "raw", "read-only": disk.read_only,
+            "file": file(&disk.path, disk.read_only),
+        }),
+        ImageFormat::Qcow2 => serde_json::json!({
+            "node-name": node, "driver": "qcow2", "read-only": disk.read_only,
+            "file": file(&disk.path, disk.read_only),
+            "backing": disk.backing.as_ref().map(|backing| serde_json::json!({
+                "driver": "raw", "read-only": true, "file": file(backing, true),
+            })),
+        }),
+    };
+    value.to_string()
+}
+
+/// What a QEMU that ended by itself had to say.
+fn failed(status: ExitStatus, log: &Path) -> ProviderError {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().rev().take(5).collect();
+    let text = lines.into_iter().rev().collect::<Vec<_>>().join("; ");
+    let status = match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, signal) => format!("signal {}", signal.unwrap_or_default()),
+    };
+    ProviderError::Qemu { status, text: if text.is_empty() { "(it said nothing)".into() } else { text } }
+}
+
+impl Running for QemuVm {
+    fn target(&self) -> Arc<dyn control::Target> {
+        self.target.clone()
+    }
+
+    fn wait(mut self: Box<Self>) -> Result<EndReason, ProviderError> {
+        let status = self.child.wait().map_err(ProviderError::Spawn)?;
+        // The console's writer ended with QEMU: all it wrote is in the log before we say it ended.
+        let _ = self.console.join();
+        match (self.target.stopped.load(Ordering::SeqCst), status.success()) {
+            (true, _) => Ok(EndReason::Stopped),
+            (false, true) => Ok(EndReason::Poweroff),
+            (false, false) => Err(failed(status, &self.log)),
+        }
+    }
+}
+
+impl QemuTarget {
+    fn execute(&self, command: &str) -> io::Result<()> {
+        self.qmp.lock().unwrap_or_else(|e| e.into_inner()).execute(command).map(drop)
+    }
+}
+
+impl control::Target for QemuTarget {
+    fn status(&self) -> control::Status {
+        control::Status {
+            state: match self.stopped.load(Ordering::SeqCst) {
+                true => control::State::Stopping,
+                false => control::State::Running,
+            },
+            pid: std::process::id(),
+            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            cpus: self.cpus,
+            memory: self.memory,
+        }
+    }
+
+    fn power_button(&self) -> io::Result<()> {
+        self.execute("system_powerdown")
+    }
+
+    fn stop(&self) -> io::Result<()> {
+        self.stopped.store(true, Ordering::SeqCst);
+        self.execute("quit")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ProviderKind;
+
+    fn spec() -> VmSpec {
+        let disk = DiskSpec {
+            path: "/store/a,b=c.qcow2".into(),
+            format: ImageFormat::Qcow2,
+            backing: Some("/store/root.ext4".into()),
+            read_only: false,
+            serial: "root".into(),
+        };
+        VmSpec {
+            name: "web".into(),
+            provider: ProviderKind::Qemu,
+            accelerated: false,
+            cpus: 2,
+            memory: 512 << 20,
+            kernel: "/k/vmlinux".into(),
+            initrd: None,
+            cmdline: "console=ttyS0".into(),
+            disks: vec![disk],
+            mac: [2, 1, 2, 3, 4, 5],
+        }
+    }
+
+    #[test]
+    fn formats_are_said_and_odd_paths_survive() {
+        let args = arguments(&spec(), "serial.sock");
+        let blockdev = args.iter().find(|a| a.contains("node-name")).unwrap();
+        let value: serde_json::Value = serde_json::from_str(blockdev).unwrap();
+        assert_eq!(value["file"]["filename"], "/store/a,b=c.qcow2");
+        assert_eq!(value["backing"]["driver"], "raw");
+        assert!(args.iter().any(|a| a == "512M"));
+        assert!(args.iter().any(|a| a.contains("mac=02:01:02:03:04:05")));
+    }
+
+    #[test]
+    fn software_emulation_unless_kvm_is_good() {
+        assert!(arguments(&spec(), "s").iter().any(|a| a.starts_with("tcg")));
+        let fast = VmSpec { accelerated: true, ..spec() };
+        assert!(arguments(&fast, "s").iter().any(|a| a == "kvm"));
+    }
+}
