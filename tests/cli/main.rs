@@ -5,6 +5,8 @@ mod bad_input;
 mod docs;
 mod help;
 mod init;
+mod machines;
+mod prompt;
 mod screen;
 
 use std::path::{Path, PathBuf};

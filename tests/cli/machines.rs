@@ -1,0 +1,165 @@
+//! Machines that do not exist yet: every command says so in its own way.
+
+use serde_json::{Value, json};
+
+use super::{Place, Ran};
+
+const ONE: &str = "box = \"micro\"\n";
+const TWO: &str = "box = \"micro\"\n[[machine]]\nname = \"web\"\n[[machine]]\nname = \"db\"\n";
+
+fn document(ran: &Ran) -> Value {
+    serde_json::from_str(&ran.stdout).unwrap_or_else(|e| panic!("{e}: {}{}", ran.stdout, ran.stderr))
+}
+
+#[test]
+fn status_of_one_machine() {
+    let ran = Place::with(ONE).run(&["status"]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
+    insta::assert_snapshot!(ran.stdout, @r"
+    Current machine states:
+
+    default                   not created (auto)
+
+    The machine does not exist yet. `rvm up default` creates it.
+    ");
+}
+
+#[test]
+fn status_of_several_machines() {
+    let place = Place::with(TWO);
+    let ran = place.run(&["status"]);
+    assert_eq!(ran.code, 0);
+    let lines: Vec<&str> = ran.stdout.lines().collect();
+    assert_eq!(
+        lines.get(2..4),
+        Some(
+            &["web                       not created (auto)", "db                        not created (auto)"]
+                [..]
+        )
+    );
+    assert!(place.run(&["status", "db"]).stdout.contains("`rvm up db`"));
+    assert_eq!(place.run(&["status", "--exit-code"]).code, 1);
+}
+
+#[test]
+fn status_as_json() {
+    let ran = Place::with(TWO).run(&["status", "--json", "web"]);
+    let expected = json!({
+        "version": 1,
+        "machines": [{
+            "id": null, "name": "web", "provider": null, "state": "not_created",
+            "directory": "[DIR]/project", "box": "micro", "pid": null, "uptime_seconds": null,
+            "ssh": null, "ports": [],
+        }],
+    });
+    assert_eq!(document(&ran), expected);
+}
+
+#[test]
+fn no_machines_at_all() {
+    let place = Place::new();
+    for words in [&["global-status"][..], &["global-status", "--prune"]] {
+        let ran = place.run(words);
+        assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
+        assert!(ran.stdout.starts_with("There are no machines."), "{}", ran.stdout);
+    }
+    let ran = place.run(&["global-status", "--json"]);
+    assert_eq!(document(&ran), json!({ "version": 1, "machines": [] }));
+    assert!(place.files().is_empty(), "looking leaves no files");
+}
+
+#[test]
+fn no_boxes_at_all() {
+    let place = Place::new();
+    assert!(place.run(&["box", "list"]).stdout.starts_with("There are no boxes yet."));
+    assert_eq!(document(&place.run(&["box", "list", "--json"])), json!({ "version": 1, "boxes": [] }));
+    let ran = place.run(&["box", "remove", "no-such-box"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("no-such-box"), "{}", ran.stderr);
+}
+
+#[test]
+fn what_is_not_created_needs_no_stopping() {
+    let place = Place::with(TWO);
+    for verb in ["halt", "destroy"] {
+        let ran = place.run(&[verb]);
+        assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{verb}");
+        let stages: Vec<&str> = ran.stdout.lines().filter(|line| line.starts_with("==>")).collect();
+        assert_eq!(stages, ["==> db: Machine not created.", "==> web: Machine not created."], "{verb}");
+    }
+    let ran = place.run(&["reload", "web"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "==> web: Machine not created: `rvm up` creates it.\n"));
+}
+
+#[test]
+fn what_is_not_created_cannot_be_used() {
+    let place = Place::with(ONE);
+    let cases: [&[&str]; 6] =
+        [&["ssh"], &["ssh", "-c", "true"], &["ssh-config"], &["port"], &["logs"], &["provision"]];
+    for words in cases {
+        let ran = place.run(words);
+        assert_eq!((ran.code, ran.stdout.as_str()), (1, ""), "{words:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains("not created") && ran.stderr.contains("hint: `rvm up"), "{}", ran.stderr);
+    }
+    let value = document(&place.run(&["port", "--json"]));
+    assert_eq!(value["error"]["message"], "cannot show the ports of default: it is not created");
+    assert_eq!(value["error"]["hint"], "`rvm up default` starts it");
+}
+
+#[test]
+fn commands_for_one_machine_want_its_name() {
+    let place = Place::with(TWO);
+    let cases: [&[&str]; 4] = [&["ssh"], &["port"], &["logs"], &["ssh-config", "--host", "x"]];
+    for words in cases {
+        let ran = place.run(words);
+        assert_eq!(ran.code, 2, "{words:?}");
+        assert!(ran.stderr.contains("hint: name one of: web, db"), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn names_that_nobody_has() {
+    let place = Place::with(TWO);
+    for words in [&["up", "wbe"][..], &["status", "db", "wbe"], &["ssh", "wbe"], &["destroy", "-f", "wbe"]] {
+        let ran = place.run(words);
+        assert_eq!(ran.code, 2, "{words:?}");
+        assert!(
+            ran.stderr.contains("no machine `wbe`") && ran.stderr.contains("has: web, db"),
+            "{}",
+            ran.stderr
+        );
+    }
+    // Without a project a word that may be an id is taken for one.
+    let ran = Place::new().run(&["halt", "cafe"]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.stderr.contains("no machine has an id that begins with `cafe`"), "{}", ran.stderr);
+    assert!(Place::new().run(&["halt", "web"]).stderr.contains("no Vagrantfile"));
+}
+
+#[test]
+fn steps_that_nobody_has() {
+    let place = Place::with("box = \"micro\"\n[[provision]]\nname = \"motd\"\nshell = \"true\"\n");
+    for verb in ["up", "reload", "provision"] {
+        let ran = place.run(&[verb, "--provision-with", "shell,motdd"]);
+        assert_eq!(ran.code, 2, "{verb}: {}", ran.stderr);
+        assert!(ran.stderr.contains("`motdd`") && ran.stderr.contains("hint: steps: motd"), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn the_doctor_says_whether_machines_can_run() {
+    let place = Place::new();
+    let ran = place.run(&["doctor", "--json"]);
+    let value = document(&ran);
+    assert_eq!(value["version"], 1);
+    assert_eq!(ran.code == 0, value["ok"].as_bool().unwrap());
+    let providers = &value["providers"];
+    assert_eq!(value["ok"], providers["kvm"].as_bool().unwrap() || providers["qemu"].as_bool().unwrap());
+    for check in value["checks"].as_array().unwrap() {
+        assert!(["ok", "missing", "note"].contains(&check["result"].as_str().unwrap()), "{check}");
+        assert!(check["result"] != "missing" || check["fix"].is_string(), "no way to mend: {check}");
+    }
+    let plain = place.run(&["doctor"]);
+    assert_eq!(plain.code, ran.code);
+    assert!(plain.stdout.contains("/dev/kvm") && plain.stdout.contains("This host"), "{}", plain.stdout);
+}
