@@ -90,39 +90,58 @@ fn peer_that_goes_away_takes_the_link_down_and_the_card_lives() {
     send(&mut driver, &outgoing(60, 1));
 }
 
-/// Fills the card's socket until nothing more goes out; gives the number of frames offered.
-fn stuff(driver: &mut Driver, frame_len: usize) -> u32 {
-    let mut offered = 0;
-    loop {
-        let at = SEND + u64::from(offered % 32) * 0x1_0000;
+/// Frames that [`stuff`] offers.
+const STUFFED: u32 = 32;
+
+/// A running card whose socket holds little, the peer, and a second hold on the card's end.
+fn narrow() -> (Driver, UnixStream, UnixStream) {
+    let (ours, peer) = UnixStream::pair().unwrap();
+    peer.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let spare = ours.try_clone().unwrap();
+    let card = card(ours);
+    rustix::net::sockopt::set_socket_send_buffer_size(&spare, 64 * 1024).unwrap();
+    (Driver::started(card, 64, 0), peer, spare)
+}
+
+/// Offers more frames than a narrow socket holds.
+fn stuff(driver: &mut Driver, len: usize) {
+    for number in 0..STUFFED {
+        let at = SEND + u64::from(number) * 0x1_0000;
         driver.put(at, &[0; HEADER]);
-        driver.put(at + HEADER as u64, &outgoing(frame_len, offered));
-        let head = driver.chain(TX, &[readable(at, (HEADER + frame_len) as u32)]);
+        driver.put(at + HEADER as u64, &outgoing(len, number));
+        let head = driver.chain(TX, &[readable(at, (HEADER + len) as u32)]);
         driver.offer(TX, head);
-        driver.kick(TX);
-        offered += 1;
-        // A card that has room is done with a frame at once; one that has none, never.
-        for _ in 0..200 {
-            if driver.queues[TX].next_used == offered as u16 {
-                break;
-            }
-            let _ = driver.poll_used(TX);
+    }
+    driver.kick(TX);
+}
+
+/// Stops a card in the middle of a frame by `stop`. Where the socket is full at the end of one by
+/// chance, frames of another length are tried.
+fn stop_in_part<T>(mut stop: impl FnMut(Driver) -> T) -> (T, UnixStream, UnixStream) {
+    for len in [48_000, 47_001, 45_003, 43_007] {
+        let (mut driver, peer, spare) = narrow();
+        stuff(&mut driver, len);
+        // Something has to be on its way for the middle of a frame to be there.
+        let waiting = || rustix::io::ioctl_fionread(&peer).unwrap();
+        while waiting() < 3 * len as u64 {
             std::thread::yield_now();
         }
-        if driver.queues[TX].next_used as u32 + 8 < offered {
-            return offered;
+        let stopped = stop(driver);
+        if waiting() % (len as u64 + 4) != 0 {
+            return (stopped, peer, spare);
         }
     }
+    panic!("the socket is always full at the end of a frame");
 }
 
 #[test]
 fn slow_peer_gets_every_frame_whole() {
-    let (mut driver, mut peer) = started(64, 0);
-    let offered = stuff(&mut driver, 9000);
-    for number in 0..offered {
-        assert!(receive_from(&mut peer) == outgoing(9000, number), "frame {number}");
+    let (mut driver, mut peer, _spare) = narrow();
+    stuff(&mut driver, 30_000);
+    for number in 0..STUFFED {
+        assert!(receive_from(&mut peer) == outgoing(30_000, number), "frame {number}");
     }
-    while u32::from(driver.queues[TX].next_used) < offered {
+    for _ in 0..STUFFED {
         driver.used(TX);
     }
     send(&mut driver, &outgoing(100, 1));
@@ -131,13 +150,15 @@ fn slow_peer_gets_every_frame_whole() {
 
 #[test]
 fn slow_peer_does_not_hold_up_reception() {
-    let (mut driver, mut peer) = started(64, 0);
-    stuff(&mut driver, 9000);
+    let (mut driver, mut peer, _spare) = narrow();
+    stuff(&mut driver, 48_000);
     for number in 0..20 {
         post(&mut driver, 32, 2048);
         peer.write_all(&framed(&incoming(100, number))).unwrap();
         assert_eq!(received(&mut driver, 32), incoming(100, number));
     }
+    while driver.poll_used(TX).is_some() {}
+    assert!(u32::from(driver.queues[TX].next_used) < STUFFED, "the peer was not slow");
 }
 
 /// Reads frames until one has `last` as its number; all have to be whole.
@@ -154,12 +175,12 @@ fn read_up_to(peer: &mut UnixStream, last: &[u8]) {
 
 #[test]
 fn reset_in_the_middle_of_a_frame_keeps_the_stream_whole() {
-    let (mut driver, mut peer) = started(64, 0);
-    // 48000 bytes do not divide what a socket holds, so the last frame is out in part.
-    stuff(&mut driver, 48_000);
-    driver.reset();
+    let (mut driver, mut peer, _spare) = stop_in_part(|mut driver| {
+        driver.reset();
+        driver
+    });
     // The frame's buffers are the guest's again.
-    driver.put(SEND, &vec![0xee; 32 * 0x1_0000]);
+    driver.put(SEND, &vec![0xee; STUFFED as usize * 0x1_0000]);
     driver.start(0);
     let last = outgoing(100, 77);
     let reader = std::thread::spawn({
@@ -175,9 +196,7 @@ fn reset_in_the_middle_of_a_frame_keeps_the_stream_whole() {
 
 #[test]
 fn card_that_is_dropped_finishes_the_frame_it_sends() {
-    let (ours, mut peer) = UnixStream::pair().unwrap();
-    let spare = ours.try_clone().unwrap();
-    let mut driver = Driver::started(card(ours), 64, 0);
+    let (mut driver, mut peer, spare) = narrow();
     stuff(&mut driver, 48_000);
     let last = outgoing(100, 77);
     let reader = std::thread::spawn({
@@ -221,15 +240,10 @@ fn card_that_is_dropped_takes_in_the_frame_it_receives() {
 
 #[test]
 fn stream_that_cannot_be_brought_to_a_frame_is_closed() {
-    let (ours, mut peer) = UnixStream::pair().unwrap();
-    let spare = ours.try_clone().unwrap();
-    let mut driver = Driver::started(card(ours), 64, 0);
-    stuff(&mut driver, 48_000);
     // Nobody reads.
-    drop(driver);
+    let ((), mut peer, spare) = stop_in_part(drop);
     let mut driver = Driver::started(card(spare), 64, 0);
     driver.wait_for("link down", |driver| (!link_is_up(driver)).then_some(()));
-    peer.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let mut rest = Vec::new();
     peer.read_to_end(&mut rest).unwrap();
 }

@@ -18,7 +18,7 @@ const BUFFER: usize = 128 * 1024;
 /// What is asked of the kernel for bytes on their way out; it may give less.
 const SEND_BUFFER: usize = 1024 * 1024;
 /// How long a frame that is half through may take when the card is dropped.
-const SETTLE: Duration = Duration::from_millis(200);
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// Why a back-end carries no more frames.
 #[derive(Debug, thiserror::Error)]
