@@ -18,6 +18,24 @@ pub enum ImageError {
         /// Those there are.
         known: Vec<&'static str>,
     },
+    /// The store has no box of that name.
+    #[error("the store has no box `{name}`")]
+    NotInStore {
+        /// As it was asked for.
+        name: String,
+    },
+    /// Someone else builds or removes the box right now.
+    #[error("box `{name}` is in use by {holder}")]
+    Busy {
+        /// The box.
+        name: String,
+        /// Who has it.
+        holder: String,
+    },
+    /// The package mirror that was asked for is not one. Its value is not shown: it may hold
+    /// a password.
+    #[error("the package mirror that is set is not a plain http:// or https:// address")]
+    BadMirror,
     /// The folder of a box lacks a part, or a part does not parse.
     #[error("box `{name}` in {dir} is broken: {what}")]
     BrokenBox {
@@ -136,6 +154,10 @@ impl ImageError {
             ImageError::BrokenBox { name, .. } => {
                 Some(format!("`rvm box remove {name}` removes it; the next `rvm up` builds it anew"))
             }
+            ImageError::BadMirror => Some(
+                "RVM_MIRROR takes an address such as http://deb.debian.org/debian, without user and password"
+                    .into(),
+            ),
             ImageError::MissingTool { package, .. } => {
                 Some(format!("`sudo apt install {package}` installs it"))
             }

@@ -5,12 +5,25 @@
 //! build happens in a folder beside, and is renamed when it is whole. `docs/box.md` has the
 //! contract between a box and the rest.
 
+mod build;
+mod cpio;
 mod error;
+mod fast;
+mod initrd;
+mod iso;
 pub mod kernel;
+mod mirror;
+mod modules;
 mod overlay;
 mod password;
+mod qcow2;
+mod recipe;
+mod record;
+mod rootless;
 mod seed;
 mod store;
+mod tool;
+mod unpack;
 
 use std::path::PathBuf;
 
@@ -34,7 +47,7 @@ pub struct Settings {
 }
 
 /// A box in the store, whole and ready to start machines from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BoxImage {
     /// Such as `debian/13`.
     pub name: String,
@@ -73,4 +86,14 @@ pub struct Kernel {
     /// What the kernel command line must hold for the root disk of a box, such as
     /// `root=LABEL=rvm-root rw`.
     pub cmdline: String,
+}
+
+/// Lower-case hexadecimal digits.
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut out, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(out, "{byte:02x}");
+        out
+    })
 }

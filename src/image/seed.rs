@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use super::ImageError;
+use super::iso::{IsoFile, iso_image};
 use crate::model::Secret;
+use crate::state::store;
 
 /// The identity of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,8 +34,243 @@ pub struct HostKey {
 }
 
 /// Writes the seed disk to `path` (mode 0600): an ISO 9660 image with label `CIDATA`, as
-/// cloud-init's NoCloud source reads it.
+/// cloud-init's NoCloud source reads it. `docs/box.md` lists its files.
 pub fn write_seed(path: &Path, seed: &Seed) -> Result<(), ImageError> {
-    let _ = (path, seed);
+    check(seed)?;
+    let file = |name, mode, content: String| IsoFile { name, mode, content: content.into_bytes() };
+    let mut files = vec![
+        file("meta-data", 0o444, meta_data(seed)),
+        file("user-data", 0o400, user_data(seed)),
+        // The same facts as plain files, for guests without a YAML parser.
+        file("instance-id", 0o444, line(&seed.instance_id)),
+        file("hostname", 0o444, line(&seed.hostname)),
+        file("user", 0o444, line(&seed.user)),
+        file("authorized_keys", 0o444, seed.authorized_keys.iter().map(|key| line(key)).collect()),
+    ];
+    if let Some(hash) = &seed.password_hash {
+        files.push(file("password_hash", 0o400, line(hash.expose())));
+    }
+    if let Some(key) = &seed.host_key {
+        files.push(file("host_key", 0o400, line(key.private_openssh.expose())));
+        files.push(file("host_key.pub", 0o444, line(&key.public_openssh)));
+    }
+    store::write(path, &iso_image("CIDATA", &files)).map_err(ImageError::io("write seed disk", path))
+}
+
+fn line(text: &str) -> String {
+    format!("{}\n", text.trim_end())
+}
+
+/// Refuses what no guest could take, or would take for something else.
+fn check(seed: &Seed) -> Result<(), ImageError> {
+    let bad = |what: String| Err(ImageError::BadSeed { what });
+    if !is_host_name(&seed.hostname) {
+        return bad(format!("`{}` is not a host name", seed.hostname.escape_debug()));
+    }
+    if !is_user_name(&seed.user) {
+        return bad(format!("`{}` is not a user name", seed.user.escape_debug()));
+    }
+    if seed.instance_id.is_empty() || !is_one_line(&seed.instance_id) {
+        return bad("the instance id must be one line".into());
+    }
+    if !seed.authorized_keys.iter().all(|key| is_one_line(key.trim_end())) {
+        return bad("a public key must be one line".into());
+    }
+    // A colon would begin another field of /etc/shadow.
+    let is_hash =
+        |hash: &str| hash.starts_with('$') && hash.bytes().all(|b| b.is_ascii_graphic() && b != b':');
+    if !seed.password_hash.as_ref().is_none_or(|hash| is_hash(hash.expose())) {
+        return bad("the password hash is not one".into());
+    }
+    let Some(key) = &seed.host_key else { return Ok(()) };
+    if !is_one_line(key.public_openssh.trim_end()) {
+        return bad("the public host key must be one line".into());
+    }
+    if !key.private_openssh.expose().starts_with("-----BEGIN OPENSSH PRIVATE KEY-----") {
+        return bad("the private host key is not in OpenSSH's format".into());
+    }
     Ok(())
+}
+
+fn is_one_line(text: &str) -> bool {
+    !text.chars().any(char::is_control)
+}
+
+/// Labels of letters, digits and inner hyphens, at most 64 bytes in all: Linux' own limit
+/// (RFC 1123, section 2.1; gethostname(2)).
+fn is_host_name(name: &str) -> bool {
+    let label = |label: &str| {
+        let bytes = label.as_bytes();
+        !bytes.is_empty()
+            && bytes.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-')
+            && bytes.first() != Some(&b'-')
+            && bytes.last() != Some(&b'-')
+    };
+    name.len() <= 64 && name.split('.').all(label)
+}
+
+/// What useradd(8) of Debian takes without being forced, at most 32 bytes.
+fn is_user_name(name: &str) -> bool {
+    let (first, rest) = name.split_at_checked(1).unwrap_or_default();
+    name.len() <= 32
+        && first.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+        && !first.is_empty()
+        && rest.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
+}
+
+/// `text` as a YAML string. JSON's string syntax is a subset of YAML's double-quoted one
+/// (YAML 1.2, section 1.2).
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn meta_data(seed: &Seed) -> String {
+    format!("instance-id: {}\nlocal-hostname: {}\n", quoted(&seed.instance_id), quoted(&seed.hostname))
+}
+
+/// For cloud-init: <https://cloudinit.readthedocs.io/en/latest/reference/modules.html>, "Users
+/// and Groups", "SSH", "Set Hostname".
+fn user_data(seed: &Seed) -> String {
+    let mut out = String::from("#cloud-config\n");
+    let mut add = |text: String| {
+        out.push_str(&text);
+        out.push('\n');
+    };
+    add(format!("hostname: {}", quoted(&seed.hostname)));
+    add("manage_etc_hosts: localhost".into());
+    add(format!("ssh_pwauth: {}", seed.password_hash.is_some()));
+    if seed.user == "root" {
+        add("disable_root: false".into());
+    }
+    add("users:".into());
+    add(format!("- name: {}", quoted(&seed.user)));
+    add("  shell: /bin/bash".into());
+    add("  sudo: \"ALL=(ALL) NOPASSWD:ALL\"".into());
+    add(format!("  lock_passwd: {}", seed.password_hash.is_none()));
+    if let Some(hash) = &seed.password_hash {
+        add(format!("  hashed_passwd: {}", quoted(hash.expose())));
+    }
+    if !seed.authorized_keys.is_empty() {
+        add("  ssh_authorized_keys:".into());
+        for key in &seed.authorized_keys {
+            add(format!("  - {}", quoted(key.trim_end())));
+        }
+    }
+    if let Some(key) = &seed.host_key {
+        add("ssh_deletekeys: true".into());
+        add("ssh_genkeytypes: []".into());
+        add("ssh_keys:".into());
+        add(format!("  ed25519_private: {}", quoted(&line(key.private_openssh.expose()))));
+        add(format!("  ed25519_public: {}", quoted(key.public_openssh.trim_end())));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::iso::tests::parse;
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn seed() -> Seed {
+        Seed {
+            instance_id: "i-\"1\": {x}".into(),
+            hostname: "web-1.example".into(),
+            user: "vagrant".into(),
+            authorized_keys: vec![
+                "ssh-ed25519 AAAA me@host: \"a\" #x 'y' \\ ünïcode\n".into(),
+                "no-pty ssh-rsa BBBB - & * !".into(),
+            ],
+            password_hash: Some(Secret::new("$6$rounds=5000$salt$hash./")),
+            host_key: Some(HostKey {
+                private_openssh: Secret::new(
+                    "-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n-----END OPENSSH PRIVATE KEY-----\n",
+                ),
+                public_openssh: "ssh-ed25519 CCCC".into(),
+            }),
+        }
+    }
+
+    fn written(seed: &Seed) -> Vec<(String, usize, String)> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("seed.iso");
+        write_seed(&path, seed).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let (label, files) = parse(&fs::read(&path).unwrap());
+        assert_eq!(label, "CIDATA");
+        files
+            .into_iter()
+            .map(|(name, mode, content)| (name, mode, String::from_utf8(content).unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn all_that_a_guest_needs_is_there() {
+        let files = written(&seed());
+        let get = |name: &str| &files.iter().find(|f| f.0 == name).unwrap().2;
+        assert_eq!(get("hostname"), "web-1.example\n");
+        assert_eq!(get("user"), "vagrant\n");
+        assert_eq!(get("password_hash"), "$6$rounds=5000$salt$hash./\n");
+        assert_eq!(get("authorized_keys").lines().count(), 2);
+        assert!(get("host_key").ends_with("KEY-----\n"));
+        assert_eq!(
+            get("meta-data"),
+            "instance-id: \"i-\\\"1\\\": {x}\"\nlocal-hostname: \"web-1.example\"\n"
+        );
+        let secret: Vec<_> = files.iter().filter(|f| f.1 == 0o100_400).map(|f| f.0.as_str()).collect();
+        assert_eq!(secret, ["host_key", "password_hash", "user-data"]);
+    }
+
+    #[test]
+    fn odd_characters_stay_inside_their_string() {
+        let text = user_data(&seed());
+        assert!(text.starts_with("#cloud-config\n"));
+        for line in text.lines().skip(1) {
+            let value = line.trim_start_matches([' ', '-']).split_once(": ").map_or(line, |(_, value)| value);
+            let value = value.trim_start_matches("  - ");
+            if value.starts_with('"') {
+                serde_json::from_str::<String>(value).unwrap();
+            }
+        }
+        let key = text.lines().find(|l| l.contains("AAAA")).unwrap().strip_prefix("  - ").unwrap();
+        let key: String = serde_json::from_str(key).unwrap();
+        assert_eq!(key, "ssh-ed25519 AAAA me@host: \"a\" #x 'y' \\ ünïcode");
+    }
+
+    #[test]
+    fn without_password_and_host_key() {
+        let seed = Seed { password_hash: None, host_key: None, ..seed() };
+        let files = written(&seed);
+        assert!(files.iter().all(|f| !f.0.starts_with("host_key") && f.0 != "password_hash"));
+        let text = user_data(&seed);
+        assert!(text.contains("lock_passwd: true") && text.contains("ssh_pwauth: false"));
+        assert!(!text.contains("ssh_keys"));
+    }
+
+    #[test]
+    fn bad_values_are_refused_and_secrets_not_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("seed.iso");
+        let refused = |change: &dyn Fn(&mut Seed)| {
+            let mut seed = seed();
+            change(&mut seed);
+            let error = write_seed(&path, &seed).unwrap_err();
+            assert!(matches!(error, ImageError::BadSeed { .. }));
+            assert!(!error.to_string().contains("hunter2"));
+            assert!(!path.exists());
+        };
+        refused(&|s| s.hostname = "a b".into());
+        refused(&|s| s.hostname = "-a".into());
+        refused(&|s| s.hostname = String::new());
+        refused(&|s| s.user = "ro ot".into());
+        refused(&|s| s.user = "Ünï".into());
+        refused(&|s| s.user = String::new());
+        refused(&|s| s.instance_id = "a\nb".into());
+        refused(&|s| s.authorized_keys = vec!["a\nb".into()]);
+        refused(&|s| s.password_hash = Some(Secret::new("hunter2")));
+        refused(&|s| s.password_hash = Some(Secret::new("$6$hunter2:0:0")));
+        refused(&|s| s.host_key.as_mut().unwrap().private_openssh = Secret::new("hunter2"));
+        refused(&|s| s.host_key.as_mut().unwrap().public_openssh = "a\nb".into());
+    }
 }
