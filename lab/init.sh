@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # First process of the lab host: mounts this machine's root below a RAM overlay and goes there.
 b=/bin/busybox
 export PATH=/bin

@@ -1,4 +1,5 @@
 #!/run/busybox sh
+# shellcheck shell=dash
 # Second half of the lab host's first process: runs the command and hands its status back.
 b=/run/busybox
 port() {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tests of lab.sh: what comes back from a command in the lab is what the command did.
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 passed=0 failed=0
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # What the scripts of this project share. To be sourced, from the project's folder.
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}

@@ -2,7 +2,8 @@
 # All tests, in the order in which they are cheap: format, lints, unit and command line tests, then
 # real machines on QEMU here, then on KVM here or in the lab. Nothing is skipped.
 #
-#   run.sh [STAGE...]   only these stages: lint unit store qemu lab kvm
+#   run.sh [STAGE...]              only these stages: lint unit store qemu lab kvm
+#   ONLY='NAME...' run.sh STAGE    only the end-to-end tests whose names hold one of these
 #
 # Ends with one line that counts the tests of all stages.
 set -euo pipefail
@@ -10,6 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=../scripts/common.sh
 . scripts/common.sh
 
+read -ra only <<<"${ONLY:-}"
 passed=0 failed=0
 began=$(date +%s)
 log=$(mktemp)
@@ -67,7 +69,7 @@ store() {
 
 qemu() {
   stage "end to end on the provider qemu"
-  counted env RVM_TEST_BIN="$rvm" RVM_TEST_STORE="$store" "$(test_program e2e_qemu)" --test-threads=2
+  counted env RVM_TEST_BIN="$rvm" RVM_TEST_STORE="$store" "$(test_program e2e_qemu)" --test-threads=2 "${only[@]}"
 }
 
 lab() {
@@ -87,7 +89,7 @@ kvm() {
     # Their files belong on the disk that the store is on: the lab's root is in RAM.
     set -- RVM_TEST_TMP="$store/tmp"
   fi
-  counted with_kvm env RVM_TEST_BIN="$rvm" RVM_TEST_STORE="$store" "$@" "$program" --test-threads=2
+  counted with_kvm env RVM_TEST_BIN="$rvm" RVM_TEST_STORE="$store" "$@" "$program" --test-threads=2 "${only[@]}"
 }
 
 stages=("$@")
