@@ -43,4 +43,4 @@ clean:
 	$(CARGO) clean
 
 distclean: clean
-	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/rvm-test" "$${XDG_CACHE_HOME:-$$HOME/.cache}/rvm-lab"
+	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/rvm-test" "$${XDG_CACHE_HOME:-$$HOME/.cache}/rvm/lab"

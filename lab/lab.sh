@@ -26,7 +26,7 @@
 #   124  the time was up        125  the lab failed; its console is shown and kept
 #
 # LAB_KERNEL_PACKAGE (default linux-image-amd64) is fetched with apt once and never installed;
-# LAB_CACHE is where it is kept (default: rvm-lab in the XDG cache folder); LAB_QEMU the emulator.
+# LAB_CACHE is where it is kept (default: rvm/lab in the XDG cache folder); LAB_QEMU the emulator.
 set -euo pipefail
 
 die() { printf 'lab: %s\n' "$*" >&2; exit 125; }
@@ -61,7 +61,7 @@ started=$(date +%s)
 PATH=$PATH:/usr/sbin:/sbin
 qemu=${LAB_QEMU:-qemu-system-x86_64}
 package=${LAB_KERNEL_PACKAGE:-linux-image-amd64}
-cache=${LAB_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/rvm-lab}
+cache=${LAB_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/rvm/lab}
 mkdir -p "$cache"
 logs=${logs:-$cache}
 for tool in "$qemu:qemu-system-x86" busybox:busybox-static cpio:cpio modprobe:kmod depmod:kmod \
