@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
-use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler, unblock_signal};
 
 use super::bus::Bus;
 use super::ending::{End, Ending};
@@ -107,9 +107,12 @@ impl Running {
         catch_kicks()?;
         let (alive, ended) = channel();
         let mut running = Self { ending: ending.clone(), threads: Vec::with_capacity(vcpus.len()), ended };
-        for (cpu, vcpu) in (0..).zip(vcpus) {
-            running.spawn(cpu, vcpu, buses.clone(), alive.clone())?;
-        }
+        let started = (0..)
+            .zip(vcpus)
+            .try_for_each(|(cpu, vcpu)| running.spawn(cpu, vcpu, buses.clone(), alive.clone()));
+        // Before `running` can be dropped, which waits until the threads alone hold it no more.
+        drop(alive);
+        started?;
         Ok(running)
     }
 
@@ -123,6 +126,9 @@ impl Running {
         let thread = std::thread::Builder::new()
             .name(format!("vcpu{cpu}"))
             .spawn(move || {
+                // Whoever started the process may have blocked it. Failing that, each kick only
+                // takes effect when the guest next leaves by itself.
+                _ = unblock_signal(SIGRTMIN());
                 if let Some(reason) = vcpu.run(&buses, &ending).transpose() {
                     ending.finish(reason.map_err(Into::into));
                 }
