@@ -153,9 +153,28 @@ fn event_index_asks_for_the_next_kick() {
     assert!(!ring.enable_kicks().unwrap());
     assert_eq!(get(&mem, avail_event), 0);
     set(&mem, config().avail + 2, 2);
-    assert!(ring.pop(&mut chain).unwrap());
-    assert!(ring.enable_kicks().unwrap(), "one came meanwhile");
-    assert_eq!(get(&mem, avail_event), 1);
+    assert!(ring.enable_kicks().unwrap(), "two came meanwhile");
+    for _ in 0..2 {
+        assert!(ring.pop(&mut chain).unwrap());
+    }
+    assert!(!ring.enable_kicks().unwrap());
+    assert_eq!(get(&mem, avail_event), 2);
+}
+
+#[test]
+fn chains_put_back_are_no_reason_to_go_on() {
+    for features in [0, VIRTIO_F_EVENT_IDX] {
+        let mem = memory();
+        let mut ring = ring(&mem, features);
+        let mut chain = ring.new_chain();
+        set(&mem, config().avail + 2, 2);
+        while ring.pop(&mut chain).unwrap() {}
+        ring.unpop(2);
+        assert!(!ring.enable_kicks().unwrap());
+        set(&mem, config().avail + 2, 3);
+        assert!(ring.enable_kicks().unwrap());
+        assert!(ring.pop(&mut chain).unwrap());
+    }
 }
 
 #[test]

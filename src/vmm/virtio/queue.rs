@@ -290,20 +290,23 @@ impl<'m> Ring<'m> {
         if self.event_idx { Ok(()) } else { store(&self.used, 0, USED_NO_NOTIFY) }
     }
 
-    /// Asks the driver to kick for the next chain; true when one came meanwhile, for which there
-    /// may be no kick.
+    /// Asks the driver to kick for the next chain that it adds; true when it added one meanwhile,
+    /// for which there may be no kick. Chains that were put back are not new: whoever put them back
+    /// waits for more.
     ///
     /// # Errors
     /// [`Fault`] when a ring is not accessible or the available index cannot be.
     pub fn enable_kicks(&mut self) -> Result<bool, Fault> {
+        let seen = self.seen_avail;
         if self.event_idx {
             let offset = RING_HEADER + usize::from(self.size()) * USED_ENTRY;
-            store(&self.used, offset, self.next_avail.0)?;
+            store(&self.used, offset, seen.0)?;
         } else {
             store(&self.used, 0, 0)?;
         }
         fence(Ordering::SeqCst);
-        self.look()
+        self.look()?;
+        Ok(self.seen_avail != seen)
     }
 
     /// Reads the driver's index; true when there is something to pop.

@@ -20,6 +20,8 @@ pub(super) enum Delivery {
     Dropped,
     /// It has to wait for buffers.
     NoBuffers,
+    /// The driver offered so much rubbish that others are to have a turn first.
+    Later,
 }
 
 /// The receive queue and the space for what is taken from it.
@@ -43,8 +45,8 @@ impl<'m> Receiver<'m> {
     /// stay the driver's next ones.
     pub(super) fn deliver(&mut self, frame: &[u8]) -> Result<Delivery, Fault> {
         self.taken.clear();
-        if !self.first_buffer()? {
-            return Ok(Delivery::NoBuffers);
+        if let Some(missing) = self.first_buffer()? {
+            return Ok(missing);
         }
         let fits = self.chain.writable_len() >= HEADER_LEN + frame.len();
         if !fits && !self.mergeable {
@@ -78,19 +80,19 @@ impl<'m> Receiver<'m> {
         Ok(Delivery::Done)
     }
 
-    /// Takes the next buffer that can begin a frame. What cannot goes back unused, a queue's worth
-    /// at most before others get a turn.
-    fn first_buffer(&mut self) -> Result<bool, Fault> {
+    /// Takes the next buffer that can begin a frame, or says why there is none. What cannot begin
+    /// one goes back unused, a queue's worth at most.
+    fn first_buffer(&mut self) -> Result<Option<Delivery>, Fault> {
         for _ in 0..self.ring.size() {
             if !self.ring.pop(&mut self.chain)? {
-                return Ok(false);
+                return Ok(Some(Delivery::NoBuffers));
             }
             if self.chain.readable().is_empty() && self.chain.writable_len() >= HEADER_LEN {
-                return Ok(true);
+                return Ok(None);
             }
             self.ring.push(self.chain.head(), 0)?;
         }
-        Ok(false)
+        Ok(Some(Delivery::Later))
     }
 
     fn take(&mut self, written: usize) {

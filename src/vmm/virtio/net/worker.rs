@@ -171,6 +171,7 @@ impl Worker<'_, '_> {
                     next = Rx::Buffers;
                     break;
                 }
+                Delivery::Later => break,
             }
             self.backend.consume();
         }
