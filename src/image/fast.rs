@@ -15,6 +15,11 @@ const SCRIPT: &str = include_str!("../../firmware/build.sh");
 const CONFIG: &str = include_str!("../../firmware/kernel.config");
 const TASK: &str = "building the fast kernel";
 
+/// Without an initrd the kernel knows disks by their order only: the root disk is the first. It
+/// was configured without `BLK_DEV_WRITE_MOUNTED`, and resize2fs opens the mounted root disk for
+/// writing when the file system is to grow.
+const CMDLINE: &str = "root=/dev/vda rw bdev_allow_write_mounted=1";
+
 /// The fast kernel, built now when the store has none of this script and configuration.
 pub(super) fn ensure(
     layout: &Layout,
@@ -53,8 +58,7 @@ fn read(home: &Path) -> Result<Kernel, ImageError> {
     let version = fs::read_to_string(&path).map_err(ImageError::io("read", &path))?;
     fs::metadata(&vmlinux).map_err(ImageError::io("open kernel", &vmlinux))?;
     let version = version.lines().next().unwrap_or_default().to_owned();
-    // Without an initrd the kernel knows disks by their order only: the root disk is the first.
-    Ok(Kernel { vmlinux, initrd: None, version, cmdline: "root=/dev/vda rw".to_owned() })
+    Ok(Kernel { vmlinux, initrd: None, version, cmdline: CMDLINE.to_owned() })
 }
 
 fn build(
