@@ -92,7 +92,9 @@ _rvm_w=$!
   exec "$@"
 )
 _rvm_c=$?
-{ kill "$_rvm_w"; wait "$_rvm_w"; } 2>/dev/null
+# Not TERM: on a busy guest the watcher may not have run yet, still has the trap of this shell,
+# and would forget the signal when it puts its own in place.
+{ kill -KILL "$_rvm_w"; wait "$_rvm_w"; } 2>/dev/null
 # Success has a code of its own: to the host, 0 is also what a broken channel looks like.
 case $_rvm_c in
   0) exit 223 ;;
