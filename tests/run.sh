@@ -41,6 +41,16 @@ counted() {
   return "$status"
 }
 
+# Runs a command for at most so many seconds: a test that hangs is a failure, and the last name
+# printed says which it was.
+within() {
+  local limit=$1 status=0
+  shift
+  timeout --foreground -k 10 "$limit" "$@" || status=$?
+  [ "$status" -ne 124 ] || echo "STOPPED: not done after $limit s: $*"
+  return "$status"
+}
+
 # Path of the test program that cargo built.
 test_program() {
   cargo test --quiet --locked --test "$1" --no-run --message-format=json 2>/dev/null |
@@ -54,7 +64,8 @@ lint() {
 
 unit() {
   stage "unit, command line and layering tests"
-  counted cargo test --locked
+  cargo test --locked --no-run
+  counted within 1200 cargo test --locked
 }
 
 # Boxes and kernels, each built only where the store lacks it.
@@ -69,7 +80,7 @@ store() {
 
 qemu() {
   stage "end to end on the provider qemu"
-  counted env RVM_TEST_BIN="$rvm" RVM_TEST_STORE="$store" "$(test_program e2e_qemu)" --test-threads=2 "${only[@]}"
+  counted within 1800 env RVM_TEST_BIN="$rvm" RVM_TEST_STORE="$store" "$(test_program e2e_qemu)" --test-threads=2 "${only[@]}"
 }
 
 lab() {
@@ -82,6 +93,8 @@ lab() {
 # QEMU 7.2's emulation of nested SVM now and then leaves the lab's own kernel with a broken
 # register and that panics; such a lab says nothing about the tests that it had not finished.
 lab_crashes=3
+# How long the tests of the provider kvm may take, in seconds, in all labs together.
+kvm_seconds=2700
 
 kvm() {
   local program status left=() name before=$failed
@@ -90,17 +103,19 @@ kvm() {
     stage "end to end on the provider kvm, on this machine's KVM"
   else
     stage "end to end on the provider kvm, in the lab: this machine's KVM cannot run stock guests"
-    lab_options=(-t 2400)
     # Their files belong on the disk that the store is on: the lab's root is in RAM.
     set -- RVM_TEST_TMP="$store/tmp"
   fi
+  local end=$(($(date +%s) + kvm_seconds))
   mapfile -t left < <("$program" --list "${only[@]}" 2>/dev/null | sed -n 's/: test$//p')
   while :; do
     status=0
-    with_kvm env RVM_TEST_BIN="$rvm" RVM_TEST_STORE="$store" "$@" "$program" --test-threads=2 --exact "${left[@]}" 2>&1 |
+    lab_options=(-t $((end - $(date +%s))))
+    with_kvm timeout -k 10 $kvm_seconds env RVM_TEST_BIN="$rvm" RVM_TEST_STORE="$store" "$@" "$program" --test-threads=2 --exact "${left[@]}" 2>&1 |
       tee "$log" || status=$?
     passed=$((passed + $(grep -cE '^test .* \.\.\. ok$' "$log" || true)))
     failed=$((failed + $(grep -cE '^test .* \.\.\. FAILED$' "$log" || true)))
+    [ "$status" -ne 124 ] || echo "STOPPED: not done after $kvm_seconds s"
     # 125: the lab itself failed, and has shown its console.
     if [ "$status" -ne 125 ] || [ "$lab_crashes" -eq 0 ]; then
       [ "$failed" -eq "$before" ] || status=1

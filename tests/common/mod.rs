@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// Longest that one command may take: the first `up` of a box builds it, and a kernel.
-const LONGEST: Duration = Duration::from_secs(45 * 60);
+/// Longest that one command may take, in an emulated host under load: boxes and kernels are there.
+const LONGEST: Duration = Duration::from_secs(15 * 60);
 
 /// What a command printed and how it ended.
 #[derive(Debug, Clone)]
