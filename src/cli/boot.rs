@@ -36,6 +36,9 @@ pub struct BootArgs {
     /// Virtual CPUs
     #[arg(long, value_name = "N", default_value_t = 1)]
     cpus: u8,
+    /// Let the guest run virtual machines of its own
+    #[arg(long)]
+    nested: bool,
     /// Disk image: PATH[,format=raw|qcow2][,backing=PATH][,ro]; may be repeated
     #[arg(long, value_name = "DISK")]
     disk: Vec<DiskWord>,
@@ -137,6 +140,7 @@ fn spec(app: &App, args: &BootArgs) -> Result<Spec, CliError> {
         .map(|(word, index)| Net { mac: mac(index), backend: NetBackend::Tap(word.0.clone()) });
     Ok(Spec {
         cpus: args.cpus,
+        nested: args.nested,
         memory: args.memory.0,
         kernel: elf_of(app, &args.kernel)?,
         initrd: args.initrd.clone(),

@@ -4,6 +4,7 @@
 pub(super) const MACHINE: &[&str] = &[
     "box",
     "cpus",
+    "nested",
     "memory",
     "disk",
     "hostname",

@@ -32,6 +32,7 @@ const KERNELS: [(&str, KernelChoice); 2] = [("stock", KernelChoice::Stock), ("fa
 struct Layer {
     box_name: Option<Sp<String>>,
     cpus: Option<u8>,
+    nested: Option<bool>,
     memory: Option<u64>,
     disk: Option<u64>,
     hostname: Option<Sp<String>>,
@@ -140,6 +141,7 @@ impl Reader<'_> {
         Layer {
             box_name: self.box_name(table),
             cpus: cpus.and_then(|cpus| u8::try_from(cpus.value).ok()),
+            nested: self.boolean(table, "nested"),
             memory: self.size(table, "memory", Some(MIB), MEMORY).map(|size| size.value),
             disk: self.size(table, "disk", None, DISK).map(|size| size.value),
             hostname: self.hostname(table),
@@ -210,6 +212,7 @@ impl Reader<'_> {
             name,
             box_name: box_name.value,
             cpus: own.cpus.or(defaults.cpus).unwrap_or(DEFAULT_CPUS),
+            nested: own.nested.or(defaults.nested).unwrap_or(false),
             memory: own.memory.or(defaults.memory).unwrap_or(DEFAULT_MEMORY),
             disk: own.disk.or(defaults.disk),
             hostname,

@@ -74,6 +74,7 @@ impl Machines<'_> {
             provider: choice.kind,
             accelerated: choice.accelerated,
             cpus: machine.cpus,
+            nested: machine.nested,
             memory: machine.memory,
             kernel: kernel.vmlinux.clone(),
             initrd: kernel.initrd.clone(),

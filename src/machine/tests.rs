@@ -56,6 +56,7 @@ fn applied() -> Applied {
         name: "default".into(),
         box_name: "micro".into(),
         cpus: 1,
+        nested: false,
         memory: 1 << 28,
         disk: None,
         hostname: "default".into(),

@@ -41,6 +41,8 @@ pub struct Machine {
     pub box_name: String,
     /// Virtual CPUs, 1 to 64.
     pub cpus: u8,
+    /// Whether the guest may run virtual machines of its own.
+    pub nested: bool,
     /// Guest memory in bytes, a multiple of 1 MiB.
     pub memory: u64,
     /// Size of the root disk in bytes; `None`: the box's own default.

@@ -13,6 +13,9 @@ pub struct Applied {
     pub disk: Option<u64>,
     /// Virtual CPUs.
     pub cpus: u8,
+    /// Virtual machines inside it.
+    #[serde(default)]
+    pub nested: bool,
     /// Memory, bytes.
     pub memory: u64,
     /// Host name.
@@ -32,6 +35,7 @@ impl Applied {
             box_name: machine.box_name.clone(),
             disk: machine.disk,
             cpus: machine.cpus,
+            nested: machine.nested,
             memory: machine.memory,
             hostname: machine.hostname.clone(),
             kernel: machine.kernel,
@@ -113,6 +117,7 @@ fn needs_reload(applied: &Applied, wanted: &Applied) -> Vec<String> {
         }
     };
     note("cpus", applied.cpus.to_string(), wanted.cpus.to_string());
+    note("nested", applied.nested.to_string(), wanted.nested.to_string());
     note("memory", mebibytes(applied.memory), mebibytes(wanted.memory));
     note("hostname", applied.hostname.clone(), wanted.hostname.clone());
     note("kernel", applied.kernel.as_str().into(), wanted.kernel.as_str().into());
@@ -142,6 +147,7 @@ mod tests {
             name: "web".into(),
             box_name: "debian/13".into(),
             cpus: 2,
+            nested: false,
             memory: 1 << 30,
             disk: None,
             hostname: "web".into(),

@@ -21,6 +21,7 @@ impl Engine for Kvm {
     fn start(&self, dir: &Path, spec: &VmSpec, net: OwnedFd) -> Result<Box<dyn Running>, ProviderError> {
         let spec = vmm::Spec {
             cpus: spec.cpus,
+            nested: spec.nested,
             memory: spec.memory,
             kernel: spec.kernel.clone(),
             initrd: spec.initrd.clone(),

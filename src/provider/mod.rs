@@ -47,6 +47,9 @@ pub struct VmSpec {
     pub accelerated: bool,
     /// Virtual CPUs.
     pub cpus: u8,
+    /// Let the guest run virtual machines of its own.
+    #[serde(default)]
+    pub nested: bool,
     /// Memory in bytes.
     pub memory: u64,
     /// Uncompressed ELF kernel.

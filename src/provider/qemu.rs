@@ -112,9 +112,11 @@ fn arguments(spec: &VmSpec, serial: &str) -> Vec<String> {
     let mut args: Vec<String> = Vec::new();
     let mut add = |words: &[&str]| args.extend(words.iter().map(|w| (*w).to_owned()));
     add(&["-name", &spec.name, "-M", "microvm,acpi=on,rtc=on,x-option-roms=off,isa-serial=on"]);
+    // A feature taken away that the processor lacks is no error.
+    let nesting = if spec.nested { "" } else { ",-svm,-vmx" };
     match spec.accelerated {
-        true => add(&["-accel", "kvm", "-cpu", "host"]),
-        false => add(&["-accel", "tcg,thread=multi", "-cpu", "max"]),
+        true => add(&["-accel", "kvm", "-cpu", &format!("host{nesting}")]),
+        false => add(&["-accel", "tcg,thread=multi", "-cpu", &format!("max{nesting}")]),
     }
     add(&["-nodefaults", "-no-user-config", "-display", "none"]);
     add(&["-smp", &spec.cpus.to_string(), "-m", &format!("{}M", spec.memory >> 20)]);
@@ -244,6 +246,7 @@ mod tests {
             provider: ProviderKind::Qemu,
             accelerated: false,
             cpus: 2,
+            nested: false,
             memory: 512 << 20,
             kernel: "/k/vmlinux".into(),
             initrd: None,

@@ -91,6 +91,7 @@ impl Error {
                 Some("look at the console for a kernel panic: root file system, initrd, memory".into())
             }
             Self::Boot(e) => e.hint(),
+            Self::Cpu(e) => e.hint(),
             Self::Vcpu(e) => e.hint(),
             Self::Virtio(e) => e.hint(),
             _ => None,

@@ -82,7 +82,7 @@ impl Vmm {
         if spec.cpus == 0 || usize::from(spec.cpus) > max {
             return Err(Error::Cpus { asked: spec.cpus, max });
         }
-        let model = Model::new(&kvm, spec.cpus)?;
+        let model = Model::new(&kvm, spec.cpus, spec.nested)?;
         let memory = Memory::new(spec.memory)?;
         let slots = Slots::open(&mut spec, memory.guest())?;
         let machine = Machine::build(&kvm, &spec, &model, &memory, &slots)?;

@@ -154,7 +154,7 @@ impl Guest {
             .write_slice(&PROGRAM, GuestAddress(CODE))
             .map_err(|e| Error::Kvm { what: "probe guest", source: io::Error::other(e) })?;
         let vcpu = vm.create_vcpu(0).map_err(|e| Error::Kvm { what: "virtual CPU", source: e.into() })?;
-        cpu::Model::new(kvm, 1)?.configure(&vcpu, 0, CODE)?;
+        cpu::Model::new(kvm, 1, false)?.configure(&vcpu, 0, CODE)?;
         Ok(Self { vcpu, _memory: memory, _vm: vm })
     }
 

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 pub struct Spec {
     /// Virtual CPUs, 1 to 64.
     pub cpus: u8,
+    /// Let the guest run virtual machines of its own.
+    pub nested: bool,
     /// Guest memory in bytes, a multiple of 1 MiB, at least 16 MiB.
     pub memory: u64,
     /// An uncompressed 64-bit ELF kernel.

@@ -13,6 +13,8 @@ pub struct Topology {
     pub cpus: u8,
     /// KVM emulates the TSC deadline timer.
     pub tsc_deadline: bool,
+    /// The guest may run virtual machines of its own.
+    pub nested: bool,
 }
 
 /// Leaf 1, ECX: TSC deadline timer. KVM does not report it; without it Linux calibrates the
@@ -24,6 +26,22 @@ const HYPERVISOR: u32 = 1 << 31;
 const HTT: u32 = 1 << 28;
 /// Leaf 0x8000_0001, ECX: AMD's word for the same, with cores for threads.
 const CMP_LEGACY: u32 = 1 << 1;
+
+/// Leaf 1, ECX: Intel's virtual machine extensions.
+const VMX: u32 = 1 << 5;
+/// Leaf 0x8000_0001, ECX: AMD's.
+const SVM: u32 = 1 << 2;
+/// What AMD's can do.
+const SVM_LEAF: u32 = 0x8000_000a;
+
+/// Whether KVM can give a guest virtual machine extensions.
+pub fn can_nest(supported: &[kvm_cpuid_entry2]) -> bool {
+    supported.iter().any(|leaf| match leaf.function {
+        0x1 => leaf.ecx & VMX != 0,
+        0x8000_0001 => leaf.ecx & SVM != 0,
+        _ => false,
+    })
+}
 
 /// Gives the leaves for the processor that `topology` names.
 pub fn patch(supported: &[kvm_cpuid_entry2], topology: Topology) -> Vec<kvm_cpuid_entry2> {
@@ -52,6 +70,7 @@ fn adjust(leaf: &mut kvm_cpuid_entry2, t: Topology) {
             leaf.ecx |= HYPERVISOR;
             set(&mut leaf.ecx, TSC_DEADLINE, t.tsc_deadline);
             set(&mut leaf.edx, HTT, t.cpus > 1);
+            leaf.ecx &= if t.nested { !0 } else { !VMX };
             // 31:24 APIC id, 23:16 APIC ids in the package, 15:8 cache line in 8 bytes.
             let ids = 1 << core_bits(t.cpus);
             leaf.ebx = (leaf.ebx & 0xff) | id << 24 | ids << 16 | 8 << 8;
@@ -63,10 +82,14 @@ fn adjust(leaf: &mut kvm_cpuid_entry2, t: Topology) {
             let sharing = if level >= 3 { cores } else { 0 };
             leaf.eax = (leaf.eax & 0x3fff) | cores << 26 | sharing << 14;
         }
-        0x8000_0001 if leaf.ecx & CMP_LEGACY != 0 || leaf.ebx != 0 => {
+        0x8000_0001 => {
+            leaf.ecx &= if t.nested { !0 } else { !SVM };
             // EBX is the package type, which only AMD fills in.
-            set(&mut leaf.ecx, CMP_LEGACY, t.cpus > 1);
+            if leaf.ecx & CMP_LEGACY != 0 || leaf.ebx != 0 {
+                set(&mut leaf.ecx, CMP_LEGACY, t.cpus > 1);
+            }
         }
+        SVM_LEAF if !t.nested => (leaf.eax, leaf.ebx, leaf.ecx, leaf.edx) = (0, 0, 0, 0),
         // 15:12 bits of the core number in the APIC id, 7:0 last core.
         0x8000_0008 => leaf.ecx = (leaf.ecx & !0xf0ff) | core_bits(t.cpus) << 12 | last,
         // AMD's cache parameters.
@@ -138,7 +161,7 @@ mod tests {
 
     #[test]
     fn what_kvm_leaves_out_is_set() {
-        let t = Topology { cpu: 0, cpus: 1, tsc_deadline: true };
+        let t = Topology { cpu: 0, cpus: 1, tsc_deadline: true, nested: false };
         let one = leaf(&patch(&host(), t), 1, 0);
         assert_eq!(one.ecx, 1 | TSC_DEADLINE | HYPERVISOR);
         assert_eq!(one.edx & HTT, 0);
@@ -150,7 +173,7 @@ mod tests {
     fn every_leaf_tells_the_same_topology() {
         for (cpus, bits) in [(1, 0), (2, 1), (3, 2), (4, 2), (64, 6)] {
             for cpu in 0..cpus {
-                let leaves = patch(&host(), Topology { cpu, cpus, tsc_deadline: true });
+                let leaves = patch(&host(), Topology { cpu, cpus, tsc_deadline: true, nested: false });
                 let (id, n) = (u32::from(cpu), u32::from(cpus));
                 let one = leaf(&leaves, 1, 0);
                 assert_eq!((one.ebx >> 24, one.ebx >> 16 & 0xff, one.ebx & 0xff), (id, 1 << bits, 0xaa));
@@ -171,8 +194,29 @@ mod tests {
     }
 
     #[test]
+    fn virtual_machines_in_the_guest_only_where_asked_for() {
+        let mut host = host();
+        assert!(!can_nest(&host));
+        host.push(entry(SVM_LEAF, 0, [1, 8, 0, 0xff]));
+        for leaf in &mut host {
+            leaf.ecx |= match leaf.function {
+                0x1 => VMX,
+                0x8000_0001 => SVM,
+                _ => 0,
+            };
+        }
+        assert!(can_nest(&host));
+        for nested in [false, true] {
+            let leaves = patch(&host, Topology { cpu: 0, cpus: 1, tsc_deadline: true, nested });
+            assert_eq!(leaf(&leaves, 1, 0).ecx & VMX != 0, nested);
+            assert_eq!(leaf(&leaves, 0x8000_0001, 0).ecx & SVM != 0, nested);
+            assert_eq!(leaf(&leaves, SVM_LEAF, 0).edx != 0, nested);
+        }
+    }
+
+    #[test]
     fn other_leaves_are_kept_and_0x1f_is_left_out() {
-        let leaves = patch(&host(), Topology { cpu: 1, cpus: 2, tsc_deadline: true });
+        let leaves = patch(&host(), Topology { cpu: 1, cpus: 2, tsc_deadline: true, nested: false });
         assert_eq!(leaf(&leaves, 0x4000_0000, 0).ebx, 0x4b4d_564b);
         assert!(!leaves.iter().any(|e| e.function == 0x1f));
         assert_eq!(leaf(&leaves, 4, 4).eax, 0);
@@ -180,7 +224,10 @@ mod tests {
 
     #[test]
     fn an_old_processor_gets_no_leaf_beyond_its_last() {
-        let leaves = patch(&[entry(0, 0, [0xa, 0, 0, 0])], Topology { cpu: 0, cpus: 4, tsc_deadline: false });
+        let leaves = patch(
+            &[entry(0, 0, [0xa, 0, 0, 0])],
+            Topology { cpu: 0, cpus: 4, tsc_deadline: false, nested: false },
+        );
         assert_eq!(leaves.len(), 1);
     }
 }

@@ -28,6 +28,9 @@ pub enum Error {
     /// Page tables cannot be written to guest memory.
     #[error("cannot write boot page tables to guest memory")]
     Tables(#[source] vm_memory::GuestMemoryError),
+    /// Asked for, and not to be had.
+    #[error("cannot give the guest virtual machines of its own: this host's KVM does not offer it")]
+    NoNesting,
     /// More leaves than KVM takes.
     #[error("cannot build the CPUID of virtual CPU {0}: too many leaves")]
     TooManyLeaves(u8),
@@ -39,20 +42,39 @@ pub struct Model {
     supported: CpuId,
     tsc_deadline: bool,
     cpus: u8,
+    nested: bool,
+}
+
+impl Error {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoNesting => Some(
+                "the host's administrator turns it on with the option `nested=1` of the module `kvm_intel` \
+                 or `kvm_amd`; without it, set `nested = false`"
+                    .into(),
+            ),
+            _ => None,
+        }
+    }
 }
 
 impl Model {
-    /// Asks KVM what it can offer to a machine of `cpus` processors.
+    /// Asks KVM what it can offer to a machine of `cpus` processors, which may run virtual machines
+    /// of their own if `nested` is set.
     ///
     /// # Errors
-    /// [`Error::Ioctl`].
-    pub fn new(kvm: &Kvm, cpus: u8) -> Result<Self, Error> {
+    /// [`Error::Ioctl`], [`Error::NoNesting`].
+    pub fn new(kvm: &Kvm, cpus: u8, nested: bool) -> Result<Self, Error> {
         let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(|e| Error::Ioctl {
             cpu: 0,
             what: "supported CPUID",
             source: e.into(),
         })?;
-        Ok(Self { supported, tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer), cpus })
+        if nested && !cpuid::can_nest(supported.as_slice()) {
+            return Err(Error::NoNesting);
+        }
+        Ok(Self { supported, tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer), cpus, nested })
     }
 
     /// Sets up processor `cpu`; number 0 starts at `entry`, the others wait to be woken.
@@ -61,7 +83,8 @@ impl Model {
     /// Any of [`Error`].
     pub fn configure(&self, vcpu: &VcpuFd, cpu: u8, entry: u64) -> Result<(), Error> {
         let failed = |what| move |e: kvm_ioctls::Error| Error::Ioctl { cpu, what, source: e.into() };
-        let topology = cpuid::Topology { cpu, cpus: self.cpus, tsc_deadline: self.tsc_deadline };
+        let Self { cpus, tsc_deadline, nested, .. } = *self;
+        let topology = cpuid::Topology { cpu, cpus, tsc_deadline, nested };
         let leaves = cpuid::patch(self.supported.as_slice(), topology);
         let leaves = CpuId::from_entries(&leaves).map_err(|_| Error::TooManyLeaves(cpu))?;
         vcpu.set_cpuid2(&leaves).map_err(failed("CPUID"))?;
