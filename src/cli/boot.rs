@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::app::App;
 use super::error::{CliError, Kind};
 use super::{DONE, Outcome};
 use crate::image::kernel::vmlinux_of;
 use crate::vmm::{
-    self, Backing, Disk, DiskFormat, Exit, Handle, Net, NetBackend, OnReset, Serial, Spec, Vmm,
+    self, Backing, Disk, DiskFormat, Exit, Handle, Net, NetBackend, OnReset, Serial, Spec, Transport, Vmm,
 };
 
 /// Words of `rvm boot`.
@@ -45,6 +45,27 @@ pub struct BootArgs {
     /// Network card: tap=NAME, an interface of this host; may be repeated
     #[arg(long, value_name = "NET")]
     net: Vec<NetWord>,
+    /// How the guest reaches its disks and network cards
+    #[arg(long, value_name = "TRANSPORT", value_enum, default_value_t = TransportWord::Pci)]
+    transport: TransportWord,
+}
+
+/// A transport as it is typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TransportWord {
+    /// A PCI bus with MSI-X; the kernel needs `virtio_pci`
+    Pci,
+    /// Memory-mapped registers; the kernel needs `virtio_mmio`
+    Mmio,
+}
+
+impl From<TransportWord> for Transport {
+    fn from(word: TransportWord) -> Self {
+        match word {
+            TransportWord::Pci => Self::Pci,
+            TransportWord::Mmio => Self::Mmio,
+        }
+    }
 }
 
 /// Guest memory in bytes.
@@ -147,6 +168,7 @@ fn spec(app: &App, args: &BootArgs) -> Result<Spec, CliError> {
         cmdline: args.cmdline.clone(),
         disks: disks.collect(),
         nets: nets.collect(),
+        transport: args.transport.into(),
         serial: Serial::Stdio,
         on_reset: OnReset::Exit,
     })

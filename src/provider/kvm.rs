@@ -29,6 +29,7 @@ impl Engine for Kvm {
             cmdline: format!("{} reboot=k", spec.cmdline),
             disks: spec.disks.iter().map(disk).collect(),
             nets: vec![vmm::Net { mac: spec.mac, backend: vmm::NetBackend::Stream(net) }],
+            transport: vmm::Transport::default(),
             serial: vmm::Serial::Log { path: dir.join(CONSOLE_LOG), limit: CONSOLE_LIMIT },
             on_reset: vmm::OnReset::Restart,
         };

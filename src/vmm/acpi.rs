@@ -22,9 +22,30 @@ const OEM_REVISION: u32 = 1;
 /// Bytes of a table header (section 5.2.6).
 const HEADER_LEN: u32 = 36;
 
-/// FADT `IAPC_BOOT_ARCH` (table 5.11): ISA devices are there (COM1); no VGA, no MSI, no CMOS
-/// clock; bit 1 clear: no 8042 that a driver should probe.
-const IAPC_BOOT_ARCH: u16 = 1 << 0 | 1 << 2 | 1 << 3 | 1 << 5;
+/// FADT `IAPC_BOOT_ARCH` (table 5.11): ISA devices are there (COM1); no VGA, no CMOS clock; bit 1
+/// clear: no 8042 that a driver should probe.
+const IAPC_BOOT_ARCH: u16 = 1 << 0 | 1 << 2 | 1 << 5;
+/// FADT `IAPC_BOOT_ARCH`: no message-signalled interrupts, because there is no PCI.
+const NO_MSI: u16 = 1 << 3;
+
+/// How the guest is to find its virtio devices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Announced {
+    /// One by one.
+    Mmio(Vec<MmioDevice>),
+    /// On the PCI bus.
+    Pci,
+}
+
+impl Announced {
+    /// The devices that cannot be found on a bus.
+    pub fn mmio(&self) -> &[MmioDevice] {
+        match self {
+            Self::Mmio(devices) => devices,
+            Self::Pci => &[],
+        }
+    }
+}
 
 /// The tables do not fit or cannot be written; the number of devices is bounded, so never seen.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +60,7 @@ pub struct Error {
 ///
 /// # Errors
 /// [`Error`].
-pub fn write(mem: &GuestMemoryMmap, cpus: u8, devices: &[MmioDevice]) -> Result<u64, Error> {
+pub fn write(mem: &GuestMemoryMmap, cpus: u8, devices: &Announced) -> Result<u64, Error> {
     let tables = build(cpus, devices);
     let len = tables.len();
     if len as u64 > layout::ACPI_TABLES_END - layout::ACPI_TABLES {
@@ -52,11 +73,11 @@ pub fn write(mem: &GuestMemoryMmap, cpus: u8, devices: &[MmioDevice]) -> Result<
 
 /// The bytes from [`layout::ACPI_TABLES`] on: the RSDP first, then the tables, each at a
 /// multiple of 64 (the FACS must be).
-fn build(cpus: u8, devices: &[MmioDevice]) -> Vec<u8> {
+fn build(cpus: u8, devices: &Announced) -> Vec<u8> {
     let mut out = vec![0; 64];
     let dsdt = append(&mut out, &dsdt(devices));
     let facs = append(&mut out, &bytes(&FACS::new()));
-    let fadt = append(&mut out, &fadt(dsdt, facs));
+    let fadt = append(&mut out, &fadt(dsdt, facs, devices));
     let madt = append(&mut out, &madt(cpus));
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     xsdt.add_entry(fadt);
@@ -89,7 +110,7 @@ fn sdt(signature: [u8; 4], revision: u8, body: &[u8]) -> Vec<u8> {
 }
 
 /// Fixed hardware (section 5.2.9). `SMI_CMD` 0 says that ACPI mode is always on.
-fn fadt(dsdt: u64, facs: u64) -> Vec<u8> {
+fn fadt(dsdt: u64, facs: u64, devices: &Announced) -> Vec<u8> {
     let port = |at: u16, bits: u8, size| GAS::new(AddressSpace::SystemIo, bits, 0, size, u64::from(at));
     let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
         .flag(Flags::Wbinvd)
@@ -113,7 +134,8 @@ fn fadt(dsdt: u64, facs: u64) -> Vec<u8> {
     // No C2, no C3: the guest halts.
     fadt.p_lvl2_lat = 0xffff.into();
     fadt.p_lvl3_lat = 0xffff.into();
-    fadt.iapc_boot_arch = IAPC_BOOT_ARCH.into();
+    let msi = if *devices == Announced::Pci { 0 } else { NO_MSI };
+    fadt.iapc_boot_arch = (IAPC_BOOT_ARCH | msi).into();
     fadt.reset_reg = port(layout::I8042_COMMAND, 8, AccessSize::ByteAccess);
     fadt.reset_value = layout::I8042_RESET;
     bytes(&fadt.finalize())
@@ -145,12 +167,15 @@ fn madt(cpus: u8) -> Vec<u8> {
     sdt(*b"APIC", 4, &body)
 }
 
-/// The devices that cannot be enumerated: serial port, virtio-mmio; and how to switch off.
-fn dsdt(devices: &[MmioDevice]) -> Vec<u8> {
+/// The devices that cannot be enumerated: serial port, PCI bus or virtio-mmio; and how to switch off.
+fn dsdt(devices: &Announced) -> Vec<u8> {
     let mut body = Vec::new();
     serial_port(&mut body);
-    for (index, device) in (0u32..).zip(devices) {
+    for (index, device) in (0u32..).zip(devices.mmio()) {
         virtio_device(&mut body, index, *device);
+    }
+    if *devices == Announced::Pci {
+        pci_bus(&mut body);
     }
     let s5 = layout::SLP_TYP_S5;
     aml::Name::new("_S5_".into(), &aml::Package::new(vec![&s5, &s5, &0u8, &0u8])).to_aml_bytes(&mut body);
@@ -168,6 +193,37 @@ fn serial_port(body: &mut Vec<u8>) {
                 &aml::ResourceTemplate::new(vec![
                     &aml::IO::new(layout::COM1 as u16, layout::COM1 as u16, 1, layout::COM_LEN as u8),
                     &aml::Interrupt::new(true, true, false, false, layout::COM1_GSI),
+                ]),
+            ),
+        ],
+    )
+    .to_aml_bytes(body);
+}
+
+/// One bus, so that a kernel searches no other, and the memory that its functions are in. There is no
+/// `_PRT`: no function has an interrupt pin.
+fn pci_bus(body: &mut Vec<u8>) {
+    let memory_end = layout::PCI_MEMORY + (layout::PCI_MEMORY_LEN - 1);
+    let config = layout::PCI_CONFIG as u16;
+    aml::Device::new(
+        "_SB_.PCI0".into(),
+        vec![
+            &aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0A03")),
+            &aml::Name::new("_UID".into(), &aml::ZERO),
+            &aml::Name::new("_BBN".into(), &aml::ZERO),
+            &aml::Name::new("_SEG".into(), &aml::ZERO),
+            &aml::Name::new(
+                "_CRS".into(),
+                &aml::ResourceTemplate::new(vec![
+                    &aml::AddressSpace::new_bus_number(0u16, 0u16),
+                    &aml::IO::new(config, config, 1, layout::PCI_CONFIG_LEN as u8),
+                    &aml::AddressSpace::new_memory(
+                        aml::AddressSpaceCacheable::NotCacheable,
+                        true,
+                        layout::PCI_MEMORY,
+                        memory_end,
+                        None,
+                    ),
                 ]),
             ),
         ],
@@ -202,6 +258,10 @@ mod tests {
     const DEVICES: [MmioDevice; 2] =
         [MmioDevice { base: 0xd000_0000, gsi: 5 }, MmioDevice { base: 0xd000_1000, gsi: 16 }];
 
+    fn mmio() -> Announced {
+        Announced::Mmio(DEVICES.to_vec())
+    }
+
     fn sum(bytes: &[u8]) -> u8 {
         bytes.iter().fold(0, |sum, b| sum.wrapping_add(*b))
     }
@@ -230,7 +290,7 @@ mod tests {
 
     #[test]
     fn every_table_is_reached_from_the_rsdp_and_sums_to_zero() {
-        let all = build(4, &DEVICES);
+        let all = build(4, &mmio());
         assert_eq!(&all[..8], b"RSD PTR ");
         assert_eq!((sum(&all[..20]), sum(&all[..36])), (0, 0));
         let xsdt = table(&all, u64_at(&all, 24), b"XSDT");
@@ -245,13 +305,14 @@ mod tests {
 
     #[test]
     fn fadt_names_the_fixed_registers() {
-        let fadt = fadt(0xe_0040, 0xe_0100);
+        let fadt = fadt(0xe_0040, 0xe_0100, &mmio());
         assert_eq!(fadt.len(), 276);
         assert_eq!(u16_at(&fadt, 46), 9, "SCI_INT");
         assert_eq!(u32_at(&fadt, 48), 0, "SMI_CMD");
         assert_eq!((u32_at(&fadt, 56), fadt[88]), (0x600, 4), "PM1a_EVT");
         assert_eq!((u32_at(&fadt, 64), fadt[89]), (0x604, 2), "PM1a_CNT");
         assert_eq!(u16_at(&fadt, 109), 0b10_1101, "IAPC_BOOT_ARCH");
+        assert_eq!(u16_at(&self::fadt(0, 0, &Announced::Pci), 109), 0b10_0101, "with MSI");
         let flags = u32_at(&fadt, 112);
         assert_eq!(flags & (1 << 4 | 1 << 20), 0, "fixed power button, not hardware-reduced");
         assert_ne!(flags & 1 << 10, 0, "RESET_REG_SUP");
@@ -280,17 +341,28 @@ mod tests {
 
     #[test]
     fn dsdt_holds_a_node_for_each_device() {
-        let dsdt = dsdt(&DEVICES);
+        let dsdt = dsdt(&mmio());
         let count = |needle: &[u8]| dsdt.windows(needle.len()).filter(|w| *w == needle).count();
         assert_eq!(count(b"LNRO0005"), 2);
         assert_eq!(count(b"V001"), 1);
         assert_eq!(count(&0xd000_1000u32.to_le_bytes()), 1);
         assert_eq!(count(b"_S5_"), 1);
+        assert_eq!(count(b"PCI0"), 0);
+    }
+
+    #[test]
+    fn dsdt_holds_one_bus_for_pci() {
+        let dsdt = dsdt(&Announced::Pci);
+        let count = |needle: &[u8]| dsdt.windows(needle.len()).filter(|w| *w == needle).count();
+        assert_eq!((count(b"PCI0"), count(b"LNRO0005")), (1, 0));
+        // Word bus number, fixed: granularity, first, last, translation, length.
+        assert_eq!(count(&[0x88, 13, 0, 2, 0xc, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]), 1);
+        assert_eq!(count(&[0, 0, 0, 0xd0, 0xff, 0xff, 0xf, 0xd0, 0, 0, 0, 0, 0, 0, 0x10, 0]), 1);
     }
 
     #[test]
     fn the_largest_machine_fits() {
         let devices = vec![DEVICES[0]; layout::VIRTIO_GSIS.len()];
-        assert!(build(64, &devices).len() < 0x2_0000);
+        assert!(build(64, &Announced::Mmio(devices)).len() < 0x2_0000);
     }
 }

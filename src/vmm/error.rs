@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::{acpi, boot, bus, cpu, layout, memory, vcpu, virtio};
+use super::{acpi, boot, bus, cpu, memory, vcpu, virtio};
 
 /// Errors of the hypervisor.
 #[derive(Debug, thiserror::Error)]
@@ -22,9 +22,14 @@ pub enum Error {
         /// The limit.
         max: usize,
     },
-    /// More virtio devices than interrupts.
-    #[error("cannot make a machine of {0} disks and network cards: {max} are possible", max = layout::VIRTIO_GSIS.len() - 1)]
-    TooManyDevices(usize),
+    /// More virtio devices than places for them.
+    #[error("cannot make a machine of {asked} disks and network cards: {max} are possible")]
+    TooManyDevices {
+        /// As asked for.
+        asked: usize,
+        /// The limit of the transport.
+        max: usize,
+    },
     /// A part of the machine that KVM emulates could not be made.
     #[error("cannot set up the machine: {what}")]
     Kvm {

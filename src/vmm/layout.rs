@@ -5,7 +5,7 @@
 //! | 0x500 | 0x9fc00 | RAM; boot data below 0xc000, command line at 0x20000 |
 //! | 0xe0000 | 0x100000 | ACPI tables (reserved) |
 //! | 0x100000 | 3 GiB | RAM: kernel where its ELF says, initrd at the top |
-//! | 3 GiB | 4 GiB | hole: virtio-mmio, IOAPIC, local APIC, KVM's own pages |
+//! | 3 GiB | 4 GiB | hole: virtio-mmio or PCI memory, IOAPIC, local APIC, KVM's own pages |
 //! | 4 GiB | | the rest of RAM |
 
 /// Global descriptor table.
@@ -39,6 +39,16 @@ pub const HOLE_END: u64 = 4 << 30;
 pub const VIRTIO_MMIO: u64 = 0xd000_0000;
 /// Bytes between virtio-mmio devices.
 pub const VIRTIO_MMIO_STRIDE: u64 = 0x1000;
+/// PCI memory: the ranges of all functions. A machine has these or virtio-mmio devices.
+pub const PCI_MEMORY: u32 = 0xd000_0000;
+/// Bytes of PCI memory.
+pub const PCI_MEMORY_LEN: u32 = 0x10_0000;
+/// Slots of the one PCI bus behind the host bridge, which has slot 0.
+pub const PCI_SLOTS: usize = 31;
+/// PCI configuration mechanism #1: address register, data register.
+pub const PCI_CONFIG: u64 = 0xcf8;
+/// Ports of both.
+pub const PCI_CONFIG_LEN: u64 = 8;
 /// Where KVM's IOAPIC answers.
 pub const IOAPIC: u32 = 0xfec0_0000;
 /// Where KVM's local APICs answer.

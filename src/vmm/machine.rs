@@ -81,13 +81,13 @@ impl Machine {
         let serial = serial_port(&vm, &drained, out)?;
         let mut buses = Buses { ports: Bus::new(), memory: Bus::new() };
         add_ports(&mut buses.ports, &serial, &pm, &ending)?;
-        slots.add_to(&mut buses.memory)?;
+        slots.add_to(&mut buses)?;
 
         let guest = memory.guest();
         cpu::prepare_memory(guest)?;
         let devices = slots.announced();
         let rsdp = acpi::write(guest, spec.cpus, &devices)?;
-        let cmdline = boot::cmdline::with_devices(&spec.cmdline, &devices);
+        let cmdline = boot::cmdline::with_devices(&spec.cmdline, devices.mmio());
         let entry = boot::load(guest, &spec.kernel, spec.initrd.as_deref(), &cmdline, rsdp)?;
 
         let mut vcpus = Vec::with_capacity(spec.cpus.into());

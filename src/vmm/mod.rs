@@ -21,7 +21,9 @@ mod handle;
 pub mod layout;
 mod machine;
 pub mod memory;
+mod msi;
 mod notify;
+pub mod pci;
 pub mod probe;
 mod resets;
 mod shared_page;
@@ -33,7 +35,7 @@ pub mod virtio;
 pub use devices::log::BoundedLog;
 pub use error::Error;
 pub use handle::Handle;
-pub use spec::{Backing, Disk, DiskFormat, Exit, Net, NetBackend, OnReset, Serial, Spec};
+pub use spec::{Backing, Disk, DiskFormat, Exit, Net, NetBackend, OnReset, Serial, Spec, Transport};
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,35 +1,63 @@
-//! The virtio devices of a machine, each with its address and interrupt.
+//! The virtio devices of a machine, each behind its transport, with its address and interrupts.
 //!
 //! They outlive a reset of the machine: image files stay open, network connections stay up, and
 //! a frame of which half had arrived is not lost.
 
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kvm_ioctls::{IoEventAddress, VmFd};
+use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::acpi::Announced;
 use super::boot::cmdline::MmioDevice;
-use super::bus::{Bus, BusDevice};
 use super::machine::eventfd;
-use super::virtio::{MmioTransport, VIRTIO_MMIO_SIZE, VirtioDevice, block::Block, net::Net, rng::Rng};
-use super::{Error, Spec, layout};
+use super::msi::MsiRoutes;
+use super::pci::{ConfigPorts, PciFunction};
+use super::vcpu::Buses;
+use super::virtio::pci::{BAR_LEN, notify_offset, vector_count};
+use super::virtio::{
+    MmioTransport, PciTransport, VIRTIO_MMIO_SIZE, VirtioDevice, block::Block, net::Net, rng::Rng,
+};
+use super::{Error, Spec, Transport, layout};
 
 /// Offset of the QueueNotify register (virtio 1.2, section 4.2.2).
 const QUEUE_NOTIFY: u64 = 0x50;
-/// Offset of the Status register; writing zero resets the device.
-const STATUS: u64 = 0x70;
 
-struct Slot {
+struct MmioSlot {
     transport: Arc<Mutex<MmioTransport>>,
     irq: EventFd,
     kicks: Vec<EventFd>,
     place: MmioDevice,
 }
 
+struct PciSlot {
+    transport: Arc<Mutex<PciTransport>>,
+    kicks: Vec<EventFd>,
+    /// Guest-physical start of its memory range.
+    base: u32,
+    /// The interrupt of each vector.
+    gsis: Vec<u32>,
+}
+
 /// All of them, in the order in which the guest finds them.
-pub struct Slots {
-    slots: Vec<Slot>,
+pub enum Slots {
+    /// Behind memory-mapped registers.
+    Mmio(MmioSlots),
+    /// On a PCI bus.
+    Pci(PciSlots),
+}
+
+/// Devices behind memory-mapped registers.
+pub struct MmioSlots {
+    slots: Vec<MmioSlot>,
+}
+
+/// Devices on a PCI bus.
+pub struct PciSlots {
+    slots: Vec<PciSlot>,
+    routes: Arc<MsiRoutes>,
 }
 
 impl Slots {
@@ -39,9 +67,13 @@ impl Slots {
     /// # Errors
     /// [`Error::TooManyDevices`], [`Error::Virtio`], [`Error::Kvm`].
     pub fn open(spec: &mut Spec, mem: &GuestMemoryMmap) -> Result<Self, Error> {
-        let asked = spec.disks.len() + spec.nets.len();
-        if asked >= layout::VIRTIO_GSIS.len() {
-            return Err(Error::TooManyDevices(asked));
+        let places = match spec.transport {
+            Transport::Mmio => layout::VIRTIO_GSIS.len(),
+            Transport::Pci => layout::PCI_SLOTS,
+        };
+        let (asked, max) = (spec.disks.len() + spec.nets.len(), places - 1);
+        if asked > max {
+            return Err(Error::TooManyDevices { asked, max });
         }
         let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::with_capacity(asked + 1);
         for disk in &spec.disks {
@@ -51,21 +83,87 @@ impl Slots {
             devices.push(Box::new(Net::new(net)?));
         }
         devices.push(Box::new(Rng::new()));
-        let places = (layout::VIRTIO_MMIO..).step_by(layout::VIRTIO_MMIO_STRIDE as usize);
-        let slots = devices
-            .into_iter()
-            .zip(places.zip(layout::VIRTIO_GSIS))
-            .map(|(device, (base, gsi))| Slot::new(device, mem, MmioDevice { base, gsi }))
-            .collect::<Result<_, _>>()?;
-        Ok(Self { slots })
+        match spec.transport {
+            Transport::Mmio => MmioSlots::new(devices, mem).map(Self::Mmio),
+            Transport::Pci => PciSlots::new(devices, mem).map(Self::Pci),
+        }
     }
 
-    /// Wires interrupts and kicks to `vm`.
+    /// Wires interrupts and kicks to `vm`, a new one.
     ///
     /// # Errors
     /// [`Error::Kvm`].
-    pub fn attach(&self, vm: &VmFd) -> Result<(), Error> {
-        let failed = |what| move |e: kvm_ioctls::Error| Error::Kvm { what, source: e.into() };
+    pub fn attach(&self, vm: &Arc<VmFd>) -> Result<(), Error> {
+        match self {
+            Self::Mmio(slots) => slots.attach(vm),
+            Self::Pci(slots) => slots.attach(vm),
+        }
+    }
+
+    /// Puts the registers on the buses.
+    ///
+    /// # Errors
+    /// [`Error::Bus`], if the layout contradicts itself.
+    pub fn add_to(&self, buses: &mut Buses) -> Result<(), Error> {
+        match self {
+            Self::Mmio(MmioSlots { slots }) => {
+                for slot in slots {
+                    buses.memory.insert(slot.place.base, VIRTIO_MMIO_SIZE, slot.transport.clone())?;
+                }
+            }
+            Self::Pci(PciSlots { slots, .. }) => {
+                let mut functions: Vec<Arc<Mutex<dyn PciFunction>>> = Vec::with_capacity(slots.len());
+                for slot in slots {
+                    buses.memory.insert(slot.base.into(), BAR_LEN.into(), slot.transport.clone())?;
+                    functions.push(slot.transport.clone());
+                }
+                let ports = Arc::new(Mutex::new(ConfigPorts::new(functions)));
+                buses.ports.insert(layout::PCI_CONFIG, layout::PCI_CONFIG_LEN, ports)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What there is to tell the guest.
+    pub fn announced(&self) -> Announced {
+        match self {
+            Self::Mmio(MmioSlots { slots }) => Announced::Mmio(slots.iter().map(|slot| slot.place).collect()),
+            Self::Pci(_) => Announced::Pci,
+        }
+    }
+
+    /// Stops all work on guest memory and puts every device into the state after power-on.
+    pub fn reset(&self) {
+        match self {
+            Self::Mmio(MmioSlots { slots }) => {
+                for slot in slots {
+                    slot.transport.lock().unwrap_or_else(PoisonError::into_inner).reset();
+                }
+            }
+            Self::Pci(PciSlots { slots, .. }) => {
+                for slot in slots {
+                    slot.transport.lock().unwrap_or_else(PoisonError::into_inner).reset();
+                }
+            }
+        }
+    }
+}
+
+impl MmioSlots {
+    fn new(devices: Vec<Box<dyn VirtioDevice>>, mem: &GuestMemoryMmap) -> Result<Self, Error> {
+        let places = (layout::VIRTIO_MMIO..).step_by(layout::VIRTIO_MMIO_STRIDE as usize);
+        let slot = |(device, (base, gsi))| {
+            let irq = eventfd()?;
+            let transport = MmioTransport::new(device, mem.clone(), irq.try_clone().map_err(no_event())?)?;
+            let kicks = transport.queue_kicks().map_err(no_event())?;
+            let place = MmioDevice { base, gsi };
+            Ok(MmioSlot { transport: Arc::new(Mutex::new(transport)), irq, kicks, place })
+        };
+        let slots = devices.into_iter().zip(places.zip(layout::VIRTIO_GSIS)).map(slot);
+        Ok(Self { slots: slots.collect::<Result<_, Error>>()? })
+    }
+
+    fn attach(&self, vm: &VmFd) -> Result<(), Error> {
         for slot in &self.slots {
             vm.register_irqfd(&slot.irq, slot.place.gsi).map_err(failed("virtio interrupt"))?;
             let notify = IoEventAddress::Mmio(slot.place.base + QUEUE_NOTIFY);
@@ -75,39 +173,58 @@ impl Slots {
         }
         Ok(())
     }
+}
 
-    /// Puts the registers on the bus.
-    ///
-    /// # Errors
-    /// [`Error::Bus`], if the layout contradicts itself.
-    pub fn add_to(&self, bus: &mut Bus) -> Result<(), Error> {
+impl PciSlots {
+    fn new(devices: Vec<Box<dyn VirtioDevice>>, mem: &GuestMemoryMmap) -> Result<Self, Error> {
+        let routes = Arc::new(MsiRoutes::default());
+        let slot = |(device, base): (Box<dyn VirtioDevice>, u32)| {
+            let own = routes.reserve(vector_count(device.queue_max_sizes().len()));
+            let gsis = own.gsis().collect();
+            let transport = PciTransport::new(device, mem.clone(), base, Box::new(own))?;
+            let kicks = transport.queue_kicks().map_err(no_event())?;
+            Ok(PciSlot { transport: Arc::new(Mutex::new(transport)), kicks, base, gsis })
+        };
+        let bases = (layout::PCI_MEMORY..).step_by(BAR_LEN as usize);
+        let slots = devices.into_iter().zip(bases).map(slot).collect::<Result<_, Error>>()?;
+        Ok(Self { slots, routes })
+    }
+
+    /// The kicks stay where the hypervisor put the memory ranges, whether or not the guest has them
+    /// answer: a kick too many does nothing.
+    fn attach(&self, vm: &Arc<VmFd>) -> Result<(), Error> {
+        self.routes.attach(vm);
         for slot in &self.slots {
-            bus.insert(slot.place.base, VIRTIO_MMIO_SIZE, slot.transport.clone())?;
+            let transport = slot.transport.lock().unwrap_or_else(PoisonError::into_inner);
+            for (event, gsi) in transport.vectors().events().zip(&slot.gsis) {
+                vm.register_irqfd(event, *gsi).map_err(failed("virtio interrupt"))?;
+            }
+            for (queue, kick) in (0..).zip(&slot.kicks) {
+                let notify = IoEventAddress::Mmio(u64::from(slot.base) + notify_offset(queue));
+                // Without a value to compare KVM does not decode the instruction where it need not.
+                vm.register_ioevent(kick, &notify, NoDatamatch).map_err(failed("virtio notification"))?;
+            }
         }
         Ok(())
     }
-
-    /// Where they are, to tell the guest.
-    pub fn announced(&self) -> Vec<MmioDevice> {
-        self.slots.iter().map(|slot| slot.place).collect()
-    }
-
-    /// Stops all work on guest memory and puts every device into the state after power-on.
-    pub fn reset(&self) {
-        for slot in &self.slots {
-            let mut transport = slot.transport.lock().unwrap_or_else(PoisonError::into_inner);
-            transport.write(STATUS, &0u32.to_le_bytes());
-        }
-    }
 }
 
-impl Slot {
-    fn new(device: Box<dyn VirtioDevice>, mem: &GuestMemoryMmap, place: MmioDevice) -> Result<Self, Error> {
-        let irq = eventfd()?;
-        let clone = irq.try_clone().map_err(|source| Error::Kvm { what: "event descriptor", source })?;
-        let transport = MmioTransport::new(device, mem.clone(), clone)?;
-        let kicks =
-            transport.queue_kicks().map_err(|source| Error::Kvm { what: "event descriptor", source })?;
-        Ok(Self { transport: Arc::new(Mutex::new(transport)), irq, kicks, place })
+fn failed(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> Error {
+    move |e| Error::Kvm { what, source: e.into() }
+}
+
+fn no_event() -> impl Fn(io::Error) -> Error {
+    |source| Error::Kvm { what: "event descriptor", source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_slot_has_room_in_pci_memory() {
+        let end = layout::PCI_MEMORY + layout::PCI_SLOTS as u32 * BAR_LEN;
+        assert!(end <= layout::PCI_MEMORY + layout::PCI_MEMORY_LEN);
+        assert!(layout::PCI_MEMORY.is_multiple_of(BAR_LEN));
     }
 }

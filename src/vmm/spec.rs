@@ -22,10 +22,23 @@ pub struct Spec {
     pub disks: Vec<Disk>,
     /// Network cards in order.
     pub nets: Vec<Net>,
+    /// How the guest reaches its virtio devices.
+    pub transport: Transport,
     /// Where the first serial port (0x3f8) leads.
     pub serial: Serial,
     /// What a reset by the guest does.
     pub on_reset: OnReset,
+}
+
+/// How the guest reaches its virtio devices.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// PCI functions with MSI-X: an interrupt costs the guest no exit. The kernel needs `virtio_pci`.
+    #[default]
+    Pci,
+    /// Memory-mapped registers that ACPI and the kernel command line announce, and no PCI bus. The
+    /// kernel needs `virtio_mmio`; each interrupt costs it two accesses to registers.
+    Mmio,
 }
 
 /// A disk image. Its format is always said, never guessed: a guest could write a header.

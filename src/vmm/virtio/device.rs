@@ -1,18 +1,21 @@
 //! What a device is to its transport, and how it reaches the guest's interrupt.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 
 use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Error;
+use crate::vmm::pci::Vectors;
 
 /// Interrupt status bit: a used buffer (virtio 1.2, section 4.2.2, InterruptStatus).
 pub const INTERRUPT_USED: u32 = 1;
 /// Interrupt status bit: the configuration changed.
 pub const INTERRUPT_CONFIG: u32 = 2;
+/// The vector of what is not to interrupt (virtio 1.2, section 4.1.5.1.2).
+pub const NO_VECTOR: u16 = 0xffff;
 
 /// A virtio device, whatever transport stands before it.
 ///
@@ -66,18 +69,41 @@ pub struct Interrupt {
 
 #[derive(Debug)]
 struct Shared {
-    line: EventFd,
+    wires: Wires,
     status: AtomicU32,
     generation: AtomicU32,
     needs_reset: AtomicBool,
 }
 
+/// What leads to the guest.
+#[derive(Debug)]
+enum Wires {
+    /// One line for everything.
+    Line(EventFd),
+    /// Vectors, and which of them the driver chose for what.
+    Vectors { vectors: Arc<Vectors>, config: AtomicU16, queues: Box<[AtomicU16]> },
+}
+
 impl Interrupt {
-    /// Makes one that signals `line`, usually an irqfd.
+    /// Makes one that signals `line`, usually an irqfd, for everything.
     pub fn new(line: EventFd) -> Self {
+        Self::with_wires(Wires::Line(line))
+    }
+
+    /// Makes one that raises for the configuration, and for each of `queues` queues, the vector that
+    /// the driver chooses for it; none until then.
+    pub fn with_vectors(vectors: Arc<Vectors>, queues: usize) -> Self {
+        Self::with_wires(Wires::Vectors {
+            vectors,
+            config: AtomicU16::new(NO_VECTOR),
+            queues: (0..queues).map(|_| AtomicU16::new(NO_VECTOR)).collect(),
+        })
+    }
+
+    fn with_wires(wires: Wires) -> Self {
         Self {
             shared: Arc::new(Shared {
-                line,
+                wires,
                 status: AtomicU32::new(0),
                 generation: AtomicU32::new(0),
                 needs_reset: AtomicBool::new(false),
@@ -85,16 +111,17 @@ impl Interrupt {
         }
     }
 
-    /// Tells the driver that `queue` holds used buffers. This transport has one interrupt for all
-    /// queues; the number is there for those that have one a queue.
-    pub fn used(&self, _queue: u16) {
-        self.raise(INTERRUPT_USED);
+    /// Tells the driver that `queue` holds used buffers.
+    pub fn used(&self, queue: u16) {
+        self.shared.status.fetch_or(INTERRUPT_USED, Ordering::SeqCst);
+        self.shared.wires.raise(Some(queue));
     }
 
     /// Tells the driver that the configuration space changed.
     pub fn config_changed(&self) {
         self.shared.generation.fetch_add(1, Ordering::SeqCst);
-        self.raise(INTERRUPT_CONFIG);
+        self.shared.status.fetch_or(INTERRUPT_CONFIG, Ordering::SeqCst);
+        self.shared.wires.raise(None);
     }
 
     /// Sets DEVICE_NEEDS_RESET and says so (virtio 1.2, section 2.1.2).
@@ -123,16 +150,61 @@ impl Interrupt {
         self.shared.status.fetch_and(!bits, Ordering::SeqCst);
     }
 
+    /// The driver reads the status bits, which acknowledges them all.
+    pub(super) fn take_status(&self) -> u32 {
+        self.shared.status.swap(0, Ordering::SeqCst)
+    }
+
+    /// The vector of `queue`, of the configuration without one; [`NO_VECTOR`] where there is none.
+    pub(super) fn vector(&self, queue: Option<u16>) -> u16 {
+        self.shared.wires.slot(queue).map_or(NO_VECTOR, |slot| slot.load(Ordering::SeqCst))
+    }
+
+    /// The driver chooses a vector; one that is not there is [`NO_VECTOR`], which it reads back.
+    pub(super) fn set_vector(&self, queue: Option<u16>, vector: u16) {
+        if let (Some(slot), Wires::Vectors { vectors, .. }) =
+            (self.shared.wires.slot(queue), &self.shared.wires)
+        {
+            let there = usize::from(vector) < vectors.len();
+            slot.store(if there { vector } else { NO_VECTOR }, Ordering::SeqCst);
+        }
+    }
+
     /// Back to the state after power-on; the generation goes on counting.
     pub(super) fn reset(&self) {
         self.shared.status.store(0, Ordering::SeqCst);
         self.shared.needs_reset.store(false, Ordering::SeqCst);
+        if let Wires::Vectors { config, queues, .. } = &self.shared.wires {
+            for slot in queues.iter().chain([config]) {
+                slot.store(NO_VECTOR, Ordering::SeqCst);
+            }
+        }
+    }
+}
+
+impl Wires {
+    /// Interrupts for `queue`, or for the configuration.
+    fn raise(&self, queue: Option<u16>) {
+        match self {
+            Self::Line(line) => {
+                // A write fails only when the counter is full, and then an interrupt is pending anyway.
+                let _ = line.write(1);
+            }
+            Self::Vectors { vectors, .. } => {
+                if let Some(slot) = self.slot(queue) {
+                    vectors.raise(slot.load(Ordering::SeqCst));
+                }
+            }
+        }
     }
 
-    fn raise(&self, bits: u32) {
-        self.shared.status.fetch_or(bits, Ordering::SeqCst);
-        // A write fails only when the counter is full, and then an interrupt is pending anyway.
-        let _ = self.shared.line.write(1);
+    /// Where the choice of the driver is kept.
+    fn slot(&self, queue: Option<u16>) -> Option<&AtomicU16> {
+        match (self, queue) {
+            (Self::Line(_), _) => None,
+            (Self::Vectors { config, .. }, None) => Some(config),
+            (Self::Vectors { queues, .. }, Some(queue)) => queues.get(usize::from(queue)),
+        }
     }
 }
 

@@ -1,7 +1,8 @@
-//! Virtio devices (OASIS virtio 1.2) behind the memory-mapped transport.
+//! Virtio devices (OASIS virtio 1.2) behind either of two transports.
 //!
-//! [`mmio`] holds the registers, [`device`] what a device is to its transport, [`queue`] the rings
-//! and [`chain`] the one reader of descriptor chains. The devices are [`block`], [`net`] and [`rng`].
+//! [`mmio`] and [`pci`] hold the registers, `state` what both mean by them, [`device`] what a device is
+//! to its transport, [`queue`] the rings and [`chain`] the one reader of descriptor chains. The devices
+//! are [`block`], [`net`] and [`rng`].
 //! A guest that breaks the rules of a queue finds DEVICE_NEEDS_RESET set; nothing else is harmed.
 
 pub mod block;
@@ -10,12 +11,15 @@ pub mod device;
 mod iov;
 pub mod mmio;
 pub mod net;
+pub mod pci;
 pub mod queue;
 pub mod rng;
+mod state;
 mod worker;
 
 pub use device::{Activation, Interrupt, VirtioDevice};
 pub use mmio::MmioTransport;
+pub use pci::PciTransport;
 
 use std::io;
 
@@ -37,6 +41,9 @@ pub enum Error {
     /// No event descriptor could be had.
     #[error("creating an event descriptor for a virtio device")]
     EventFd(#[source] io::Error),
+    /// A transport's capabilities do not fit; their number is fixed, so never seen.
+    #[error("configuration space of a virtio device has no room for its capabilities")]
+    Capabilities,
     /// The worker thread did not start.
     #[error("starting the worker thread of {device}")]
     Thread {
@@ -78,7 +85,7 @@ impl Error {
             Self::EventFd(_) | Self::Thread { .. } => {
                 Some("raise the limits on open files and threads (ulimit -n, ulimit -u)".to_owned())
             }
-            Self::WorkerFailed { .. } | Self::Queue { .. } => None,
+            Self::WorkerFailed { .. } | Self::Queue { .. } | Self::Capabilities => None,
         }
     }
 }
