@@ -92,10 +92,31 @@ pub fn writable(addr: u64, len: u32) -> Buf {
     Buf { addr, len, write: true }
 }
 
-pub struct Driver {
+/// A transport as a driver uses it: by the registers of MMIO, whatever they are called elsewhere.
+pub trait Registers {
+    fn get(&mut self, register: u64) -> u32;
+    fn set(&mut self, register: u64, value: u32);
+    /// Asks for the interrupts of a queue and of the configuration.
+    fn wire(&mut self, _queue: u16) {}
+}
+
+impl Registers for MmioTransport {
+    fn get(&mut self, register: u64) -> u32 {
+        let mut data = [0xff; 4];
+        self.read(register, &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    fn set(&mut self, register: u64, value: u32) {
+        self.write(register, &value.to_le_bytes());
+    }
+}
+
+pub struct Driver<T = MmioTransport> {
     pub mem: GuestMemoryMmap,
-    pub transport: MmioTransport,
-    _irq: EventFd,
+    pub transport: T,
+    /// Kept open, because closed ones wake nobody.
+    _events: Vec<EventFd>,
     pub queues: Vec<Queue>,
     kicks: Vec<EventFd>,
     epoll: Epoll,
@@ -111,10 +132,7 @@ impl Driver {
         let transport = MmioTransport::new(Box::new(device), mem.clone(), irq.try_clone().unwrap()).unwrap();
         let kicks = transport.queue_kicks().unwrap();
         let queues = (0..count).map(|index| Queue::at(index, size)).collect();
-        let epoll = Epoll::new().unwrap();
-        let edge = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, 0);
-        epoll.ctl(ControlOperation::Add, irq.as_raw_fd(), edge).unwrap();
-        Self { mem, transport, _irq: irq, queues, kicks, epoll, event_idx: false }
+        Self::assemble(mem, transport, vec![irq], kicks, queues)
     }
 
     /// One that is set up with `features` besides VERSION_1 and runs.
@@ -123,15 +141,31 @@ impl Driver {
         driver.start(features);
         driver
     }
+}
+
+impl<T: Registers> Driver<T> {
+    /// Puts one together, which waits for `events`.
+    pub fn assemble(
+        mem: GuestMemoryMmap,
+        transport: T,
+        events: Vec<EventFd>,
+        kicks: Vec<EventFd>,
+        queues: Vec<Queue>,
+    ) -> Self {
+        let epoll = Epoll::new().unwrap();
+        for event in &events {
+            let edge = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, 0);
+            epoll.ctl(ControlOperation::Add, event.as_raw_fd(), edge).unwrap();
+        }
+        Self { mem, transport, _events: events, queues, kicks, epoll, event_idx: false }
+    }
 
     pub fn read(&mut self, offset: u64) -> u32 {
-        let mut data = [0xff; 4];
-        self.transport.read(offset, &mut data);
-        u32::from_le_bytes(data)
+        self.transport.get(offset)
     }
 
     pub fn write(&mut self, offset: u64, value: u32) {
-        self.transport.write(offset, &value.to_le_bytes());
+        self.transport.set(offset, value);
     }
 
     pub fn status(&mut self) -> u32 {
@@ -172,6 +206,7 @@ impl Driver {
             self.write(register, address as u32);
             self.write(register + 4, (address >> 32) as u32);
         }
+        self.transport.wire(index as u16);
         self.write(QUEUE_READY, 1);
     }
 
@@ -308,7 +343,7 @@ impl Driver {
     }
 
     /// Waits for interrupts until `done` has a value.
-    pub fn wait_for<T>(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> Option<T>) -> T {
+    pub fn wait_for<V>(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> Option<V>) -> V {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(value) = done(self) {

@@ -8,5 +8,8 @@ mod driver;
 mod mmio;
 mod net;
 mod net_stream;
+mod pci;
+mod pci_driver;
 mod queue;
 mod rng;
+mod states;
