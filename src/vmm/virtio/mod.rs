@@ -9,6 +9,7 @@ pub mod block;
 pub mod chain;
 pub mod device;
 mod iov;
+pub mod limit;
 pub mod mmio;
 pub mod net;
 pub mod pci;

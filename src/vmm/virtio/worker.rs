@@ -1,7 +1,7 @@
 //! The thread behind a device, and what it waits for.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::thread::JoinHandle;
 
 use virtio_queue::{Queue, QueueT};
@@ -54,6 +54,15 @@ impl Drop for Worker {
         {
             tracing::error!("a virtio worker panicked");
         }
+    }
+}
+
+/// A descriptor by number, for [`Events::watch`].
+pub(super) struct Source(pub(super) RawFd);
+
+impl AsRawFd for Source {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0
     }
 }
 

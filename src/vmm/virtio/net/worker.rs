@@ -15,7 +15,7 @@ use super::{F_MRG_RXBUF, NAME, Shared};
 use crate::vmm::virtio::chain::Chain;
 use crate::vmm::virtio::device::Interrupt;
 use crate::vmm::virtio::queue::{Fault, Ring};
-use crate::vmm::virtio::worker::{Events, WorkerError, give_up};
+use crate::vmm::virtio::worker::{Events, Source, WorkerError, give_up};
 
 /// Queue numbers (virtio 1.2, section 5.1.2), which serve as event tokens too.
 pub(super) const RX: u16 = 0;
@@ -63,15 +63,6 @@ pub(super) fn run(events: &Events, setup: &Setup, backend: &mut Backend, shared:
     };
     if let Err(error) = work() {
         give_up(NAME, &error, &setup.interrupt);
-    }
-}
-
-/// A descriptor by number, for the event loop.
-struct Source(std::os::fd::RawFd);
-
-impl AsRawFd for Source {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.0
     }
 }
 
