@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use driver::*;
+use rvm::vmm::virtio::balloon::Balloon;
 use rvm::vmm::virtio::block::Block;
 use rvm::vmm::virtio::net::Net;
 use rvm::vmm::virtio::rng::Rng;
@@ -96,6 +97,14 @@ fn rng() -> u64 {
     allocations(&mut driver, 0, &heads, || {})
 }
 
+fn balloon() -> u64 {
+    let mut driver = Driver::started(Balloon::new(8 << 20).unwrap(), 64, 0);
+    let numbers: Vec<u8> = (512..768u32).rev().flat_map(u32::to_le_bytes).collect();
+    driver.put(DATA, &numbers);
+    let heads = [driver.chain(0, &[readable(DATA, numbers.len() as u32)])];
+    allocations(&mut driver, 0, &heads, || {})
+}
+
 fn net() -> (u64, u64) {
     let (ours, mut peer) = UnixStream::pair().unwrap();
     let mac = [2, 0, 0, 0, 0, 1];
@@ -119,5 +128,5 @@ fn net() -> (u64, u64) {
 
 #[test]
 fn work_on_a_queue_allocates_nothing() {
-    assert_eq!((block(), rng(), net()), (0, 0, (0, 0)));
+    assert_eq!((block(), rng(), balloon(), net()), (0, 0, 0, (0, 0)));
 }

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::machine::{State, Status};
 use crate::model::Forward;
+use crate::vmm::control::Usage;
 
 /// Version of all documents.
 pub const VERSION: u32 = 1;
@@ -19,7 +20,16 @@ pub struct Machines {
 impl Machines {
     /// The document for that list.
     pub fn new(list: &[Status]) -> Self {
-        Machines { version: VERSION, machines: list.iter().map(Machine::new).collect() }
+        Machines {
+            version: VERSION,
+            machines: list.iter().map(|status| Machine::new(status, None)).collect(),
+        }
+    }
+
+    /// The same with what the machines' memory costs.
+    pub fn with_usage(list: &[(Status, Option<Usage>)]) -> Self {
+        let machines = list.iter().map(|(status, usage)| Machine::new(status, usage.as_ref())).collect();
+        Machines { version: VERSION, machines }
     }
 }
 
@@ -34,12 +44,13 @@ struct Machine {
     box_name: String,
     pid: Option<u32>,
     uptime_seconds: Option<u64>,
+    memory: Option<Memory>,
     ssh: Option<Ssh>,
     ports: Vec<Port>,
 }
 
 impl Machine {
-    fn new(status: &Status) -> Self {
+    fn new(status: &Status, usage: Option<&Usage>) -> Self {
         Machine {
             id: status.id.clone(),
             name: status.name.clone(),
@@ -49,9 +60,41 @@ impl Machine {
             box_name: status.box_name.clone(),
             pid: status.pid,
             uptime_seconds: status.uptime,
+            memory: usage.map(Memory::new),
             ssh: status.ssh.map(|at| Ssh { host: at.ip().to_string(), port: at.port() }),
             ports: status.ports.iter().map(Port::from).collect(),
         }
+    }
+}
+
+/// Memory of a machine that runs, in bytes.
+#[derive(Debug, Serialize)]
+struct Memory {
+    given: u64,
+    resident: Option<u64>,
+    balloon: Option<u64>,
+    guest: Option<GuestMemory>,
+}
+
+#[derive(Debug, Serialize)]
+struct GuestMemory {
+    total: Option<u64>,
+    free: Option<u64>,
+    available: Option<u64>,
+    caches: Option<u64>,
+    major_faults: Option<u64>,
+}
+
+impl Memory {
+    fn new(usage: &Usage) -> Self {
+        let guest = usage.guest.map(|guest| GuestMemory {
+            total: guest.total,
+            free: guest.free,
+            available: guest.available,
+            caches: guest.caches,
+            major_faults: guest.major_faults,
+        });
+        Memory { given: usage.memory, resident: usage.resident, balloon: usage.balloon, guest }
     }
 }
 
@@ -85,6 +128,7 @@ impl From<&Forward> for Port {
 mod tests {
     use super::*;
     use crate::model::{Protocol, ProviderKind};
+    use crate::vmm::control::Stats;
 
     #[test]
     fn shape_of_a_machine() {
@@ -106,7 +150,15 @@ mod tests {
             ssh: Some(([127, 0, 0, 1], 2222).into()),
             uptime: Some(7),
         };
-        let text = serde_json::to_string_pretty(&Machines::new(&[status])).unwrap();
+        let guest = Stats { total: Some(99), available: Some(50), major_faults: Some(3), ..Stats::default() };
+        let usage = Usage {
+            memory: 128 << 20,
+            resident: Some(64 << 20),
+            balloon_target: Some(0),
+            balloon: Some(0),
+            guest: Some(guest),
+        };
+        let text = serde_json::to_string_pretty(&Machines::with_usage(&[(status, Some(usage))])).unwrap();
         insta::assert_snapshot!(text, @r#"
         {
           "version": 1,
@@ -120,6 +172,18 @@ mod tests {
               "box": "debian/13",
               "pid": 42,
               "uptime_seconds": 7,
+              "memory": {
+                "given": 134217728,
+                "resident": 67108864,
+                "balloon": 0,
+                "guest": {
+                  "total": 99,
+                  "free": null,
+                  "available": 50,
+                  "caches": null,
+                  "major_faults": 3
+                }
+              },
               "ssh": {
                 "host": "127.0.0.1",
                 "port": 2222

@@ -3,14 +3,19 @@
 use clap::Args;
 
 use super::app::App;
+use super::error::CliError;
 use super::target;
 use super::{DONE, Json, Outcome, json};
 use crate::machine::{State, Status};
+use crate::vmm::control::Usage;
 
 /// Vagrant pads names to this width.
 const NAME_WIDTH: usize = 25;
 /// Exit code of `--exit-code` when a machine is not running.
 const NOT_RUNNING: u8 = 1;
+
+/// A machine, and what its memory costs where that can be told.
+type Shown = (Status, Option<Usage>);
 
 /// Words of `rvm status`.
 #[derive(Debug, Args)]
@@ -29,13 +34,20 @@ pub struct StatusArgs {
 pub fn run(app: &App, args: &StatusArgs) -> Outcome {
     let machines = app.machines()?;
     let targets = target::resolve(app, &machines, &args.names)?;
-    let list = targets.iter().map(|t| t.status(&machines)).collect::<Result<Vec<Status>, _>>()?;
+    let list = targets
+        .iter()
+        .map(|target| {
+            let status = target.status(&machines)?;
+            let usage = machines.usage(&status);
+            Ok((status, usage))
+        })
+        .collect::<Result<Vec<Shown>, CliError>>()?;
     if app.json {
-        app.ui.json(&json::Machines::new(&list));
+        app.ui.json(&json::Machines::with_usage(&list));
     } else {
         app.ui.result(&text(&list));
     }
-    let all_run = list.iter().all(|status| status.state == State::Running);
+    let all_run = list.iter().all(|(status, _)| status.state == State::Running);
     Ok(if args.exit_code && !all_run { NOT_RUNNING } else { DONE })
 }
 
@@ -50,16 +62,17 @@ pub fn word(state: State) -> &'static str {
     }
 }
 
-fn text(list: &[Status]) -> String {
-    let width = list.iter().map(|s| s.name.chars().count()).max().unwrap_or(0).max(NAME_WIDTH);
+fn text(list: &[Shown]) -> String {
+    let width = list.iter().map(|(s, _)| s.name.chars().count()).max().unwrap_or(0).max(NAME_WIDTH);
     let mut text = String::from("Current machine states:\n\n");
-    for status in list {
+    for (status, usage) in list {
         let provider = status.provider.map_or("auto", |p| p.as_str());
-        text.push_str(&format!("{:<width$} {} ({provider})\n", status.name, word(status.state)));
+        let memory = usage.as_ref().and_then(memory).map(|text| format!(", {text}")).unwrap_or_default();
+        text.push_str(&format!("{:<width$} {} ({provider}){memory}\n", status.name, word(status.state)));
     }
     text.push('\n');
     match list {
-        [one] => text.push_str(&explain(one)),
+        [(status, usage)] => text.push_str(&explain(status, usage.as_ref())),
         _ => {
             text.push_str("This project has several machines. `rvm status NAME` says more about one of them.")
         }
@@ -67,7 +80,7 @@ fn text(list: &[Status]) -> String {
     text
 }
 
-fn explain(status: &Status) -> String {
+fn explain(status: &Status, usage: Option<&Usage>) -> String {
     let name = &status.name;
     match status.state {
         State::NotCreated => format!("The machine does not exist yet. `rvm up {name}` creates it."),
@@ -75,7 +88,7 @@ fn explain(status: &Status) -> String {
             "An `rvm up` was cut off before the machine was started. `rvm up {name}` goes on, \
              `rvm destroy {name}` removes what there is."
         ),
-        State::Running => running(status),
+        State::Running => running(status, usage),
         State::Poweroff => {
             format!("The machine is switched off; its disk is kept. `rvm up {name}` starts it again.")
         }
@@ -86,7 +99,7 @@ fn explain(status: &Status) -> String {
     }
 }
 
-fn running(status: &Status) -> String {
+fn running(status: &Status, usage: Option<&Usage>) -> String {
     let name = &status.name;
     let mut text = match status.uptime {
         Some(seconds) => format!("The machine has been running for {}", duration(seconds)),
@@ -95,10 +108,27 @@ fn running(status: &Status) -> String {
     if let Some(pid) = status.pid {
         text.push_str(&format!(" (process {pid})"));
     }
+    text.push('.');
+    if let Some(available) = usage.and_then(|usage| usage.guest?.available) {
+        text.push_str(&format!(
+            " Its guest says that {} of memory are available to it.",
+            mebibytes(available)
+        ));
+    }
     text.push_str(&format!(
-        ". `rvm ssh {name}` logs in, `rvm halt {name}` stops it, `rvm destroy {name}` removes it."
+        " `rvm ssh {name}` logs in, `rvm halt {name}` stops it, `rvm destroy {name}` removes it."
     ));
     text
+}
+
+/// What the host holds for a guest, beside what the guest was given.
+fn memory(usage: &Usage) -> Option<String> {
+    Some(format!("{} of {} of memory in use", mebibytes(usage.resident?), mebibytes(usage.memory)))
+}
+
+/// In whole MiB, rounded up: what is in use is not nothing.
+fn mebibytes(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(1 << 20))
 }
 
 fn duration(seconds: u64) -> String {
@@ -114,10 +144,11 @@ fn duration(seconds: u64) -> String {
 mod tests {
     use super::*;
     use crate::model::ProviderKind;
+    use crate::vmm::control::Stats;
 
-    fn machine(name: &str, state: State) -> Status {
+    fn machine(name: &str, state: State) -> Shown {
         let created = state != State::NotCreated;
-        Status {
+        let status = Status {
             id: created.then(|| "0123456789abcdef0123456789abcdef".into()),
             name: name.into(),
             provider: created.then_some(ProviderKind::Kvm),
@@ -128,7 +159,8 @@ mod tests {
             ports: vec![],
             ssh: None,
             uptime: (state == State::Running).then_some(3725),
-        }
+        };
+        (status, None)
     }
 
     #[test]
@@ -156,6 +188,28 @@ mod tests {
 
         This project has several machines. `rvm status NAME` says more about one of them.
         ");
+    }
+
+    #[test]
+    fn memory_of_a_running_machine() {
+        let guest = Stats { available: Some(700 << 20), ..Stats::default() };
+        let usage = Usage {
+            memory: 1 << 30,
+            resident: Some((212 << 20) - 4096),
+            balloon_target: Some(0),
+            balloon: Some(0),
+            guest: Some(guest),
+        };
+        let (status, _) = machine("default", State::Running);
+        insta::assert_snapshot!(text(&[(status.clone(), Some(usage.clone()))]), @r"
+        Current machine states:
+
+        default                   running (kvm), 212 MiB of 1024 MiB of memory in use
+
+        The machine has been running for 1 h 2 min (process 42). Its guest says that 700 MiB of memory are available to it. `rvm ssh default` logs in, `rvm halt default` stops it, `rvm destroy default` removes it.
+        ");
+        let unknown = Usage { resident: None, guest: None, ..usage };
+        assert_eq!(text(&[(status.clone(), Some(unknown))]), text(&[(status, None)]));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::{MachineError, Machines, SshInfo, State, Status, console};
 use crate::model::{Project, Stream};
 use crate::provider::{self, EndReason};
 use crate::ssh::{Input, Session};
+use crate::vmm::control::Usage;
 
 /// How long a guest that runs already may take to let us in for one command.
 const CONNECT: Duration = Duration::from_secs(15);
@@ -32,6 +33,13 @@ impl Machines<'_> {
                 uptime: None,
             }),
         }
+    }
+
+    /// What the memory of a running machine costs the host and what its guest says about it; `None`
+    /// when it does not run or its process does not say. Takes longer than its status.
+    pub fn usage(&self, status: &Status) -> Option<Usage> {
+        let id = status.id.as_ref().filter(|_| status.state == State::Running)?;
+        provider::usage(&self.layout.machine(id))
     }
 
     /// State of a machine by full id.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::process::Report;
 use super::{Ended, ProviderError, VmSpec};
 use crate::state::{Lock, store};
-use crate::vmm::control::Client;
+use crate::vmm::control::{Client, Usage};
 
 /// The machine as its process needs it.
 pub(super) const SPEC: &str = "vm.json";
@@ -90,6 +90,12 @@ pub fn live(dir: &Path) -> Result<Option<Live>, ProviderError> {
             Some(_) => Err(ProviderError::Control(error)),
         },
     }
+}
+
+/// What the memory of the machine in `dir` costs; `None` when it cannot be asked.
+pub fn usage(dir: &Path) -> Option<Usage> {
+    let asked = Client::connect(&dir.join(CONTROL_SOCKET), ANSWER).and_then(|mut client| client.usage());
+    asked.inspect_err(|error| tracing::debug!(dir = %dir.display(), %error, "memory is not known")).ok()
 }
 
 /// Process id of whoever holds the machine's lock; 0 when it has not written it yet.

@@ -27,7 +27,7 @@ use crate::model::ProviderKind;
 use crate::vmm::control;
 
 pub use choose::{Choice, choose, qemu_binary};
-pub use launch::{Live, ended, live, power_button, start, stop, wait_ended};
+pub use launch::{Live, ended, live, power_button, start, stop, usage, wait_ended};
 
 /// The serial console's log never grows beyond this many bytes, twice (one old, one new).
 pub const CONSOLE_LIMIT: u64 = 1 << 20;

@@ -142,6 +142,8 @@ fn arguments(spec: &VmSpec, serial: &str) -> Vec<String> {
     let mac = spec.mac.map(|b| format!("{b:02x}")).join(":");
     add(&["-device", &format!("virtio-net-device,netdev=n,mac={mac}")]);
     add(&["-device", "virtio-rng-device"]);
+    // Memory that the guest freed goes back to the host.
+    add(&["-device", "virtio-balloon-device,free-page-reporting=on"]);
     args
 }
 
@@ -225,6 +227,15 @@ impl control::Target for QemuTarget {
     fn stop(&self) -> io::Result<()> {
         self.stopped.store(true, Ordering::SeqCst);
         self.execute("quit")
+    }
+
+    fn usage(&self) -> io::Result<control::Usage> {
+        let memory = self.memory;
+        Ok(control::Usage { memory, resident: None, balloon_target: None, balloon: None, guest: None })
+    }
+
+    fn set_balloon(&self, _bytes: u64) -> io::Result<()> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "provider `qemu` sets no balloon"))
     }
 }
 

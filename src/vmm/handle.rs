@@ -2,18 +2,27 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use vm_memory::GuestMemoryMmap;
 
 use super::Spec;
-use super::control::{State, Status, Target};
+use super::control::{State, Status, Target, Usage};
 use super::ending::{End, Ending};
 use super::machine::{Machine, MachinePm};
+use super::memory;
+use super::virtio::balloon;
+
+/// How long a guest may take to say how much memory it has left.
+const ANSWER: Duration = Duration::from_millis(200);
 
 /// What of a machine is the same over all its resets.
 pub(super) struct Core {
     started: Instant,
     cpus: u8,
     memory: u64,
+    guest: GuestMemoryMmap,
+    balloon: balloon::Control,
     now: Mutex<Now>,
 }
 
@@ -25,9 +34,21 @@ struct Now {
 }
 
 impl Core {
-    pub(super) fn new(spec: &Spec, machine: &Machine) -> Self {
+    pub(super) fn new(
+        spec: &Spec,
+        machine: &Machine,
+        guest: &GuestMemoryMmap,
+        balloon: balloon::Control,
+    ) -> Self {
         let now = Now { ending: machine.ending.clone(), pm: Some(machine.pm.clone()), state: State::Running };
-        Self { started: Instant::now(), cpus: spec.cpus, memory: spec.memory, now: Mutex::new(now) }
+        Self {
+            started: Instant::now(),
+            cpus: spec.cpus,
+            memory: spec.memory,
+            guest: guest.clone(),
+            balloon,
+            now: Mutex::new(now),
+        }
     }
 
     fn now(&self) -> MutexGuard<'_, Now> {
@@ -80,6 +101,37 @@ impl Handle {
         }
     }
 
+    /// What the guest's memory costs the host, and what the guest says about it. A guest that tells
+    /// gets 200 ms to answer.
+    ///
+    /// # Errors
+    /// When the host does not say what is resident.
+    pub fn usage(&self) -> io::Result<Usage> {
+        let core = &self.core;
+        let balloon = core.balloon.usage(ANSWER);
+        Ok(Usage {
+            memory: core.memory,
+            resident: Some(memory::resident(&core.guest)?),
+            balloon_target: Some(balloon.target),
+            balloon: Some(balloon.actual),
+            guest: balloon.stats,
+        })
+    }
+
+    /// Asks the guest to give `bytes` of its memory back, in all; 0 lets it have everything. The
+    /// guest does it as it can, in its own time, and keeps what it cannot do without.
+    ///
+    /// # Errors
+    /// `InvalidInput` when the guest has less than that.
+    pub fn set_balloon(&self, bytes: u64) -> io::Result<()> {
+        if bytes > self.core.memory {
+            let text = format!("the guest has {} bytes of memory, not {bytes}", self.core.memory);
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        self.core.balloon.set_target(bytes);
+        Ok(())
+    }
+
     /// Presses the power button; a guest that listens shuts down.
     ///
     /// # Errors
@@ -122,5 +174,13 @@ impl Target for Handle {
 
     fn stop(&self) -> io::Result<()> {
         Self::stop(self)
+    }
+
+    fn usage(&self) -> io::Result<Usage> {
+        Self::usage(self)
+    }
+
+    fn set_balloon(&self, bytes: u64) -> io::Result<()> {
+        Self::set_balloon(self, bytes)
     }
 }

@@ -88,7 +88,7 @@ impl Vmm {
         let memory = Memory::new(spec.memory)?;
         let slots = Slots::open(&mut spec, memory.guest())?;
         let machine = Machine::build(&kvm, &spec, &model, &memory, &slots)?;
-        let core = Arc::new(Core::new(&spec, &machine));
+        let core = Arc::new(Core::new(&spec, &machine, memory.guest(), slots.balloon()));
         Ok(Self { machine: Some(machine), slots, memory, model, kvm, spec, core })
     }
 

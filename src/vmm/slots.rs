@@ -16,6 +16,7 @@ use super::machine::eventfd;
 use super::msi::MsiRoutes;
 use super::pci::{ConfigPorts, PciFunction};
 use super::vcpu::Buses;
+use super::virtio::balloon::{self, Balloon};
 use super::virtio::pci::{BAR_LEN, notify_offset, vector_count};
 use super::virtio::{
     MmioTransport, PciTransport, VIRTIO_MMIO_SIZE, VirtioDevice, block::Block, net::Net, rng::Rng,
@@ -24,6 +25,8 @@ use super::{Error, Spec, Transport, layout};
 
 /// Offset of the QueueNotify register (virtio 1.2, section 4.2.2).
 const QUEUE_NOTIFY: u64 = 0x50;
+/// Devices of every machine: entropy source and balloon.
+const ALWAYS: usize = 2;
 
 struct MmioSlot {
     transport: Arc<Mutex<MmioTransport>>,
@@ -42,7 +45,12 @@ struct PciSlot {
 }
 
 /// All of them, in the order in which the guest finds them.
-pub enum Slots {
+pub struct Slots {
+    placed: Placed,
+    balloon: balloon::Control,
+}
+
+enum Placed {
     /// Behind memory-mapped registers.
     Mmio(MmioSlots),
     /// On a PCI bus.
@@ -50,18 +58,19 @@ pub enum Slots {
 }
 
 /// Devices behind memory-mapped registers.
-pub struct MmioSlots {
+struct MmioSlots {
     slots: Vec<MmioSlot>,
 }
 
 /// Devices on a PCI bus.
-pub struct PciSlots {
+struct PciSlots {
     slots: Vec<PciSlot>,
     routes: Arc<MsiRoutes>,
 }
 
 impl Slots {
-    /// Opens the disks in order, then the network cards in order, then the entropy source.
+    /// Opens the disks in order, then the network cards in order, then what every machine has: the
+    /// entropy source and the balloon.
     /// The network descriptors are moved out of `spec`.
     ///
     /// # Errors
@@ -71,11 +80,11 @@ impl Slots {
             Transport::Mmio => layout::VIRTIO_GSIS.len(),
             Transport::Pci => layout::PCI_SLOTS,
         };
-        let (asked, max) = (spec.disks.len() + spec.nets.len(), places - 1);
+        let (asked, max) = (spec.disks.len() + spec.nets.len(), places - ALWAYS);
         if asked > max {
             return Err(Error::TooManyDevices { asked, max });
         }
-        let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::with_capacity(asked + 1);
+        let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::with_capacity(asked + ALWAYS);
         for disk in &spec.disks {
             devices.push(Box::new(Block::open(disk)?));
         }
@@ -83,10 +92,19 @@ impl Slots {
             devices.push(Box::new(Net::new(net)?));
         }
         devices.push(Box::new(Rng::new()));
-        match spec.transport {
-            Transport::Mmio => MmioSlots::new(devices, mem).map(Self::Mmio),
-            Transport::Pci => PciSlots::new(devices, mem).map(Self::Pci),
-        }
+        let balloon = Balloon::new(spec.memory)?;
+        let control = balloon.control();
+        devices.push(Box::new(balloon));
+        let placed = match spec.transport {
+            Transport::Mmio => MmioSlots::new(devices, mem).map(Placed::Mmio),
+            Transport::Pci => PciSlots::new(devices, mem).map(Placed::Pci),
+        }?;
+        Ok(Self { placed, balloon: control })
+    }
+
+    /// The way to the balloon.
+    pub fn balloon(&self) -> balloon::Control {
+        self.balloon.clone()
     }
 
     /// Wires interrupts and kicks to `vm`, a new one.
@@ -94,9 +112,9 @@ impl Slots {
     /// # Errors
     /// [`Error::Kvm`].
     pub fn attach(&self, vm: &Arc<VmFd>) -> Result<(), Error> {
-        match self {
-            Self::Mmio(slots) => slots.attach(vm),
-            Self::Pci(slots) => slots.attach(vm),
+        match &self.placed {
+            Placed::Mmio(slots) => slots.attach(vm),
+            Placed::Pci(slots) => slots.attach(vm),
         }
     }
 
@@ -105,13 +123,13 @@ impl Slots {
     /// # Errors
     /// [`Error::Bus`], if the layout contradicts itself.
     pub fn add_to(&self, buses: &mut Buses) -> Result<(), Error> {
-        match self {
-            Self::Mmio(MmioSlots { slots }) => {
+        match &self.placed {
+            Placed::Mmio(MmioSlots { slots }) => {
                 for slot in slots {
                     buses.memory.insert(slot.place.base, VIRTIO_MMIO_SIZE, slot.transport.clone())?;
                 }
             }
-            Self::Pci(PciSlots { slots, .. }) => {
+            Placed::Pci(PciSlots { slots, .. }) => {
                 let mut functions: Vec<Arc<Mutex<dyn PciFunction>>> = Vec::with_capacity(slots.len());
                 for slot in slots {
                     buses.memory.insert(slot.base.into(), BAR_LEN.into(), slot.transport.clone())?;
@@ -126,21 +144,23 @@ impl Slots {
 
     /// What there is to tell the guest.
     pub fn announced(&self) -> Announced {
-        match self {
-            Self::Mmio(MmioSlots { slots }) => Announced::Mmio(slots.iter().map(|slot| slot.place).collect()),
-            Self::Pci(_) => Announced::Pci,
+        match &self.placed {
+            Placed::Mmio(MmioSlots { slots }) => {
+                Announced::Mmio(slots.iter().map(|slot| slot.place).collect())
+            }
+            Placed::Pci(_) => Announced::Pci,
         }
     }
 
     /// Stops all work on guest memory and puts every device into the state after power-on.
     pub fn reset(&self) {
-        match self {
-            Self::Mmio(MmioSlots { slots }) => {
+        match &self.placed {
+            Placed::Mmio(MmioSlots { slots }) => {
                 for slot in slots {
                     slot.transport.lock().unwrap_or_else(PoisonError::into_inner).reset();
                 }
             }
-            Self::Pci(PciSlots { slots, .. }) => {
+            Placed::Pci(PciSlots { slots, .. }) => {
                 for slot in slots {
                     slot.transport.lock().unwrap_or_else(PoisonError::into_inner).reset();
                 }

@@ -48,7 +48,7 @@ fn status_as_json() {
         "version": 1,
         "machines": [{
             "id": null, "name": "web", "provider": null, "state": "not_created",
-            "directory": "[DIR]/project", "box": "micro", "pid": null, "uptime_seconds": null,
+            "directory": "[DIR]/project", "box": "micro", "pid": null, "uptime_seconds": null, "memory": null,
             "ssh": null, "ports": [],
         }],
     });

@@ -1,6 +1,7 @@
 //! Virtio devices against good and bad drivers, without KVM: registers and queues as a guest would
 //! use them, real devices behind them.
 
+mod balloon;
 mod block;
 mod block_images;
 mod chain;

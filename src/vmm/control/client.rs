@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::{MAX_LINE, Op, Reply, Request, Status, VERSION, connect};
+use super::{MAX_LINE, Op, Reply, Request, Status, Usage, VERSION, connect};
 
 /// A connection to a machine.
 #[derive(Debug)]
@@ -51,6 +51,24 @@ impl Client {
         self.ask(Op::Stop, self.timeout).map(drop)
     }
 
+    /// What the machine's memory costs.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn usage(&mut self) -> io::Result<Usage> {
+        let reply = self.ask(Op::Usage, self.timeout)?;
+        reply.usage.ok_or_else(|| invalid("no usage in the answer"))
+    }
+
+    /// Asks the guest to give `bytes` of memory back, in all.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn set_balloon(&mut self, bytes: u64) -> io::Result<()> {
+        let request = Request { op: Op::Balloon, version: VERSION, bytes: Some(bytes) };
+        self.send(&request, self.timeout).map(drop)
+    }
+
     /// Waits up to `timeout` for the machine to end and gives the reason.
     ///
     /// # Errors
@@ -61,7 +79,11 @@ impl Client {
     }
 
     fn ask(&mut self, op: Op, timeout: Duration) -> io::Result<Reply> {
-        let mut line = serde_json::to_vec(&Request { op, version: VERSION })?;
+        self.send(&Request { op, version: VERSION, bytes: None }, timeout)
+    }
+
+    fn send(&mut self, request: &Request, timeout: Duration) -> io::Result<Reply> {
+        let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
         self.stream.write_all(&line)?;
         let reply: Reply = serde_json::from_slice(&self.read_line(Instant::now() + timeout)?)?;

@@ -5,6 +5,8 @@
 //! | `{"op":"status"}` | `{"ok":true,"version":1,"state":"running","pid":…,"uptime_ms":…,"cpus":…,"memory":…}` |
 //! | `{"op":"power_button"}` | `{"ok":true}` |
 //! | `{"op":"stop"}` | `{"ok":true}` |
+//! | `{"op":"usage"}` | `{"ok":true,"usage":{"memory":…,"resident":…,"balloon":…,"guest":{…}}}` |
+//! | `{"op":"balloon","bytes":N}` | `{"ok":true}` |
 //! | `{"op":"wait"}` | `{"ok":true,"reason":"…"}`, when the machine has ended |
 //! | anything else | `{"ok":false,"error":"…"}` |
 //!
@@ -21,6 +23,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::vmm::virtio::balloon::Stats;
 pub use client::Client;
 pub use server::{Server, serve};
 pub use socket::{bind, connect};
@@ -61,6 +64,25 @@ pub struct Status {
     pub memory: u64,
 }
 
+/// What a guest's memory costs the host. Sizes are in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// What the guest was given.
+    pub memory: u64,
+    /// What the host holds for that at the moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resident: Option<u64>,
+    /// What the guest is asked to give back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balloon_target: Option<u64>,
+    /// What it has given back for that, as it says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balloon: Option<u64>,
+    /// What it says about its memory, where it says anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest: Option<Stats>,
+}
+
 /// A machine as the protocol sees it.
 pub trait Target: Send + Sync {
     /// What it is and does.
@@ -77,6 +99,18 @@ pub trait Target: Send + Sync {
     /// # Errors
     /// When the machine cannot be reached any more.
     fn stop(&self) -> io::Result<()>;
+
+    /// What its memory costs. Takes longer than [`Self::status`].
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    fn usage(&self) -> io::Result<Usage>;
+
+    /// Asks the guest to give `bytes` of memory back, in all.
+    ///
+    /// # Errors
+    /// When it has less, or no balloon.
+    fn set_balloon(&self, bytes: u64) -> io::Result<()>;
 }
 
 /// One line from a client.
@@ -85,6 +119,9 @@ struct Request {
     op: Op,
     #[serde(default = "current")]
     version: u32,
+    /// For [`Op::Balloon`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bytes: Option<u64>,
 }
 
 fn current() -> u32 {
@@ -97,6 +134,8 @@ enum Op {
     Status,
     PowerButton,
     Stop,
+    Usage,
+    Balloon,
     Wait,
 }
 
@@ -111,6 +150,8 @@ struct Reply {
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     status: Option<Status>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Usage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
 }
 
@@ -121,6 +162,10 @@ impl Reply {
 
     fn status(status: Status) -> Self {
         Self { version: Some(VERSION), status: Some(status), ..Self::done() }
+    }
+
+    fn usage(usage: Usage) -> Self {
+        Self { usage: Some(usage), ..Self::done() }
     }
 
     fn ended(reason: &str) -> Self {

@@ -175,7 +175,7 @@ fn converse(stream: &UnixStream, shared: &Shared) -> io::Result<()> {
                 Ok(request) if request.version != VERSION => {
                     Reply::refused(format!("version {} is not spoken here, {VERSION} is", request.version))
                 }
-                Ok(request) => match handle(request.op, stream, shared)? {
+                Ok(request) => match handle(&request, stream, shared)? {
                     Some(reply) => reply,
                     None => return Ok(()),
                 },
@@ -190,12 +190,17 @@ fn converse(stream: &UnixStream, shared: &Shared) -> io::Result<()> {
 }
 
 /// `None` when the client has gone.
-fn handle(op: Op, stream: &UnixStream, shared: &Shared) -> io::Result<Option<Reply>> {
+fn handle(request: &Request, stream: &UnixStream, shared: &Shared) -> io::Result<Option<Reply>> {
     let done = |result: io::Result<()>| result.map_or_else(Reply::refused, |()| Reply::done());
-    Ok(Some(match op {
+    Ok(Some(match request.op {
         Op::Status => Reply::status(shared.target.status()),
         Op::PowerButton => done(shared.target.power_button()),
         Op::Stop => done(shared.target.stop()),
+        Op::Usage => shared.target.usage().map_or_else(Reply::refused, Reply::usage),
+        Op::Balloon => match request.bytes {
+            Some(bytes) => done(shared.target.set_balloon(bytes)),
+            None => Reply::refused("`bytes` is missing"),
+        },
         Op::Wait => return wait(stream, shared),
     }))
 }

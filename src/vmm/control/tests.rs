@@ -3,7 +3,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use tempfile::TempDir;
@@ -16,6 +16,7 @@ const SOON: Duration = Duration::from_secs(10);
 struct Fake {
     buttons: AtomicU32,
     stops: AtomicU32,
+    balloon: AtomicU64,
 }
 
 impl Target for Fake {
@@ -29,6 +30,15 @@ impl Target for Fake {
     fn stop(&self) -> io::Result<()> {
         self.stops.fetch_add(1, Ordering::SeqCst);
         Err(io::Error::other("the machine has ended"))
+    }
+    fn usage(&self) -> io::Result<Usage> {
+        let guest = Stats { free: Some(3), ..Stats::default() };
+        let (balloon_target, balloon) = (Some(self.balloon.load(Ordering::SeqCst)), Some(4096));
+        Ok(Usage { memory: 1 << 30, resident: Some(12288), balloon_target, balloon, guest: Some(guest) })
+    }
+    fn set_balloon(&self, bytes: u64) -> io::Result<()> {
+        self.balloon.store(bytes, Ordering::SeqCst);
+        Ok(())
     }
 }
 
@@ -77,6 +87,8 @@ fn each_request_gets_its_answer() {
     let err = client.stop().unwrap_err();
     assert_eq!(err.to_string(), "the machine has ended");
     assert_eq!(rig.fake.stops.load(Ordering::SeqCst), 1);
+    client.set_balloon(8192).unwrap();
+    assert_eq!(client.usage().unwrap(), rig.fake.usage().unwrap());
     client.status().unwrap();
 }
 
@@ -86,6 +98,11 @@ fn the_lines_are_as_documented() {
     assert_eq!(
         exchange(&rig.raw(), b"{\"op\":\"status\"}\n"),
         "{\"ok\":true,\"version\":1,\"state\":\"running\",\"pid\":42,\"uptime_ms\":1234,\"cpus\":2,\"memory\":1073741824}\n"
+    );
+    assert_eq!(exchange(&rig.raw(), b"{\"op\":\"balloon\",\"bytes\":8192}\n"), "{\"ok\":true}\n");
+    assert_eq!(
+        exchange(&rig.raw(), b"{\"op\":\"usage\"}\n"),
+        "{\"ok\":true,\"usage\":{\"memory\":1073741824,\"resident\":12288,\"balloon_target\":8192,\"balloon\":4096,\"guest\":{\"free\":3}}}\n"
     );
     assert_eq!(exchange(&rig.raw(), b"{\"op\":\"power_button\",\"version\":1}\n"), "{\"ok\":true}\n");
 }
@@ -136,6 +153,8 @@ fn garbage_is_refused_and_harms_nobody() {
         b"\xff\xfe\n",
         b"[1,2]\n",
         b"{\"op\":\"explode\"}\n",
+        b"{\"op\":\"balloon\"}\n",
+        b"{\"op\":\"balloon\",\"bytes\":-1}\n",
         b"{\"op\":\"status\",\"version\":2}\n",
         b"{\"op\":\"status\",\"version\":-1}\n",
         b"nul\0byte\n",
