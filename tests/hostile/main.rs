@@ -8,6 +8,7 @@ mod chain;
 mod driver;
 mod mmio;
 mod net;
+mod net_offload;
 mod net_stream;
 mod pci;
 mod pci_driver;

@@ -1,12 +1,18 @@
 //! Where frames go to and come from.
 
+use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
 use super::batch::Batch;
 use super::error::NetError;
+use super::offload::{self, F_GUEST_CSUM};
 use super::stream::{Down, Stream};
 use super::tap::Tap;
+use super::{F_MTU, HEADER_LEN};
 use crate::vmm::NetBackend;
+
+/// A received frame, and how the guest is to take it.
+pub(super) type Incoming<'a> = ([u8; HEADER_LEN], &'a [u8]);
 
 /// The host's end of a network card.
 #[derive(Debug)]
@@ -31,8 +37,32 @@ impl Backend {
         }
     }
 
+    /// Feature bits that only some back-ends can serve.
+    pub(super) fn features(&self) -> u64 {
+        match self {
+            // Frames come whole and with their checksums, from a process of this host over a socket
+            // that loses nothing, so the guest need not look at them.
+            Self::Stream(_) => offload::HOST | F_GUEST_CSUM | F_MTU,
+            Self::Tap(_) => offload::HOST | offload::GUEST,
+        }
+    }
+
+    /// Notes what the driver takes; before the first frame of an activation.
+    pub(super) fn set_features(&mut self, features: u64) -> io::Result<()> {
+        match self {
+            Self::Stream(stream) => stream.set_features(features),
+            Self::Tap(tap) => tap.set_features(features)?,
+        }
+        Ok(())
+    }
+
+    /// Whether it takes unfinished checksums and frames that are to be cut up, as the header says.
+    pub(super) fn takes_headers(&self) -> bool {
+        matches!(self, Self::Tap(_))
+    }
+
     /// The next received frame, which stays the next until it is consumed.
-    pub(super) fn peek(&mut self) -> Result<Option<&[u8]>, Down> {
+    pub(super) fn peek(&mut self) -> Result<Option<Incoming<'_>>, Down> {
         match self {
             Self::Stream(stream) => stream.peek(),
             Self::Tap(tap) => tap.peek(),

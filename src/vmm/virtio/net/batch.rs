@@ -2,6 +2,8 @@
 
 use vm_memory::VolatileSlice;
 
+use super::checksum::Checksum;
+use super::offload::{MAX_HEADERS, Offload};
 use super::{ETHERNET_HEADER, HEADER_LEN, MAX_FRAME};
 use crate::vmm::virtio::chain::Chain;
 use crate::vmm::virtio::iov::{IoVecs, MAX_PIECES};
@@ -10,9 +12,9 @@ use crate::vmm::virtio::iov::{IoVecs, MAX_PIECES};
 pub(super) const MAX_FRAMES: usize = 64;
 /// Bytes before each frame in a stream: its length, big-endian.
 pub(super) const PREFIX: usize = 4;
-/// Bytes of a frame that are copied out of guest memory before they are looked at: its length in
-/// the stream and its ethernet header.
-const HEAD: usize = PREFIX + ETHERNET_HEADER;
+/// Most bytes that are copied out of guest memory before they are looked at: a frame's length in
+/// the stream, its ethernet header, and the headers up to a checksum that is to be finished.
+const MAX_HEAD: usize = PREFIX + MAX_HEADERS;
 
 /// Why a frame was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,12 +29,18 @@ pub(super) struct Batch<'m> {
     next: usize,
     /// Bytes of that frame and its prefix that are sent.
     sent: usize,
+    /// Feature bits that were agreed on.
+    features: u64,
+    /// Checksums are finished here, because the back-end does not.
+    finish: bool,
 }
 
 #[derive(Debug)]
 struct Frame {
     chain: u16,
-    head: [u8; HEAD],
+    offload: Offload,
+    head: [u8; MAX_HEAD],
+    head_len: usize,
     /// The rest of it, by index of its slices.
     first: usize,
     end: usize,
@@ -40,9 +48,18 @@ struct Frame {
     len: usize,
 }
 
+impl Frame {
+    fn head(&self) -> &[u8] {
+        self.head.get(..self.head_len).unwrap_or_default()
+    }
+}
+
 impl<'m> Batch<'m> {
-    pub(super) fn new() -> Self {
+    /// `finish` says whether checksums that the driver left unfinished are finished here.
+    pub(super) fn new(features: u64, finish: bool) -> Self {
         Self {
+            features,
+            finish,
             frames: Vec::with_capacity(MAX_FRAMES),
             slices: Vec::with_capacity(2 * MAX_PIECES),
             next: 0,
@@ -60,24 +77,35 @@ impl<'m> Batch<'m> {
     }
 
     /// Takes the frame in `chain`, which comes behind a virtio header, if it is one that a card
-    /// with the address `mac` sends. The addresses are looked at after they left guest memory, so
-    /// what is checked is what is sent.
+    /// with the address `mac` sends. Headers are looked at after they left guest memory, so what is
+    /// checked is what is sent.
     pub(super) fn add(&mut self, chain: &mut Chain<'m>, mac: &[u8]) -> Result<(), Rejected> {
         let mut header = [0; HEADER_LEN];
         if !chain.writable().is_empty() || !chain.read_exact(&mut header) {
             return Err(Rejected);
         }
         let len = chain.readable_len();
-        let mut head = [0; HEAD];
-        let (prefix, ethernet) = head.split_at_mut(PREFIX);
-        if len > MAX_FRAME || !chain.read_exact(ethernet) || ethernet.get(6..12) != Some(mac) {
+        if !(ETHERNET_HEADER..=MAX_FRAME).contains(&len) {
             return Err(Rejected);
         }
-        prefix.copy_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes());
+        let offload = Offload::parse(&header, len, self.features)?;
+        let mut head = [0; MAX_HEAD];
+        let head_len = PREFIX + offload.head_len();
+        let headers = head.get_mut(PREFIX..head_len).ok_or(Rejected)?;
+        if !chain.read_exact(headers) || headers.get(6..12) != Some(mac) || !offload.fits(headers, len) {
+            return Err(Rejected);
+        }
+        if let Some((start, field)) = offload.checksum().filter(|_| self.finish) {
+            let mut sum = Checksum::default();
+            sum.add(headers.get(start..).unwrap_or_default());
+            sum.add_guest(chain.readable());
+            headers.get_mut(field..).ok_or(Rejected)?.copy_from_slice(&sum.finish());
+        }
+        head[..PREFIX].copy_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes());
         let first = self.slices.len();
         self.slices.extend_from_slice(chain.readable());
         let (chain, end) = (chain.head(), self.slices.len());
-        self.frames.push(Frame { chain, head, first, end, len: PREFIX + len });
+        self.frames.push(Frame { chain, offload, head, head_len, first, end, len: PREFIX + len });
         Ok(())
     }
 
@@ -86,21 +114,21 @@ impl<'m> Batch<'m> {
         let mut iov = IoVecs::new();
         let mut skip = self.sent;
         for frame in self.frames.get(self.next..).unwrap_or_default() {
-            if let Some(head) = frame.head.get(skip..).filter(|head| !head.is_empty()) {
+            if let Some(head) = frame.head().get(skip..).filter(|head| !head.is_empty()) {
                 iov.push_bytes(head);
             }
-            iov.push_from(self.slices_of(frame), skip.saturating_sub(HEAD));
+            iov.push_from(self.slices_of(frame), skip.saturating_sub(frame.head_len));
             skip = 0;
         }
         iov
     }
 
-    /// The next frame alone, behind `header`.
-    pub(super) fn frame_pieces<'a>(&'a self, header: &'a [u8]) -> IoVecs<'a> {
+    /// The next frame alone, behind the header that says what is to be done with it.
+    pub(super) fn frame_pieces<'a>(&'a self) -> IoVecs<'a> {
         let mut iov = IoVecs::new();
         if let Some(frame) = self.frames.get(self.next) {
-            iov.push_bytes(header);
-            iov.push_bytes(frame.head.get(PREFIX..).unwrap_or_default());
+            iov.push_bytes(frame.offload.header());
+            iov.push_bytes(frame.head().get(PREFIX..).unwrap_or_default());
             iov.push_from(self.slices_of(frame), 0);
         }
         iov
@@ -146,7 +174,7 @@ impl<'m> Batch<'m> {
     pub(super) fn rest_of_frame(&self) -> Vec<u8> {
         let Some(frame) = self.frames.get(self.next).filter(|_| self.sent > 0) else { return vec![] };
         let mut bytes = Vec::with_capacity(frame.len);
-        bytes.extend_from_slice(&frame.head);
+        bytes.extend_from_slice(frame.head());
         for slice in self.slices_of(frame) {
             let start = bytes.len();
             bytes.resize(start + slice.len(), 0);

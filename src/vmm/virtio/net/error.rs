@@ -29,6 +29,9 @@ pub enum NetError {
         /// The interface.
         name: String,
     },
+    /// The back-end does not leave to the driver what it agreed to take.
+    #[error("preparing the network back-end for what the driver takes")]
+    Offloads(#[source] io::Error),
     /// The interface could not be attached to.
     #[error("attaching to the TAP interface {name}")]
     Attach {
@@ -44,7 +47,7 @@ impl NetError {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Mac { .. } | Self::NotAStream(_) => None,
+            Self::Mac { .. } | Self::NotAStream(_) | Self::Offloads(_) => None,
             Self::TunDevice { .. } => Some("load the module: modprobe tun".to_owned()),
             Self::NoInterface { name } => {
                 Some(format!("make it: ip tuntap add dev {name} mode tap user $USER vnet_hdr"))

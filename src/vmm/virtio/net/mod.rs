@@ -1,8 +1,10 @@
-//! The network device (virtio 1.2, section 5.1): one pair of queues, one worker, no offloads.
+//! The network device (virtio 1.2, section 5.1): one pair of queues, one worker.
 
 mod backend;
 mod batch;
+mod checksum;
 mod error;
+mod offload;
 mod receive;
 mod stream;
 mod tap;
@@ -29,10 +31,15 @@ const HEADER_LEN: usize = 12;
 const ETHERNET_HEADER: usize = 14;
 /// Bytes of the longest frame: the largest IP packet and an ethernet header with a VLAN tag.
 const MAX_FRAME: usize = 65535 + ETHERNET_HEADER + 4;
+/// The longest IP packet that is sent to a stream: what passt announces by default, a frame of 65535
+/// bytes without its ethernet header, rounded down to a multiple of 4. The driver takes it as its
+/// MTU (virtio 1.2, section 5.1.4.1), so that a guest sends and gets TCP segments of 64 KiB.
+const STREAM_MTU: u16 = 65520;
 /// The name of the worker thread.
 const NAME: &str = "virtio-net";
 
 /// Feature bits of the network device (virtio 1.2, section 5.1.3).
+const F_MTU: u64 = 1 << 3;
 const F_MAC: u64 = 1 << 5;
 const F_MRG_RXBUF: u64 = 1 << 15;
 const F_STATUS: u64 = 1 << 16;
@@ -80,6 +87,7 @@ pub struct Net {
     backend: Arc<Mutex<Backend>>,
     shared: Arc<Shared>,
     mac: [u8; 6],
+    features: u64,
     worker: Option<Thread>,
 }
 
@@ -93,11 +101,15 @@ impl Net {
         if net.mac[0] & 1 != 0 || net.mac == [0; 6] {
             return Err(NetError::Mac { mac: net.mac }.into());
         }
+        let backend = Backend::new(net.backend)?;
+        let basic = VIRTIO_F_VERSION_1 | VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX;
+        let features = basic | F_MAC | F_MRG_RXBUF | F_STATUS | backend.features();
         let shared = Shared { counters: Arc::default(), up: AtomicBool::new(true) };
         Ok(Self {
-            backend: Arc::new(Mutex::new(Backend::new(net.backend)?)),
+            backend: Arc::new(Mutex::new(backend)),
             shared: Arc::new(shared),
             mac: net.mac,
+            features,
             worker: None,
         })
     }
@@ -118,15 +130,17 @@ impl VirtioDevice for Net {
     }
 
     fn features(&self) -> u64 {
-        VIRTIO_F_VERSION_1 | VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX | F_MAC | F_MRG_RXBUF | F_STATUS
+        self.features
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let mut config = [0; 8];
-        let (mac, status) = config.split_at_mut(6);
-        mac.copy_from_slice(&self.mac);
+        // Address, link, number of queue pairs (not offered), MTU (virtio 1.2, section 5.1.4).
+        let mut config = [0; 12];
+        config[..6].copy_from_slice(&self.mac);
         let link = if self.shared.is_up() { LINK_UP } else { 0 };
-        status.copy_from_slice(&link.to_le_bytes());
+        config[6..8].copy_from_slice(&link.to_le_bytes());
+        let mtu = if self.features & F_MTU != 0 { STREAM_MTU } else { 0 };
+        config[10..].copy_from_slice(&mtu.to_le_bytes());
         read_bytes(&config, offset, data);
     }
 
@@ -134,9 +148,9 @@ impl VirtioDevice for Net {
         self.worker = None;
         let Activation { mem, features, queues, interrupt } = activation;
         let [rx, tx] = ready_queues(queues)?;
-        if self.backend.is_poisoned() {
-            return Err(Error::WorkerFailed { device: NAME });
-        }
+        // Before the driver goes on: what comes in from now on is as it agreed to take it.
+        let failed = |_| Error::WorkerFailed { device: NAME };
+        self.backend.lock().map_err(failed)?.set_features(features).map_err(NetError::Offloads)?;
         let (backend, shared) = (Arc::clone(&self.backend), Arc::clone(&self.shared));
         let setup = Setup { mem, features, rx, tx, interrupt, mac: self.mac };
         self.worker = Some(Thread::spawn(NAME, move |events| {

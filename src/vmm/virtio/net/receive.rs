@@ -8,8 +8,6 @@ use crate::vmm::virtio::queue::{Fault, Ring};
 
 /// Where `num_buffers` is in the header (virtio 1.2, section 5.1.6).
 const NUM_BUFFERS: usize = 10;
-/// The header of a frame in one buffer: no offloads.
-const ONE_BUFFER: [u8; HEADER_LEN] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 
 /// What became of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,9 +39,9 @@ impl<'m> Receiver<'m> {
         Self { chain: ring.new_chain(), ring, mergeable, taken }
     }
 
-    /// Writes a header and `frame` to the driver's buffers. Buffers that turn out not to be enough
-    /// stay the driver's next ones.
-    pub(super) fn deliver(&mut self, frame: &[u8]) -> Result<Delivery, Fault> {
+    /// Writes `frame`, behind the `header` that says how the driver is to take it, to the driver's
+    /// buffers. Buffers that turn out not to be enough stay the driver's next ones.
+    pub(super) fn deliver(&mut self, mut header: [u8; HEADER_LEN], frame: &[u8]) -> Result<Delivery, Fault> {
         self.taken.clear();
         if let Some(missing) = self.first_buffer()? {
             return Ok(missing);
@@ -54,7 +52,8 @@ impl<'m> Receiver<'m> {
             return Ok(Delivery::Dropped);
         }
         let number = if fits { None } else { number_field(&self.chain) };
-        self.chain.write(&ONE_BUFFER);
+        header[NUM_BUFFERS..].copy_from_slice(&1u16.to_le_bytes());
+        self.chain.write(&header);
         let mut written = self.chain.write(frame);
         self.take(HEADER_LEN + written);
         while let Some(rest) = frame.get(written..).filter(|rest| !rest.is_empty()) {

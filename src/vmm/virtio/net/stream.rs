@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketType, recv, send, shutdown, sockopt};
 
+use super::backend::Incoming;
 use super::batch::{Batch, PREFIX};
 use super::error::NetError;
-use super::{ETHERNET_HEADER, MAX_FRAME};
+use super::offload::{F_GUEST_CSUM, PLAIN, VALID};
+use super::{ETHERNET_HEADER, HEADER_LEN, MAX_FRAME};
 
 /// Bytes of received data that are kept: the longest frame, and room to read many short ones at
 /// once.
@@ -38,6 +40,8 @@ pub(super) enum Down {
 #[derive(Debug)]
 pub(super) struct Stream {
     socket: OwnedFd,
+    /// How the guest is to take what is received.
+    header: [u8; HEADER_LEN],
     /// Received bytes are `buffer[start..end]`; they begin with a frame's length.
     buffer: Vec<u8>,
     start: usize,
@@ -63,6 +67,7 @@ impl Stream {
         let _ = sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER);
         Ok(Self {
             socket,
+            header: PLAIN,
             buffer: vec![0; BUFFER],
             start: 0,
             end: 0,
@@ -76,6 +81,11 @@ impl Stream {
         self.socket.as_fd()
     }
 
+    /// Notes what the driver takes: whether it wants to be told that checksums are right.
+    pub(super) fn set_features(&mut self, features: u64) {
+        self.header = if features & F_GUEST_CSUM != 0 { VALID } else { PLAIN };
+    }
+
     /// Notes that the socket has something to read, the last if the peer hung up.
     pub(super) fn set_readable(&mut self, hung_up: bool) {
         self.readable = true;
@@ -84,11 +94,11 @@ impl Stream {
 
     /// The next frame, which stays the next until it is consumed; `None` until the socket says
     /// that there is more to read.
-    pub(super) fn peek(&mut self) -> Result<Option<&[u8]>, Down> {
+    pub(super) fn peek(&mut self) -> Result<Option<Incoming<'_>>, Down> {
         loop {
             if let Some(len) = self.buffered_frame()? {
                 let from = self.start + PREFIX;
-                return Ok(self.buffer.get(from..from + len));
+                return Ok(self.buffer.get(from..from + len).map(|frame| (self.header, frame)));
             }
             if !self.readable {
                 return Ok(None);

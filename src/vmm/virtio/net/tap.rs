@@ -7,8 +7,10 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
+use super::backend::Incoming;
 use super::batch::Batch;
 use super::error::NetError;
+use super::offload::{F_GUEST_CSUM, F_GUEST_ECN, F_GUEST_TSO4, F_GUEST_TSO6, incoming};
 use super::stream::Down;
 use super::{ETHERNET_HEADER, HEADER_LEN, MAX_FRAME};
 
@@ -17,13 +19,16 @@ const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
 const TUNSETOFFLOAD: libc::c_ulong = 0x4004_54d0;
 const TUNSETVNETHDRSZ: libc::c_ulong = 0x4004_54d8;
 
-/// The header before each frame that we send: no offloads, whatever the guest wrote.
-const PLAIN: [u8; HEADER_LEN] = [0; HEADER_LEN];
+/// Offloads of `TUNSETOFFLOAD` and the features that stand for them.
+const OFFLOADS: [(u64, libc::c_ulong); 4] =
+    [(F_GUEST_CSUM, 0x01), (F_GUEST_TSO4, 0x02), (F_GUEST_TSO6, 0x04), (F_GUEST_ECN, 0x08)];
 
 /// A TAP interface.
 #[derive(Debug)]
 pub(super) struct Tap {
     file: File,
+    /// What the driver agreed to take.
+    features: u64,
     buffer: Vec<u8>,
     /// Bytes of the header and frame in `buffer`; 0 when there is none.
     held: usize,
@@ -47,7 +52,23 @@ impl Tap {
         }
         let file = options.open("/dev/net/tun").map_err(device)?;
         attach(&file, &interface).map_err(|source| NetError::Attach { name: name.to_owned(), source })?;
-        Ok(Self { file, buffer: vec![0; HEADER_LEN + MAX_FRAME], held: 0, readable: true })
+        Ok(Self::over(file))
+    }
+
+    /// Sends and receives over `file`, each frame in one call and behind a virtio header.
+    fn over(file: File) -> Self {
+        Self { file, features: 0, buffer: vec![0; HEADER_LEN + MAX_FRAME], held: 0, readable: true }
+    }
+
+    /// Has the interface leave to the guest what its driver takes over.
+    pub(super) fn set_features(&mut self, features: u64) -> io::Result<()> {
+        self.features = features;
+        let wanted = OFFLOADS.iter().filter(|(feature, _)| features & feature != 0);
+        // Without checksums there are no segments (linux/if_tun.h).
+        let checksums = features & F_GUEST_CSUM != 0;
+        let offloads = if checksums { wanted.fold(0, |all, (_, offload)| all | offload) } else { 0 };
+        // SAFETY: the descriptor is open and the request takes a number.
+        check(unsafe { libc::ioctl(self.file.as_raw_fd(), TUNSETOFFLOAD, offloads) })
     }
 
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
@@ -59,9 +80,16 @@ impl Tap {
         self.readable = true;
     }
 
-    /// The next frame, which stays the next until it is consumed.
-    pub(super) fn peek(&mut self) -> Result<Option<&[u8]>, Down> {
-        while self.held < HEADER_LEN + ETHERNET_HEADER {
+    /// The next frame, which stays the next until it is consumed. Frames that no driver could take,
+    /// and those that ask for what this one does not do, are skipped.
+    pub(super) fn peek(&mut self) -> Result<Option<Incoming<'_>>, Down> {
+        loop {
+            let header = self.buffer.get(..self.held).and_then(|held| held.first_chunk());
+            let clean = header.and_then(|header| incoming(header, self.features));
+            if let Some(header) = clean.filter(|_| self.held >= HEADER_LEN + ETHERNET_HEADER) {
+                return Ok(self.buffer.get(HEADER_LEN..self.held).map(|frame| (header, frame)));
+            }
+            self.held = 0;
             if !self.readable {
                 return Ok(None);
             }
@@ -75,7 +103,6 @@ impl Tap {
                 },
             }
         }
-        Ok(self.buffer.get(HEADER_LEN..self.held))
     }
 
     /// Drops the frame that [`peek`](Self::peek) showed.
@@ -86,7 +113,7 @@ impl Tap {
     /// Sends what the interface takes, one frame a call; false when it is full.
     pub(super) fn send(&mut self, batch: &mut Batch<'_>) -> Result<bool, Down> {
         while !batch.is_empty() {
-            let sent = batch.frame_pieces(&PLAIN).write(self.file.as_fd());
+            let sent = batch.frame_pieces().write(self.file.as_fd());
             match sent {
                 Ok(_) => batch.skip_frame(),
                 Err(error) => match (error.kind(), error.raw_os_error()) {
@@ -104,7 +131,7 @@ impl Tap {
 }
 
 /// Makes `file` the interface's device end: frames without protocol information, each behind a
-/// virtio header of [`HEADER_LEN`] bytes, no offloads.
+/// virtio header of [`HEADER_LEN`] bytes, no offloads yet.
 fn attach(file: &File, interface: &CString) -> io::Result<()> {
     // SAFETY: all-zero bytes are a valid `ifreq`.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -123,4 +150,49 @@ fn attach(file: &File, interface: &CString) -> io::Result<()> {
 
 fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    /// A datagram socket keeps the bounds of frames as an interface does.
+    #[test]
+    fn frames_that_the_driver_cannot_take_are_skipped() {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut tap = Tap::over(File::from(OwnedFd::from(ours)));
+        let frame = |header: [u8; HEADER_LEN], number: u8| [&header[..], &[number; 60]].concat();
+        let segment = [1, 1, 54, 0, 0xb4, 5, 34, 0, 16, 0, 9, 9];
+        let unfinished = [1, 0, 0, 0, 0, 0, 34, 0, 6, 0, 9, 9];
+        let frames = [
+            frame(segment, 1),
+            vec![0; HEADER_LEN - 1],
+            vec![0; HEADER_LEN + ETHERNET_HEADER - 1],
+            frame(unfinished, 2),
+            frame([0; HEADER_LEN], 3),
+        ];
+        for (features, expected) in [
+            (0, &[3][..]),
+            (F_GUEST_CSUM, &[2, 3]),
+            (F_GUEST_TSO4, &[3]),
+            (F_GUEST_CSUM | F_GUEST_TSO4, &[1, 2, 3]),
+        ] {
+            tap.features = features;
+            tap.set_readable();
+            for frame in &frames {
+                theirs.send(frame).unwrap();
+            }
+            let mut got = Vec::new();
+            while let Some((header, frame)) = tap.peek().unwrap() {
+                assert_eq!((frame.len(), &header[10..]), (60, &[0, 0][..]));
+                got.push(frame[0]);
+                tap.consume();
+            }
+            assert_eq!(got, expected, "{features:#x}");
+        }
+    }
 }

@@ -50,7 +50,7 @@ pub(super) fn run(events: &Events, setup: &Setup, backend: &mut Backend, shared:
             receiver: Receiver::new(rx, mergeable),
             chain: tx.new_chain(),
             tx,
-            batch: Batch::new(),
+            batch: Batch::new(setup.features, !backend.takes_headers()),
             backend,
             shared,
             setup,
@@ -151,11 +151,11 @@ impl Worker<'_, '_> {
                     None
                 }
             };
-            let Some(frame) = frame else {
+            let Some((header, frame)) = frame else {
                 next = Rx::Frames;
                 break;
             };
-            match self.receiver.deliver(frame)? {
+            match self.receiver.deliver(header, frame)? {
                 Delivery::Done => count(&self.shared.counters.received),
                 Delivery::Dropped => count(&self.shared.counters.receive_dropped),
                 Delivery::NoBuffers => {
