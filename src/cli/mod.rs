@@ -24,6 +24,7 @@ mod ssh_config;
 mod status;
 mod steps;
 mod target;
+mod timings;
 mod trace;
 pub mod ui;
 mod up;

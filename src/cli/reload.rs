@@ -1,12 +1,15 @@
 //! `rvm reload`: stop, start again with the file as it is now.
 
+use std::time::Instant;
+
 use clap::Args;
 
 use super::Outcome;
 use super::app::App;
 use super::steps::{self, StepFlags};
+use super::timings::{Collector, Timings, TimingsFlag};
 use super::{target, up};
-use crate::machine::UpOptions;
+use crate::machine::{Machines, UpOptions};
 
 /// Words of `rvm reload`.
 #[derive(Debug, Args)]
@@ -19,13 +22,19 @@ pub struct ReloadArgs {
     force: bool,
     #[command(flatten)]
     steps: StepFlags,
+    #[command(flatten)]
+    timings: TimingsFlag,
 }
 
 /// Restarts the machines, one after the other.
 pub fn run(app: &App, args: &ReloadArgs) -> Outcome {
-    let machines = app.machines()?;
+    let begin = Instant::now();
+    let collector = Collector::new(&*app.ui);
+    let machines = Machines { report: &collector, ..app.machines()? };
     let targets = target::resolve(app, &machines, &args.names)?;
-    let options = UpOptions { provider: None, provision: args.steps.choice() };
+    let mut timings = Timings::new(app, &args.timings, &collector, begin)?;
+    let options =
+        UpOptions { provider: None, provision: args.steps.choice(), timings: args.timings.wanted() };
     steps::check_choice(&options.provision, &targets)?;
     up::each(app, &targets, "reload", |target| {
         let (project, machine) = target.declaration()?;
@@ -34,7 +43,8 @@ pub fn run(app: &App, args: &ReloadArgs) -> Outcome {
             app.ui.stage(&target.name, &format!("Machine {text}."));
             return Ok(text.into());
         }
-        let outcome = machines.reload(project, machine, args.force, &options)?;
+        let outcome = timings
+            .measure(&machines, target, || Ok(machines.reload(project, machine, args.force, &options)?))?;
         Ok(up::told(app, target, &outcome))
     })
 }

@@ -1,11 +1,14 @@
 //! `rvm up`: machines created, started, provisioned.
 
+use std::time::Instant;
+
 use clap::Args;
 
 use super::app::App;
 use super::error::{CliError, Kind};
 use super::steps::{self, StepFlags};
 use super::target::{self, Target};
+use super::timings::{Collector, Timings, TimingsFlag};
 use super::{DONE, Outcome};
 use crate::machine::{Machines, UpOptions, UpOutcome};
 use crate::model::ProviderKind;
@@ -21,6 +24,8 @@ pub struct UpArgs {
     provider: Option<Provider>,
     #[command(flatten)]
     steps: StepFlags,
+    #[command(flatten)]
+    timings: TimingsFlag,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -33,16 +38,19 @@ enum Provider {
 
 /// Brings the machines up, one after the other.
 pub fn run(app: &App, args: &UpArgs) -> Outcome {
-    let machines = app.machines()?;
+    let begin = Instant::now();
+    let collector = Collector::new(&*app.ui);
+    let machines = Machines { report: &collector, ..app.machines()? };
     let targets = target::resolve(app, &machines, &args.names)?;
+    let mut timings = Timings::new(app, &args.timings, &collector, begin)?;
     let provider = args.provider.map(|p| match p {
         Provider::Kvm => ProviderKind::Kvm,
         Provider::Qemu => ProviderKind::Qemu,
     });
-    let options = UpOptions { provider, provision: args.steps.choice() };
+    let options = UpOptions { provider, provision: args.steps.choice(), timings: args.timings.wanted() };
     steps::check_choice(&options.provision, &targets)?;
     each(app, &targets, "up", |target| {
-        let outcome = up(&machines, target, &options)?;
+        let outcome = timings.measure(&machines, target, || up(&machines, target, &options))?;
         Ok(told(app, target, &outcome))
     })
 }

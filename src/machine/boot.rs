@@ -8,7 +8,7 @@ use super::console;
 use super::record::Record;
 use super::{MachineError, Machines};
 use crate::image::{self, HostKey, Kernel, Seed};
-use crate::model::{Forward, Login, Machine, Project, Protocol, ProviderKind, Secret};
+use crate::model::{Forward, Login, Machine, Phase, Project, Protocol, ProviderKind, Secret};
 use crate::net::{self, NetError, Passt};
 use crate::plan::Applied;
 use crate::provider::{self, DiskSpec, ImageFormat, VmSpec};
@@ -48,9 +48,9 @@ impl Machines<'_> {
     ) -> Result<(), MachineError> {
         let dir = self.layout.machine(&record.id);
         let choice = self.choose_provider(machine, record, forced)?;
-        image::check_overlay(&dir.join(DISK))?;
         self.write_seed(project, machine, record, &dir)?;
         let (ports, passt) = self.open_ports(machine)?;
+        let _watch = self.time(&machine.name, Phase::Vmm);
         let mut ports = ports.into_iter();
         let ssh = ports.next().map(|f| SocketAddr::new(provider::reachable(f.host_ip), f.host));
         record.applied = Applied {
@@ -108,6 +108,7 @@ impl Machines<'_> {
         record: &Record,
         forced: Option<ProviderKind>,
     ) -> Result<provider::Choice, MachineError> {
+        let _watch = self.time(&machine.name, Phase::Probe);
         let probe = crate::vmm::probe::probe();
         let qemu = provider::qemu_binary(&self.path).is_some();
         let choice = match forced.or(machine.provider) {
@@ -126,6 +127,7 @@ impl Machines<'_> {
 
     /// Chooses host ports, the SSH one first, and has passt listen on them.
     fn open_ports(&self, machine: &Machine) -> Result<(Vec<Forward>, Passt), MachineError> {
+        let _watch = self.time(&machine.name, Phase::Network);
         let ssh = Forward {
             guest: 22,
             host: SSH_PORT,
@@ -164,6 +166,8 @@ impl Machines<'_> {
         record: &Record,
         dir: &Path,
     ) -> Result<(), MachineError> {
+        let _watch = self.time(&machine.name, Phase::Seed);
+        image::check_overlay(&dir.join(DISK))?;
         let mut authorized_keys = vec![ssh::keys::public_line_of(&dir.join(LOGIN_KEY))?];
         if let Some(key) = &project.login.key {
             authorized_keys.push(ssh::keys::public_line_of(key)?);
@@ -218,17 +222,21 @@ impl Machines<'_> {
         })
     }
 
-    /// Waits until the guest of a running machine lets us in.
+    /// Waits until the guest of a running machine lets us in. `seen` hears how far it is.
     pub(super) fn wait_ssh(
         &self,
         login: &Login,
         record: &mut Record,
         timeout: Duration,
+        seen: &mut dyn FnMut(ssh::BootStage),
     ) -> Result<Session, MachineError> {
         let dir = self.layout.machine(&record.id);
         let target = self.target(login, record)?;
         let mut alive = || matches!(provider::live(&dir), Ok(Some(_)) | Err(_));
-        let mut on_stage = |stage: ssh::BootStage| tracing::debug!(machine = %record.name, ?stage, "boot");
+        let mut on_stage = |stage: ssh::BootStage| {
+            tracing::debug!(machine = %record.name, ?stage, "boot");
+            seen(stage);
+        };
         let deadline = Instant::now() + timeout;
         match ssh::wait_ready(&target, deadline, &mut alive, &mut on_stage, &self.cancel) {
             Ok(session) => {

@@ -11,6 +11,7 @@ mod record;
 mod stop;
 #[cfg(test)]
 mod tests;
+mod timing;
 mod up;
 
 use std::net::{IpAddr, SocketAddr};
@@ -20,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::image::Store;
-use crate::model::{Cancel, Event, Forward, ProviderKind, Reporter};
+use crate::model::{Cancel, Event, Forward, Phase, ProviderKind, Reporter, Stopwatch};
 use crate::state::{Layout, Lock};
 
 pub use crate::model::ProvisionChoice;
@@ -91,6 +92,8 @@ pub struct UpOptions {
     pub provider: Option<ProviderKind>,
     /// Which steps.
     pub provision: ProvisionChoice,
+    /// Ask a guest that was started how long its kernel took: one more command over SSH.
+    pub timings: bool,
 }
 
 /// What `up` did.
@@ -133,6 +136,7 @@ impl Machines<'_> {
 
     /// Takes a machine for one command; says for whom it waits when it has to.
     fn lock(&self, project: &Path, name: &str, verb: &str) -> Result<Lock, MachineError> {
+        let _watch = self.time(name, Phase::Wait);
         let waiting = |holder: &str| self.stage(name, format!("Waiting for `{holder}` to finish."));
         Ok(Lock::acquire(
             &self.lock_path(project, name),
@@ -147,6 +151,11 @@ impl Machines<'_> {
             true => Err(MachineError::Interrupted(format!("`rvm up {name}` goes on where this ended"))),
             false => Ok(()),
         }
+    }
+
+    /// Times a phase of the work on a machine, up to where the result is dropped.
+    fn time<'a>(&'a self, name: &'a str, phase: Phase) -> Stopwatch<'a> {
+        Stopwatch::start(self.report, name, phase)
     }
 
     fn stage(&self, name: &str, text: String) {

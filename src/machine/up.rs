@@ -4,9 +4,10 @@ use std::path::Path;
 
 use super::boot::{DISK, HOST_KEY, LOGIN_KEY};
 use super::record::Record;
+use super::timing::Boot;
 use super::{MachineError, Machines, UpOptions, UpOutcome, console};
 use crate::image::{self, BoxImage, Kernel};
-use crate::model::{Machine, Project, ProvisionChoice};
+use crate::model::{Machine, Phase, Project, ProvisionChoice};
 use crate::plan::{self, Action, Applied, Observed};
 use crate::provision;
 use crate::ssh::{self, Session};
@@ -36,7 +37,10 @@ impl Machines<'_> {
         let _lock = self.lock(&project.root, &machine.name, "reload")?;
         let record = self.lookup(&project.root, &machine.name)?;
         let record = record.ok_or_else(|| MachineError::NotCreated(machine.name.clone()))?;
-        self.halt_locked(&record, force, machine.halt_timeout)?;
+        {
+            let _watch = self.time(&machine.name, Phase::Halt);
+            self.halt_locked(&record, force, machine.halt_timeout)?;
+        }
         self.up_locked(project, machine, options)
     }
 
@@ -49,7 +53,7 @@ impl Machines<'_> {
     ) -> Result<UpOutcome, MachineError> {
         let _lock = self.lock(&project.root, &machine.name, "provision")?;
         let mut record = self.running(&project.root, &machine.name)?;
-        let session = self.wait_ssh(&project.login, &mut record, machine.boot_timeout)?;
+        let session = self.wait_ssh(&project.login, &mut record, machine.boot_timeout, &mut |_| ())?;
         self.run_steps(project, machine, &record, &session, with, true)
     }
 
@@ -59,9 +63,11 @@ impl Machines<'_> {
         machine: &Machine,
         options: &UpOptions,
     ) -> Result<UpOutcome, MachineError> {
+        let watch = self.time(&machine.name, Phase::Plan);
         let mut record = self.lookup(&project.root, &machine.name)?;
         let observed = self.observe(record.as_ref())?;
         let plan = plan::up(machine, &observed);
+        drop(watch);
         for text in &plan.pending {
             self.warn(&machine.name, text.clone());
         }
@@ -84,7 +90,11 @@ impl Machines<'_> {
         if was_running && options.provision == ProvisionChoice::Skip {
             return Ok(UpOutcome { was_running, ran: Vec::new(), skipped: Vec::new() });
         }
-        let session = self.wait_ssh(&project.login, &mut record, machine.boot_timeout)?;
+        let mut boot = Boot::begin(!was_running);
+        let session =
+            self.wait_ssh(&project.login, &mut record, machine.boot_timeout, &mut |stage| boot.saw(stage));
+        self.tell_boot(&machine.name, &boot, session.as_ref().ok().filter(|_| options.timings));
+        let session = session?;
         if !was_running {
             self.tell_ready(&record);
         }
@@ -111,8 +121,11 @@ impl Machines<'_> {
         machine: &Machine,
         half: Option<Record>,
     ) -> Result<Record, MachineError> {
+        let watch = self.time(&machine.name, Phase::Box);
         let image = self.images.ensure_box(&machine.box_name, self.report, &self.cancel)?;
+        drop(watch);
         self.check_cancel(&machine.name)?;
+        let _watch = self.time(&machine.name, Phase::Disk);
         self.stage(&machine.name, format!("Creating from box {}.", machine.box_name));
         let applied = Applied::of(machine);
         let mut record = match half {
@@ -165,6 +178,7 @@ impl Machines<'_> {
     /// The kernel for the box that the machine's disk was made from, also when the file says
     /// another box by now.
     fn kernel(&self, machine: &Machine, record: &Record) -> Result<Kernel, MachineError> {
+        let _watch = self.time(&machine.name, Phase::KernelImage);
         let image = record.image.as_ref().ok_or_else(|| MachineError::NotCreated(machine.name.clone()))?;
         Ok(self.images.ensure_kernel(image, machine.kernel, self.report, &self.cancel)?)
     }

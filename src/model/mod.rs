@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use cancel::Cancel;
-pub use event::{Event, Reporter, Silent, Stream};
+pub use event::{Event, Phase, Reporter, Silent, Stopwatch, Stream};
 pub use secret::{Masker, Secret};
 
 /// The folder that holds a `Vagrantfile`, with all that the file declares, checked.

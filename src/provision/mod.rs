@@ -14,7 +14,7 @@ mod shell;
 mod stamps;
 mod upload;
 
-use crate::model::{Cancel, Event, Masker, ProvisionChoice, Reporter, Step};
+use crate::model::{Cancel, Event, Masker, Phase, ProvisionChoice, Reporter, Step, Stopwatch};
 
 pub use choose::Decision;
 pub use error::ProvisionError;
@@ -106,6 +106,8 @@ pub fn run(
             machine: Some(context.machine.to_owned()),
             text: format!("step {} of {total}: {} ({kind}){changed}", outcome.ran.len() + 1, step.name),
         });
+        let phase = Phase::Step(context.masker.mask(&step.name));
+        let _watch = Stopwatch::start(context.report, context.machine, phase);
         stamps.forget(&step.name)?;
         runner.run(step, &content)?;
         stamps.record(&step.name, &digest)?;

@@ -163,3 +163,22 @@ fn the_doctor_says_whether_machines_can_run() {
     assert_eq!(plain.code, ran.code);
     assert!(plain.stdout.contains("/dev/kvm") && plain.stdout.contains("This host"), "{}", plain.stdout);
 }
+
+#[test]
+fn the_timings_of_a_failure_are_kept() {
+    let place = Place::with("box = \"micro\"\n");
+    // No store can be where a file is.
+    std::fs::write(place.home(), "").unwrap();
+    let ran = place.run(&["up", "--timings=times/today"]);
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert!(ran.stdout.contains("total"), "{}", ran.stdout);
+    let text = std::fs::read(place.project().join("times/today/default.json")).unwrap();
+    let chart: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!((chart["completed"].as_bool(), &chart["provider"]), (Some(false), &serde_json::Value::Null));
+    let picture = std::fs::read_to_string(place.project().join("times/today/default.svg")).unwrap();
+    assert!(picture.contains("not completed"));
+    let without_folder = place.run(&["up", "--timings"]);
+    assert!(without_folder.stderr.contains("the timings are not written"), "{}", without_folder.stderr);
+    place.write("taken", "");
+    assert_eq!(place.run(&["up", "--timings=taken"]).code, 1);
+}

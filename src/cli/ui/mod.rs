@@ -224,6 +224,8 @@ impl Reporter for Ui {
                 let text = format!("warning: {text}");
                 self.prefixed(To::Stderr, YELLOW, "==> ", machine.as_deref(), &text);
             }
+            // `--timings` collects these; nothing is said at the moment itself.
+            Event::Timed { .. } => {}
             _ if quiet => {}
             Event::Stage { machine, text } => {
                 self.prefixed(self.messages, BOLD, "==> ", machine.as_deref(), &text);

@@ -15,7 +15,8 @@ pub fn life_of_a_machine(provider: &str) {
     assert_eq!(project.state("default"), "not_created");
     project.rvm(&["ssh", "-c", "true"]).code(1);
 
-    project.rvm(&["up"]).ok().says("count");
+    project.rvm(&["up", "--timings=times"]).ok().says("count").says("user space");
+    timings(&project, provider);
     let machine = project.machine("default");
     assert_eq!(machine["state"], "running");
     assert_eq!(machine["provider"], provider);
@@ -45,6 +46,40 @@ pub fn life_of_a_machine(provider: &str) {
     assert_eq!(left, 0, "files of a destroyed machine are left");
     assert!(project.pids().is_empty());
     project.rvm(&["destroy", "-f"]).ok();
+}
+
+/// The chart of a first `up` has every phase once, in order, and none beyond the whole.
+fn timings(project: &Project, provider: &str) {
+    let read = |name: &str| std::fs::read_to_string(project.root.join("times").join(name)).unwrap();
+    assert!(read("default.svg").starts_with("<svg"));
+    let chart: serde_json::Value = serde_json::from_str(&read("default.json")).unwrap();
+    assert_eq!((chart["completed"].as_bool(), chart["provider"].as_str()), (Some(true), Some(provider)));
+    let phases = chart["phases"].as_array().unwrap();
+    let names: Vec<&str> = phases.iter().map(|phase| phase["phase"].as_str().unwrap()).collect();
+    let expected = [
+        "config",
+        "wait",
+        "plan",
+        "box",
+        "disk",
+        "kernel_image",
+        "probe",
+        "seed",
+        "network",
+        "vmm",
+        "kernel",
+        "user_space",
+        "ssh",
+        "ask",
+        "step",
+    ];
+    assert_eq!(names, expected);
+    let number = |value: &serde_json::Value| value.as_f64().unwrap();
+    let spent: f64 = phases.iter().map(|phase| number(&phase["duration_ms"])).sum();
+    let (total, other) = (number(&chart["total_ms"]), number(&chart["other_ms"]));
+    assert!((spent + other - total).abs() < 1.0, "{spent} + {other} is not {total}");
+    let kernel = phases.iter().find(|phase| phase["phase"] == "kernel").unwrap();
+    assert!(number(&kernel["duration_ms"]) > 1.0, "{chart}");
 }
 
 /// Exit codes, both streams, the system's ssh client; ids work from any folder.
