@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use sha2::{Digest, Sha256};
 
 use super::mirror::{KEYRING, Mirror};
-use super::recipe::{ASSEMBLE, FETCH_KERNEL, Recipe};
+use super::recipe::{AGENT, ASSEMBLE, FETCH_KERNEL, Recipe};
 use super::record::{INITRD, ROOT_DISK, Record, VMLINUX};
 use super::rootless::{self, Rights};
 use super::tool::{Tool, require};
@@ -82,13 +82,14 @@ impl Build<'_> {
         let guest = self.work.join("guest");
         store::create_private_dir(&guest).map_err(ImageError::io("create", &guest))?;
         let write =
-            |path: PathBuf, text: &str| fs::write(&path, text).map_err(ImageError::io("write", &path));
+            |path: PathBuf, data: &[u8]| fs::write(&path, data).map_err(ImageError::io("write", &path));
         for (name, text) in self.recipe.files {
-            write(guest.join(name), text)?;
+            write(guest.join(name), text.as_bytes())?;
         }
-        write(guest.join("recipe"), self.recipe.script)?;
-        write(guest.join("debian.sources"), &mirror.sources_file(self.recipe.suite))?;
-        write(self.work.join("assemble.sh"), ASSEMBLE)
+        write(guest.join("agent"), AGENT)?;
+        write(guest.join("recipe"), self.recipe.script.as_bytes())?;
+        write(guest.join("debian.sources"), mirror.sources_file(self.recipe.suite).as_bytes())?;
+        write(self.work.join("assemble.sh"), ASSEMBLE.as_bytes())
     }
 
     fn fetch_packages(&self, mirror: &Mirror) -> Result<(), ImageError> {
@@ -170,6 +171,7 @@ impl Build<'_> {
             created,
             kernel_version,
             default_user: "vagrant".to_owned(),
+            agent: true,
             packages,
         };
         record.write(&made)?;

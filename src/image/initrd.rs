@@ -6,9 +6,17 @@ use super::modules::Module;
 
 /// Modules without which nothing boots: the transport, root disk, seed disk and network.
 pub(super) const REQUIRED: &[&str] = &["virtio_mmio", "virtio_blk", "virtio_net", "ext4", "isofs"];
-/// Modules that are good to have: entropy, the power button and what reports it, PCI, console, balloon.
-pub(super) const WANTED: &[&str] =
-    &["virtio_rng", "button", "evdev", "virtio_pci", "virtio_console", "virtio_balloon"];
+/// Modules that are good to have: entropy, the power button and what reports it, PCI, console, balloon,
+/// sockets to the host.
+pub(super) const WANTED: &[&str] = &[
+    "virtio_rng",
+    "button",
+    "evdev",
+    "virtio_pci",
+    "virtio_console",
+    "virtio_balloon",
+    "vmw_vsock_virtio_transport",
+];
 /// The first program.
 pub(super) const INIT: &str = include_str!("guest/initrd-init.sh");
 /// What `INIT` calls.

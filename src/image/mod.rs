@@ -68,6 +68,10 @@ pub struct BoxImage {
     pub kernel_version: String,
     /// Who logs in where the project does not say.
     pub default_user: String,
+    /// Its guests tell the host when they are up (`docs/box.md`); the record of a machine that was
+    /// made from an older box does not say.
+    #[serde(default)]
+    pub agent: bool,
     /// The mirror it came from.
     pub mirror: String,
     /// Names and versions of its packages, sorted by name.

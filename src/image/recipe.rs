@@ -79,11 +79,17 @@ pub(super) const ASSEMBLE: &str = include_str!("host/assemble.sh");
 /// Fetches the kernel; runs on the host, called by mmdebstrap.
 pub(super) const FETCH_KERNEL: &str = include_str!("host/fetch-kernel.sh");
 
+/// The program that tells the host that a guest is up: `guest/agent`, compiled by `build.rs`.
+pub(super) const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agent"));
+/// What counts of it for a digest: another compiler makes no other box.
+const AGENT_SOURCE: &str = include_str!("../../guest/agent/main.rs");
+
 const SEED: (&str, &str) = ("seed.sh", include_str!("guest/seed.sh"));
 
 const DEBIAN_FILES: &[(&str, &str)] = &[
     SEED,
     ("rvm-seed.service", include_str!("guest/rvm-seed.service")),
+    ("rvm-agent.service", include_str!("guest/rvm-agent.service")),
     ("80-rvm.network", include_str!("guest/80-rvm.network")),
     ("50-rvm.conf", include_str!("guest/50-rvm.conf")),
 ];
@@ -110,6 +116,7 @@ impl Recipe {
     pub(super) fn digest(&self) -> String {
         let mut parts =
             vec![FORMAT, self.name, self.suite, self.variant, self.script, ASSEMBLE, FETCH_KERNEL];
+        parts.push(AGENT_SOURCE);
         let sizes = format!("{} {}", self.size, self.default_disk);
         parts.push(&sizes);
         parts.extend(self.packages);

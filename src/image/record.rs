@@ -28,6 +28,9 @@ pub(super) struct Record {
     pub created: u64,
     pub kernel_version: String,
     pub default_user: String,
+    /// Boxes of older recipes do not say.
+    #[serde(default)]
+    pub agent: bool,
     pub packages: Vec<(String, String)>,
 }
 
@@ -70,6 +73,7 @@ pub(super) fn read_box(name: &str, dir: &Path) -> Result<BoxImage, ImageError> {
         created: record.created,
         kernel_version: record.kernel_version,
         default_user: record.default_user,
+        agent: record.agent,
         mirror: record.mirror,
         packages: record.packages,
     })

@@ -218,6 +218,7 @@ mod tests {
             created: 1,
             kernel_version: "6.12".into(),
             default_user: "vagrant".into(),
+            agent: true,
             packages: vec![],
         };
         record.write(&dir).unwrap();

@@ -28,7 +28,9 @@ done
 # -s: no passwords. With a hash in /etc/shadow they are wanted.
 passwords=-s
 grep -q '^[^:]*:\$' /etc/shadow && passwords=
-dropbear $passwords -r /etc/dropbear/dropbear_ed25519_host_key -P /run/dropbear.pid
+# It listens when this returns, and the host may hear so.
+dropbear $passwords -r /etc/dropbear/dropbear_ed25519_host_key -P /run/dropbear.pid &&
+    { /usr/lib/rvm/agent ready </dev/null >/dev/null 2>&1 & }
 
 # The power button of ACPI; without an input device there is none.
 for event in /dev/input/event*; do

@@ -7,6 +7,8 @@ chroot "$root" depmod "$version"
 echo "stage configuring"
 put() { install -D -m "$1" "$guest/$2" "$root$3"; }
 put 755 seed.sh /usr/lib/rvm/seed
+put 755 agent /usr/lib/rvm/agent
+put 644 rvm-agent.service /usr/lib/systemd/system/rvm-agent.service
 put 644 rvm-seed.service /usr/lib/systemd/system/rvm-seed.service
 put 644 80-rvm.network /etc/systemd/network/80-rvm.network
 put 644 50-rvm.conf /etc/ssh/sshd_config.d/50-rvm.conf
@@ -29,14 +31,14 @@ mkdir -p "$root/var/lib/rvm"
 chmod 700 "$root/var/lib/rvm"
 
 export SYSTEMD_OFFLINE=1
-chroot "$root" systemctl -q enable rvm-seed.service systemd-networkd.service systemd-resolved.service \
+chroot "$root" systemctl -q enable rvm-seed.service rvm-agent.service systemd-networkd.service systemd-resolved.service \
     systemd-timesyncd.service ssh.service
 # Nobody reads these in a machine like this, and each delays its start or surprises it later.
 for unit in apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer e2scrub_reap.service \
     systemd-firstboot.service systemd-pstore.service; do
     ln -sf /dev/null "$root/etc/systemd/system/$unit"
 done
-# There is no vsock to listen on; the generator would complain at each start.
+# Who may log in is a matter of the network; nothing is to listen on the socket to the host.
 mkdir -p "$root/etc/systemd/system-generators"
 ln -sf /dev/null "$root/etc/systemd/system-generators/systemd-ssh-generator"
 # What waits for the network waits for one card, and not for two minutes.

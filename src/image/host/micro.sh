@@ -46,6 +46,7 @@ done
 echo "stage configuring"
 put() { install -D -m "$1" "$guest/$2" "$image$3"; }
 put 755 seed.sh /usr/lib/rvm/seed
+put 755 agent /usr/lib/rvm/agent
 put 755 micro-udhcpc.sh /usr/lib/rvm/udhcpc
 put 644 micro-inittab /etc/inittab
 put 755 micro-rcS.sh /etc/init.d/rcS

@@ -1,0 +1,43 @@
+//! Builds the program that guests run (`guest/agent`), for `src/image/recipe.rs` to put into boxes.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+const SOURCE: &str = "guest/agent/main.rs";
+
+fn main() -> ExitCode {
+    println!("cargo::rerun-if-changed={SOURCE}");
+    let (Some(rustc), Some(target), Some(out)) =
+        (env::var_os("RUSTC"), env::var_os("TARGET"), env::var_os("OUT_DIR"))
+    else {
+        println!("cargo::error=cargo did not set RUSTC, TARGET and OUT_DIR");
+        return ExitCode::FAILURE;
+    };
+    let mut command = Command::new(rustc);
+    command.args(["--edition", "2024", "--crate-name", "agent", "--crate-type", "bin"]);
+    command.arg("--target").arg(target);
+    // No C library and no start files, so that it depends on nothing of the host's or the box's.
+    command.args(["-C", "panic=abort", "-C", "opt-level=z", "-C", "strip=symbols"]);
+    command.args(["-C", "relocation-model=static", "-C", "target-feature=+crt-static"]);
+    for argument in ["-nostartfiles", "-nostdlib", "-static", "-Wl,--build-id=none", "-Wl,-z,noexecstack"] {
+        command.arg("-C").arg(format!("link-arg={argument}"));
+    }
+    if let Some(linker) = env::var_os("RUSTC_LINKER") {
+        let mut option = std::ffi::OsString::from("linker=");
+        option.push(linker);
+        command.arg("-C").arg(option);
+    }
+    command.arg("-o").arg(PathBuf::from(out).join("agent")).arg(SOURCE);
+    match command.status() {
+        Ok(status) if status.success() => ExitCode::SUCCESS,
+        Ok(status) => {
+            println!("cargo::error=compiling {SOURCE} ended with {status}");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            println!("cargo::error=cannot run rustc for {SOURCE}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
