@@ -169,6 +169,7 @@ fn spec(app: &App, args: &BootArgs) -> Result<Spec, CliError> {
         disks: disks.collect(),
         nets: nets.collect(),
         transport: args.transport.into(),
+        vsock: None,
         serial: Serial::Stdio,
         on_reset: OnReset::Exit,
     })

@@ -36,6 +36,10 @@ const PORT_TRIES: u32 = 5;
 /// `random.trust_cpu`: no wait for entropy before sshd can make keys.
 const CMDLINE: &str = "console=ttyS0 panic=1 quiet random.trust_cpu=on";
 
+/// So long after its start a guest that can say that it is up gets to do so, before it is tried whether
+/// SSH answers: a user may have removed what would say it.
+const UP_PATIENCE: Duration = Duration::from_secs(30);
+
 impl Machines<'_> {
     /// Starts a stopped machine with what the file says now; the record is saved before it runs.
     pub(super) fn start(
@@ -238,6 +242,12 @@ impl Machines<'_> {
             seen(stage);
         };
         let deadline = Instant::now() + timeout;
+        let speaks = record.image.as_ref().is_some_and(|image| image.agent);
+        if speaks && record.provider == Some(ProviderKind::Kvm) {
+            // Only when to try: who is let in is decided by the host key.
+            let up = provider::wait_up(&dir, UP_PATIENCE.min(timeout), &self.cancel);
+            tracing::debug!(machine = %record.name, up, "guest's word");
+        }
         match ssh::wait_ready(&target, deadline, &mut alive, &mut on_stage, &self.cancel) {
             Ok(session) => {
                 if !record.reached {

@@ -1,9 +1,12 @@
 //! Provider `kvm`: a [`VmSpec`] on the hypervisor of this crate.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::agent::{self, Agent};
 use super::{
     CONSOLE_LIMIT, CONSOLE_LOG, DiskSpec, EndReason, Engine, ImageFormat, ProviderError, Running, VmSpec,
 };
@@ -12,13 +15,30 @@ use crate::vmm::{self, control};
 /// Our hypervisor, in this process.
 pub(super) struct Kvm;
 
+/// Where programs of the host connect to ports of the guest, in the machine's folder.
+const VSOCK: &str = "vsock.sock";
+/// The context identifier of every guest; it means something in its own machine only.
+const GUEST_CID: u32 = 3;
+
 struct KvmVm {
     vmm: vmm::Vmm,
-    handle: Arc<vmm::Handle>,
+    target: Arc<KvmTarget>,
+}
+
+/// What the control socket acts on.
+struct KvmTarget {
+    handle: vmm::Handle,
+    agent: Agent,
 }
 
 impl Engine for Kvm {
     fn start(&self, dir: &Path, spec: &VmSpec, net: OwnedFd) -> Result<Box<dyn Running>, ProviderError> {
+        let socket = control::bind(&dir.join(VSOCK)).map_err(|source| ProviderError::File {
+            action: "create",
+            path: dir.join(VSOCK),
+            source,
+        })?;
+        let (agent, service) = Agent::start().map_err(ProviderError::Spawn)?;
         let spec = vmm::Spec {
             cpus: spec.cpus,
             nested: spec.nested,
@@ -30,12 +50,17 @@ impl Engine for Kvm {
             disks: spec.disks.iter().map(disk).collect(),
             nets: vec![vmm::Net { mac: spec.mac, backend: vmm::NetBackend::Stream(net) }],
             transport: vmm::Transport::default(),
+            vsock: Some(vmm::Vsock {
+                cid: GUEST_CID,
+                ports: vec![vmm::VsockPort { port: agent::PORT, service }],
+                listener: Some(socket.into()),
+            }),
             serial: vmm::Serial::Log { path: dir.join(CONSOLE_LOG), limit: CONSOLE_LIMIT },
             on_reset: vmm::OnReset::Restart,
         };
         let vmm = vmm::Vmm::new(spec).map_err(ProviderError::Vmm)?;
-        let handle = Arc::new(vmm.handle());
-        Ok(Box::new(KvmVm { vmm, handle }))
+        let target = Arc::new(KvmTarget { handle: vmm.handle(), agent });
+        Ok(Box::new(KvmVm { vmm, target }))
     }
 }
 
@@ -51,7 +76,7 @@ fn disk(disk: &DiskSpec) -> vmm::Disk {
 
 impl Running for KvmVm {
     fn target(&self) -> Arc<dyn control::Target> {
-        self.handle.clone()
+        self.target.clone()
     }
 
     fn wait(self: Box<Self>) -> Result<EndReason, ProviderError> {
@@ -60,5 +85,31 @@ impl Running for KvmVm {
             vmm::Exit::PowerOff | vmm::Exit::Reset => Ok(EndReason::Poweroff),
             vmm::Exit::Stopped => Ok(EndReason::Stopped),
         }
+    }
+}
+
+impl control::Target for KvmTarget {
+    fn status(&self) -> control::Status {
+        self.handle.status()
+    }
+
+    fn power_button(&self) -> io::Result<()> {
+        self.handle.power_button()
+    }
+
+    fn stop(&self) -> io::Result<()> {
+        self.handle.stop()
+    }
+
+    fn usage(&self) -> io::Result<control::Usage> {
+        self.handle.usage()
+    }
+
+    fn set_balloon(&self, bytes: u64) -> io::Result<()> {
+        self.handle.set_balloon(bytes)
+    }
+
+    fn wait_up(&self, time: Duration) -> io::Result<bool> {
+        Ok(self.agent.wait_up(time))
     }
 }

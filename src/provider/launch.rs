@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::process::Report;
 use super::{Ended, ProviderError, VmSpec};
+use crate::model::Cancel;
 use crate::state::{Lock, store};
 use crate::vmm::control::{Client, Usage};
 
@@ -120,6 +121,20 @@ pub fn power_button(dir: &Path) -> Result<(), ProviderError> {
     connect.and_then(|mut client| client.power_button()).map_err(ProviderError::Control)
 }
 
+/// Waits until the guest of the machine in `dir` says that it is up, at most until the machine has run
+/// for `time`; whether it did. It can be up without saying so.
+pub fn wait_up(dir: &Path, time: Duration, cancel: &Cancel) -> bool {
+    let wait = || -> io::Result<bool> {
+        let mut client = Client::connect(&dir.join(CONTROL_SOCKET), ANSWER)?;
+        let left = time.saturating_sub(Duration::from_millis(client.status()?.uptime_ms));
+        client.wait_up(left, &mut || !cancel.is_cancelled())
+    };
+    wait().unwrap_or_else(|error| {
+        tracing::debug!(dir = %dir.display(), %error, "no word from the guest");
+        false
+    })
+}
+
 /// Waits until the guest is gone, at most `time`; whether it is.
 pub fn wait_ended(dir: &Path, time: Duration) -> Result<bool, ProviderError> {
     match Client::connect(&dir.join(CONTROL_SOCKET), ANSWER) {
@@ -140,7 +155,7 @@ fn is_timeout(error: &io::Error) -> bool {
 /// The guest is gone; its process writes its last record and ends within moments.
 fn wait_lock(dir: &Path) -> Result<bool, ProviderError> {
     let path = dir.join(LOCK);
-    let cancel = crate::model::Cancel::new();
+    let cancel = Cancel::new();
     for _ in 0..100 {
         if holder(dir)?.is_none() {
             return Ok(true);

@@ -5,6 +5,7 @@
 //! [`Ended`] record when the guest is gone. With `qemu` that process watches a QEMU child.
 //! Nothing outside this room knows which of the two it is.
 
+mod agent;
 mod choose;
 mod console;
 mod kvm;
@@ -27,7 +28,7 @@ use crate::model::ProviderKind;
 use crate::vmm::control;
 
 pub use choose::{Choice, choose, qemu_binary};
-pub use launch::{Live, ended, live, power_button, start, stop, usage, wait_ended};
+pub use launch::{Live, ended, live, power_button, start, stop, usage, wait_ended, wait_up};
 
 /// The serial console's log never grows beyond this many bytes, twice (one old, one new).
 pub const CONSOLE_LIMIT: u64 = 1 << 20;

@@ -27,7 +27,7 @@ pub enum Error {
     TooManyDevices {
         /// As asked for.
         asked: usize,
-        /// The limit of the transport.
+        /// The limit of the transport, beside the devices that every machine has.
         max: usize,
     },
     /// A part of the machine that KVM emulates could not be made.

@@ -35,7 +35,10 @@ pub mod virtio;
 pub use devices::log::BoundedLog;
 pub use error::Error;
 pub use handle::Handle;
-pub use spec::{Backing, Disk, DiskFormat, Exit, Net, NetBackend, OnReset, Serial, Spec, Transport};
+pub use spec::{
+    Backing, Disk, DiskFormat, Exit, Net, NetBackend, OnReset, Serial, Spec, Transport, Vsock, VsockPort,
+    VsockService,
+};
 
 use std::sync::Arc;
 use std::time::Instant;

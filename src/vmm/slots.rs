@@ -20,6 +20,7 @@ use super::virtio::balloon::{self, Balloon};
 use super::virtio::pci::{BAR_LEN, notify_offset, vector_count};
 use super::virtio::{
     MmioTransport, PciTransport, VIRTIO_MMIO_SIZE, VirtioDevice, block::Block, net::Net, rng::Rng,
+    vsock::Vsock,
 };
 use super::{Error, Spec, Transport, layout};
 
@@ -69,9 +70,9 @@ struct PciSlots {
 }
 
 impl Slots {
-    /// Opens the disks in order, then the network cards in order, then what every machine has: the
-    /// entropy source and the balloon.
-    /// The network descriptors are moved out of `spec`.
+    /// Opens the disks in order, then the network cards in order, then what every machine has, the
+    /// entropy source and the balloon, then the sockets. The descriptors of network and sockets are
+    /// moved out of `spec`.
     ///
     /// # Errors
     /// [`Error::TooManyDevices`], [`Error::Virtio`], [`Error::Kvm`].
@@ -80,11 +81,12 @@ impl Slots {
             Transport::Mmio => layout::VIRTIO_GSIS.len(),
             Transport::Pci => layout::PCI_SLOTS,
         };
-        let (asked, max) = (spec.disks.len() + spec.nets.len(), places - ALWAYS);
+        let others = ALWAYS + usize::from(spec.vsock.is_some());
+        let (asked, max) = (spec.disks.len() + spec.nets.len(), places - others);
         if asked > max {
             return Err(Error::TooManyDevices { asked, max });
         }
-        let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::with_capacity(asked + ALWAYS);
+        let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::with_capacity(asked + others);
         for disk in &spec.disks {
             devices.push(Box::new(Block::open(disk)?));
         }
@@ -95,6 +97,9 @@ impl Slots {
         let balloon = Balloon::new(spec.memory)?;
         let control = balloon.control();
         devices.push(Box::new(balloon));
+        if let Some(vsock) = spec.vsock.take() {
+            devices.push(Box::new(Vsock::new(vsock)?));
+        }
         let placed = match spec.transport {
             Transport::Mmio => MmioSlots::new(devices, mem).map(Placed::Mmio),
             Transport::Pci => PciSlots::new(devices, mem).map(Placed::Pci),

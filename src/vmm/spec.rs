@@ -1,5 +1,7 @@
 //! What a virtual machine is made of.
 
+use std::fmt;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -24,6 +26,8 @@ pub struct Spec {
     pub nets: Vec<Net>,
     /// How the guest reaches its virtio devices.
     pub transport: Transport,
+    /// Sockets between guest and host, if there are to be any.
+    pub vsock: Option<Vsock>,
     /// Where the first serial port (0x3f8) leads.
     pub serial: Serial,
     /// What a reset by the guest does.
@@ -90,6 +94,39 @@ pub enum NetBackend {
     Stream(OwnedFd),
     /// An existing TAP interface of the host, by name.
     Tap(String),
+}
+
+/// Sockets between guest and host (virtio-vsock). They are this process's own, so any number of machines
+/// may have the same context identifier.
+#[derive(Debug)]
+pub struct Vsock {
+    /// The guest's context identifier, 3 to 2^32 - 2.
+    pub cid: u32,
+    /// Ports of the host (context identifier 2) that the guest can connect to; there are no others.
+    pub ports: Vec<VsockPort>,
+    /// A listening UNIX stream socket for the host's programs: who connects there, writes
+    /// `CONNECT <port>\n` and reads `OK <port>\n` is connected to that port of the guest.
+    pub listener: Option<OwnedFd>,
+}
+
+/// A port of the host.
+#[derive(Debug)]
+pub struct VsockPort {
+    /// Its number.
+    pub port: u32,
+    /// What answers there.
+    pub service: Box<dyn VsockService>,
+}
+
+/// What answers on a port of the host. It is called on the device's thread, so it must not block, and
+/// it opens nothing by path: the machine may be confined by then.
+pub trait VsockService: fmt::Debug + Send {
+    /// The host's end of a new connection, a connected stream socket. `guest_port` is where the guest
+    /// comes from; in Linux only root has those below 1024.
+    ///
+    /// # Errors
+    /// Any error refuses the connection.
+    fn connect(&mut self, guest_port: u32) -> io::Result<OwnedFd>;
 }
 
 /// Where the serial port leads.

@@ -15,3 +15,4 @@ mod pci_driver;
 mod queue;
 mod rng;
 mod states;
+mod vsock;

@@ -5,7 +5,13 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
 use super::{MAX_LINE, Op, Reply, Request, Status, Usage, VERSION, connect};
+
+/// How often a wait for the guest asks whether it is to go on.
+const STEP: Duration = Duration::from_millis(200);
 
 /// A connection to a machine.
 #[derive(Debug)]
@@ -66,7 +72,7 @@ impl Client {
     /// As [`Self::status`].
     pub fn set_balloon(&mut self, bytes: u64) -> io::Result<()> {
         let request = Request { op: Op::Balloon, version: VERSION, bytes: Some(bytes) };
-        self.send(&request, self.timeout).map(drop)
+        self.request(&request, self.timeout).map(drop)
     }
 
     /// Waits up to `timeout` for the machine to end and gives the reason.
@@ -78,15 +84,45 @@ impl Client {
         reply.reason.ok_or_else(|| invalid("no reason in the answer"))
     }
 
-    fn ask(&mut self, op: Op, timeout: Duration) -> io::Result<Reply> {
-        self.send(&Request { op, version: VERSION, bytes: None }, timeout)
+    /// Waits up to `timeout` for the guest to say that it is up, and as long as `go_on` says so, which
+    /// is asked a few times a second; whether it did.
+    ///
+    /// # Errors
+    /// As [`Self::status`]; after false the connection is of no more use.
+    pub fn wait_up(&mut self, timeout: Duration, go_on: &mut dyn FnMut() -> bool) -> io::Result<bool> {
+        self.send(&Request::of(Op::WaitUp))?;
+        let deadline = Instant::now() + timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || !go_on() {
+                return Ok(false);
+            }
+            let step = Timespec::try_from(left.min(STEP)).map_err(io::Error::other)?;
+            match poll(&mut [PollFd::new(&self.stream, PollFlags::IN)], Some(&step)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => return self.receive(Instant::now() + self.timeout).map(|_| true),
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
-    fn send(&mut self, request: &Request, timeout: Duration) -> io::Result<Reply> {
+    fn ask(&mut self, op: Op, timeout: Duration) -> io::Result<Reply> {
+        self.request(&Request::of(op), timeout)
+    }
+
+    fn request(&mut self, request: &Request, timeout: Duration) -> io::Result<Reply> {
+        self.send(request)?;
+        self.receive(Instant::now() + timeout)
+    }
+
+    fn send(&mut self, request: &Request) -> io::Result<()> {
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
-        self.stream.write_all(&line)?;
-        let reply: Reply = serde_json::from_slice(&self.read_line(Instant::now() + timeout)?)?;
+        self.stream.write_all(&line)
+    }
+
+    fn receive(&mut self, deadline: Instant) -> io::Result<Reply> {
+        let reply: Reply = serde_json::from_slice(&self.read_line(deadline)?)?;
         match reply.error {
             Some(error) => Err(io::Error::other(error)),
             None if !reply.ok => Err(invalid("neither ok nor an error in the answer")),

@@ -8,6 +8,7 @@
 //! | `{"op":"usage"}` | `{"ok":true,"usage":{"memory":…,"resident":…,"balloon":…,"guest":{…}}}` |
 //! | `{"op":"balloon","bytes":N}` | `{"ok":true}` |
 //! | `{"op":"wait"}` | `{"ok":true,"reason":"…"}`, when the machine has ended |
+//! | `{"op":"wait_up"}` | `{"ok":true}`, when the guest says that it is up |
 //! | anything else | `{"ok":false,"error":"…"}` |
 //!
 //! A request may carry `"version":1`; another version is refused. A connection takes any number
@@ -111,6 +112,14 @@ pub trait Target: Send + Sync {
     /// # Errors
     /// When it has less, or no balloon.
     fn set_balloon(&self, bytes: u64) -> io::Result<()>;
+
+    /// Waits until the guest says that it is up, at most `time`; whether it has.
+    ///
+    /// # Errors
+    /// `Unsupported` when it has no way to say so.
+    fn wait_up(&self, _time: Duration) -> io::Result<bool> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "this machine does not hear from its guest"))
+    }
 }
 
 /// One line from a client.
@@ -122,6 +131,13 @@ struct Request {
     /// For [`Op::Balloon`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     bytes: Option<u64>,
+}
+
+impl Request {
+    /// One that needs nothing but its name.
+    fn of(op: Op) -> Self {
+        Self { op, version: VERSION, bytes: None }
+    }
 }
 
 fn current() -> u32 {
@@ -137,6 +153,7 @@ enum Op {
     Usage,
     Balloon,
     Wait,
+    WaitUp,
 }
 
 /// One line from the server.

@@ -202,6 +202,7 @@ fn handle(request: &Request, stream: &UnixStream, shared: &Shared) -> io::Result
             None => Reply::refused("`bytes` is missing"),
         },
         Op::Wait => return wait(stream, shared),
+        Op::WaitUp => return wait_up(stream, shared),
     }))
 }
 
@@ -221,6 +222,23 @@ fn wait(stream: &UnixStream, shared: &Shared) -> io::Result<Option<Reply>> {
             }
         };
         if timed_out && has_left(stream)? {
+            return Ok(None);
+        }
+    }
+}
+
+/// Waits for the guest to be up, or for the end of the machine or of the client.
+fn wait_up(stream: &UnixStream, shared: &Shared) -> io::Result<Option<Reply>> {
+    loop {
+        match shared.target.wait_up(WAIT_STEP) {
+            Ok(true) => return Ok(Some(Reply::done())),
+            Ok(false) => {}
+            Err(error) => return Ok(Some(Reply::refused(error))),
+        }
+        if shared.state().reason.is_some() {
+            return Ok(Some(Reply::refused("the machine has ended")));
+        }
+        if has_left(stream)? {
             return Ok(None);
         }
     }

@@ -3,7 +3,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use tempfile::TempDir;
@@ -17,6 +17,7 @@ struct Fake {
     buttons: AtomicU32,
     stops: AtomicU32,
     balloon: AtomicU64,
+    up: AtomicBool,
 }
 
 impl Target for Fake {
@@ -39,6 +40,11 @@ impl Target for Fake {
     fn set_balloon(&self, bytes: u64) -> io::Result<()> {
         self.balloon.store(bytes, Ordering::SeqCst);
         Ok(())
+    }
+    fn wait_up(&self, time: Duration) -> io::Result<bool> {
+        // Long enough that nobody spins, short enough that nobody waits.
+        std::thread::sleep(time.min(Duration::from_millis(10)));
+        Ok(self.up.load(Ordering::SeqCst))
     }
 }
 
@@ -105,6 +111,62 @@ fn the_lines_are_as_documented() {
         "{\"ok\":true,\"usage\":{\"memory\":1073741824,\"resident\":12288,\"balloon_target\":8192,\"balloon\":4096,\"guest\":{\"free\":3}}}\n"
     );
     assert_eq!(exchange(&rig.raw(), b"{\"op\":\"power_button\",\"version\":1}\n"), "{\"ok\":true}\n");
+}
+
+#[test]
+fn wait_up_answers_when_the_guest_is_up() {
+    let rig = rig();
+    let mut asked = 0;
+    // Not up, and the client loses patience.
+    let answer = rig.client().wait_up(SOON, &mut || {
+        asked += 1;
+        asked < 2
+    });
+    assert!(!answer.unwrap());
+    assert!(!rig.client().wait_up(Duration::from_millis(1), &mut || true).unwrap());
+    let mut client = rig.client();
+    let fake = rig.fake.clone();
+    let answer = client.wait_up(SOON, &mut || {
+        fake.up.store(true, Ordering::SeqCst);
+        true
+    });
+    assert!(answer.unwrap());
+    client.status().unwrap();
+}
+
+#[test]
+fn wait_up_ends_with_the_machine_and_where_nobody_knows() {
+    let waiting = rig();
+    let mut client = waiting.client();
+    client.status().unwrap();
+    let waiter = std::thread::spawn(move || client.wait_up(SOON, &mut || true));
+    waiting.server.finish("power-off");
+    // Refused, or cut off before the request was read.
+    waiter.join().unwrap().unwrap_err();
+
+    struct Mute;
+    impl Target for Mute {
+        fn status(&self) -> Status {
+            Status { state: State::Running, pid: 1, uptime_ms: 0, cpus: 1, memory: 0 }
+        }
+        fn power_button(&self) -> io::Result<()> {
+            Ok(())
+        }
+        fn stop(&self) -> io::Result<()> {
+            Ok(())
+        }
+        fn usage(&self) -> io::Result<Usage> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+        fn set_balloon(&self, _: u64) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("control.sock");
+    let _server = serve(bind(&path).unwrap(), Arc::new(Mute)).unwrap();
+    let error = Client::connect(&path, SOON).unwrap().wait_up(SOON, &mut || true).unwrap_err();
+    assert_eq!(error.to_string(), "this machine does not hear from its guest");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! [`mmio`] and [`pci`] hold the registers, `state` what both mean by them, [`device`] what a device is
 //! to its transport, [`queue`] the rings and [`chain`] the one reader of descriptor chains. The devices
-//! are [`balloon`], [`block`], [`net`] and [`rng`].
+//! are [`balloon`], [`block`], [`net`], [`rng`] and [`vsock`].
 //! A guest that breaks the rules of a queue finds DEVICE_NEEDS_RESET set; nothing else is harmed.
 
 pub mod balloon;
@@ -17,6 +17,7 @@ pub mod pci;
 pub mod queue;
 pub mod rng;
 mod state;
+pub mod vsock;
 mod worker;
 
 pub use device::{Activation, Interrupt, VirtioDevice};
@@ -76,6 +77,9 @@ pub enum Error {
     /// A network back-end was refused.
     #[error(transparent)]
     Net(#[from] net::NetError),
+    /// A socket device could not be made.
+    #[error(transparent)]
+    Vsock(#[from] vsock::VsockError),
 }
 
 impl Error {
@@ -84,6 +88,7 @@ impl Error {
         match self {
             Self::Disk(error) => error.hint(),
             Self::Net(error) => error.hint(),
+            Self::Vsock(error) => error.hint(),
             Self::EventFd(_) | Self::Thread { .. } => {
                 Some("raise the limits on open files and threads (ulimit -n, ulimit -u)".to_owned())
             }

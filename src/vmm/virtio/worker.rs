@@ -14,7 +14,7 @@ use super::device::Interrupt;
 use super::queue::{Fault, Ring, SetupError};
 use super::{Error, error_text, new_event};
 
-/// Events fetched at once: no device has more sources.
+/// Events fetched at once. Only the socket device has more sources; the rest comes with the next call.
 const MAX_EVENTS: usize = 8;
 /// Requests between two looks at the order to stop, and at most before an interrupt.
 const BATCH: u16 = 16;
