@@ -88,7 +88,7 @@ impl Slots {
         }
         let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::with_capacity(asked + others);
         for disk in &spec.disks {
-            devices.push(Box::new(Block::open(disk)?));
+            devices.push(Box::new(Block::with_queues(disk, spec.cpus.into())?));
         }
         for net in spec.nets.drain(..) {
             devices.push(Box::new(Net::new(net)?));

@@ -4,6 +4,7 @@
 mod balloon;
 mod block;
 mod block_images;
+mod block_queues;
 mod chain;
 mod driver;
 mod mmio;

@@ -18,6 +18,8 @@ use super::{Error, error_text, new_event};
 const MAX_EVENTS: usize = 8;
 /// Requests between two looks at the order to stop, and at most before an interrupt.
 const BATCH: u16 = 16;
+/// Bytes of a worker's stack. Less than a huge page, or the host could back each with one.
+const STACK: usize = 256 << 10;
 /// The token of a single queue's kick.
 const KICK: u64 = 0;
 /// The token of the order to stop; devices number their own from 0.
@@ -40,15 +42,21 @@ impl Worker {
         let events = Events::new(&stop).map_err(Error::EventFd)?;
         let thread = std::thread::Builder::new()
             .name(device.to_owned())
+            .stack_size(STACK)
             .spawn(move || body(events))
             .map_err(|source| Error::Thread { device, source })?;
         Ok(Self { stop, thread: Some(thread) })
+    }
+
+    /// Tells it to stop and does not wait: for those who stop several at once.
+    pub(super) fn tell_to_stop(&self) {
+        let _ = self.stop.write(1);
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        let _ = self.stop.write(1);
+        self.tell_to_stop();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -131,9 +139,21 @@ pub(super) fn ready_queues<const N: usize>(
     first.try_into().map_err(|_| not_ready)
 }
 
-/// Serves one queue with `handle`, which gives the number of bytes that it wrote to the chain,
+/// Serves the first queue with `handle`, which gives the number of bytes that it wrote to the chain,
 /// until the order to stop comes or the driver breaks the rules.
 pub(super) fn serve<'m>(
+    events: &Events,
+    queue: (&'m GuestMemoryMmap, &Queue, &EventFd),
+    options: &Options,
+    interrupt: &Interrupt,
+    handle: impl FnMut(&mut Chain<'m>) -> u32,
+) {
+    serve_queue(0, events, queue, options, interrupt, handle);
+}
+
+/// As [`serve`], for the queue of that number.
+pub(super) fn serve_queue<'m>(
+    number: u16,
     events: &Events,
     (mem, queue, kick): (&'m GuestMemoryMmap, &Queue, &EventFd),
     options: &Options,
@@ -148,7 +168,7 @@ pub(super) fn serve<'m>(
         while events.wait(!more, |_, _| {})? {
             more = serve_batch(&mut ring, &mut chain, &mut handle)?;
             if ring.publish()? {
-                interrupt.used(0);
+                interrupt.used(number);
             }
             more = more || ring.enable_kicks()?;
         }

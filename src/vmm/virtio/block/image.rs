@@ -5,6 +5,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use imago::file::File as Storage;
 use imago::io_buffers::{IoVector, IoVectorMut};
@@ -19,7 +20,9 @@ use super::{SECTOR, lock, qcow2};
 use crate::vmm::virtio::iov;
 use crate::vmm::{Backing, Disk, DiskFormat};
 
-/// An open and locked image.
+/// An open and locked image, which several workers use at once. Raw ones need no lock of ours: each
+/// request is a call of its own. qcow2 is left to `imago`, which lets requests that touch different
+/// clusters run in parallel; only discarding and zeroing exclude all else.
 #[derive(Debug)]
 pub(super) struct Image {
     layer: Layer,
@@ -29,7 +32,25 @@ pub(super) struct Image {
 #[derive(Debug)]
 enum Layer {
     Raw(File),
-    Qcow2(Box<FormatAccess<Storage>>),
+    Qcow2(Box<Qcow2Image>),
+}
+
+#[derive(Debug)]
+struct Qcow2Image(RwLock<FormatAccess<Storage>>);
+
+impl Qcow2Image {
+    fn shared(&self) -> io::Result<RwLockReadGuard<'_, FormatAccess<Storage>>> {
+        self.0.read().map_err(broken)
+    }
+
+    fn alone(&self) -> io::Result<RwLockWriteGuard<'_, FormatAccess<Storage>>> {
+        self.0.write().map_err(broken)
+    }
+}
+
+/// A worker panicked in the middle of a change.
+fn broken<T>(_: PoisonError<T>) -> io::Error {
+    io::Error::other("an earlier change of the image was not finished")
 }
 
 impl Image {
@@ -53,7 +74,7 @@ impl Image {
             Layer::Raw(file) => iov::read_at(file.as_fd(), slices, offset),
             Layer::Qcow2(image) => {
                 let (vector, _guard) = IoVectorMut::from_volatile_slice(slices);
-                image.readv(vector, offset)
+                image.shared()?.readv(vector, offset)
             }
         }
     }
@@ -64,16 +85,17 @@ impl Image {
             Layer::Raw(file) => iov::write_at(file.as_fd(), slices, offset),
             Layer::Qcow2(image) => {
                 let (vector, _guard) = IoVector::from_volatile_slice(slices);
-                image.writev(vector, offset)
+                image.shared()?.writev(vector, offset)
             }
         }
     }
 
-    /// Brings everything written so far to stable storage.
+    /// Brings every write that is done, whichever queue it came by, to stable storage.
     pub(super) fn sync(&self) -> io::Result<()> {
         match &self.layer {
             Layer::Raw(file) => file.sync_data(),
             Layer::Qcow2(image) => {
+                let image = image.shared()?;
                 image.flush()?;
                 image.sync()
             }
@@ -84,16 +106,16 @@ impl Image {
     pub(super) fn flush(&self) -> io::Result<()> {
         match &self.layer {
             Layer::Raw(_) => Ok(()),
-            Layer::Qcow2(image) => image.flush(),
+            Layer::Qcow2(image) => image.shared()?.flush(),
         }
     }
 
     /// Gives back the space of a range whose content nobody needs; what a file system or format
     /// cannot give back stays.
-    pub(super) fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
-        let result = match &mut self.layer {
+    pub(super) fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        let result = match &self.layer {
             Layer::Raw(file) => punch(file, offset, len),
-            Layer::Qcow2(image) => image.discard_to_any(offset, len),
+            Layer::Qcow2(image) => image.alone()?.discard_to_any(offset, len),
         };
         match result {
             Err(error) if unsupported(&error) => Ok(()),
@@ -102,14 +124,14 @@ impl Image {
     }
 
     /// Makes a range read as zeros, giving its space back if `unmap` is set.
-    pub(super) fn write_zeroes(&mut self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
-        match &mut self.layer {
+    pub(super) fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
+        match &self.layer {
             Layer::Raw(file) => match zero(file, offset, len, unmap) {
                 Err(error) if unsupported(&error) => zero_fill(file, offset, len),
                 result => result,
             },
-            Layer::Qcow2(image) if unmap => image.discard_to_zero(offset, len),
-            Layer::Qcow2(image) => image.write_zeroes(offset, len),
+            Layer::Qcow2(image) if unmap => image.alone()?.discard_to_zero(offset, len),
+            Layer::Qcow2(image) => image.alone()?.write_zeroes(offset, len),
         }
     }
 }
@@ -140,7 +162,7 @@ fn open_qcow2(disk: &Disk, file: File, backing: Option<&Backing>) -> Result<Imag
     }
     let image = FormatAccess::new(image);
     let size = sectors(&disk.path, image.size())?;
-    Ok(Image { layer: Layer::Qcow2(Box::new(image)), size })
+    Ok(Image { layer: Layer::Qcow2(Box::new(Qcow2Image(RwLock::new(image)))), size })
 }
 
 /// Opens and locks a file or block device; gives its length too.

@@ -1,4 +1,5 @@
-//! The block device (virtio 1.2, section 5.2): a disk image behind one queue and one worker.
+//! The block device (virtio 1.2, section 5.2): a disk image behind one or more queues,
+//! each with a worker.
 
 mod error;
 mod image;
@@ -8,10 +9,15 @@ mod request;
 
 pub use error::DiskError;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use super::device::{Activation, VirtioDevice, read_bytes};
-use super::worker::{Options, Worker, ready_queues, serve};
+use virtio_queue::{Queue, QueueT};
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::device::{Activation, Interrupt, VirtioDevice, read_bytes};
+use super::queue::SetupError;
+use super::worker::{Options, Worker, serve_queue};
 use super::{Error, VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_VERSION_1};
 use crate::vmm::Disk;
 use image::Image;
@@ -19,8 +25,13 @@ use request::Target;
 
 /// Device type 2 (virtio 1.2, section 5).
 const DEVICE_ID: u32 = 2;
-/// Descriptors in the one queue.
+/// Descriptors in each queue.
 const QUEUE_SIZE: u16 = 256;
+/// Most queues: each costs a thread, and more than this many requests at once help no disk.
+const MAX_QUEUES: usize = 8;
+const QUEUES: [u16; MAX_QUEUES] = [QUEUE_SIZE; MAX_QUEUES];
+/// A disk with fewer bytes is not worth more than one queue.
+const SMALL: u64 = 16 << 20;
 /// Data buffers in a request: what a queue holds, less header and status.
 const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
 /// Bytes in a sector, the unit of every address (virtio 1.2, section 5.2.4).
@@ -43,18 +54,20 @@ const F_SEG_MAX: u64 = 1 << 2;
 const F_RO: u64 = 1 << 5;
 const F_BLK_SIZE: u64 = 1 << 6;
 const F_FLUSH: u64 = 1 << 9;
+const F_MQ: u64 = 1 << 12;
 const F_DISCARD: u64 = 1 << 13;
 const F_WRITE_ZEROES: u64 = 1 << 14;
 
 /// A disk. Its image stays open and locked until it is dropped.
 #[derive(Debug)]
 pub struct Block {
-    /// The worker's while there is one.
-    image: Arc<Mutex<Image>>,
+    image: Arc<Image>,
     read_only: bool,
     serial: [u8; SERIAL_LEN],
     config: [u8; 60],
-    worker: Option<Worker>,
+    queues: usize,
+    /// One for each queue that the driver uses.
+    workers: Vec<Worker>,
 }
 
 impl Block {
@@ -65,14 +78,44 @@ impl Block {
     /// # Errors
     /// [`Error::Disk`] when the image cannot serve.
     pub fn open(disk: &Disk) -> Result<Self, Error> {
+        Self::with_queues(disk, 1)
+    }
+
+    /// As [`open`](Self::open), with a queue for each of `cpus`: 8 at most, and one for disks below
+    /// 16 MiB.
+    ///
+    /// # Errors
+    /// [`Error::Disk`] when the image cannot serve.
+    pub fn with_queues(disk: &Disk, cpus: usize) -> Result<Self, Error> {
         let serial = serial_bytes(&disk.serial)?;
         let image = Image::open(disk)?;
+        let queues = if image.size() < SMALL { 1 } else { cpus.clamp(1, MAX_QUEUES) };
         Ok(Self {
-            config: config(image.size()),
-            image: Arc::new(Mutex::new(image)),
+            config: config(image.size(), queues as u16),
+            image: Arc::new(image),
             read_only: disk.read_only,
             serial,
-            worker: None,
+            queues,
+            workers: Vec::new(),
+        })
+    }
+
+    /// Starts the worker of one queue.
+    fn spawn(
+        &self,
+        (number, (queue, kick)): (u16, (Queue, EventFd)),
+        mem: GuestMemoryMmap,
+        features: u64,
+        interrupt: Interrupt,
+    ) -> Result<Worker, Error> {
+        let image = Arc::clone(&self.image);
+        let (read_only, serial) = (self.read_only, self.serial);
+        Worker::spawn(NAME, move |events| {
+            let write_through = features & F_FLUSH == 0;
+            let mut target = Target { image: &image, read_only, write_through, serial, logged: false };
+            let options = Options { features, byte_limit: BYTE_LIMIT, name: NAME };
+            let queue = (&mem, &queue, &kick);
+            serve_queue(number, &events, queue, &options, &interrupt, |chain| target.execute(chain));
         })
     }
 }
@@ -83,13 +126,14 @@ impl VirtioDevice for Block {
     }
 
     fn queue_max_sizes(&self) -> &[u16] {
-        &[QUEUE_SIZE]
+        QUEUES.get(..self.queues).unwrap_or(&QUEUES)
     }
 
     fn features(&self) -> u64 {
         let common = VIRTIO_F_VERSION_1 | VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX;
         let changing = if self.read_only { F_RO } else { F_DISCARD | F_WRITE_ZEROES };
-        common | F_SEG_MAX | F_BLK_SIZE | F_FLUSH | changing
+        let several = if self.queues > 1 { F_MQ } else { 0 };
+        common | several | F_SEG_MAX | F_BLK_SIZE | F_FLUSH | changing
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
@@ -97,26 +141,27 @@ impl VirtioDevice for Block {
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), Error> {
-        self.worker = None;
-        let Activation { mem, features, queues, interrupt } = activation;
-        let [(queue, kick)] = ready_queues(queues)?;
-        if self.image.is_poisoned() {
-            return Err(Error::WorkerFailed { device: NAME });
+        self.reset();
+        let Activation { mem, features, mut queues, interrupt } = activation;
+        // The first one is there for every driver; of the others it takes as many as it likes.
+        if !queues.first().is_some_and(|(queue, _)| queue.ready()) {
+            return Err(Error::Queue { index: 0, source: SetupError::NotReady });
         }
-        let image = Arc::clone(&self.image);
-        let (read_only, serial) = (self.read_only, self.serial);
-        self.worker = Some(Worker::spawn(NAME, move |events| {
-            let Ok(mut image) = image.lock() else { return };
-            let write_through = features & F_FLUSH == 0;
-            let mut target = Target { image: &mut image, read_only, write_through, serial, logged: false };
-            let options = Options { features, byte_limit: BYTE_LIMIT, name: NAME };
-            serve(&events, (&mem, &queue, &kick), &options, &interrupt, |chain| target.execute(chain));
-        })?);
+        if features & F_MQ == 0 {
+            queues.truncate(1);
+        }
+        for (number, queue) in (0..).zip(queues).filter(|(_, (queue, _))| queue.ready()) {
+            let worker = self.spawn((number, queue), mem.clone(), features, interrupt.clone())?;
+            self.workers.push(worker);
+        }
         Ok(())
     }
 
     fn reset(&mut self) {
-        self.worker = None;
+        for worker in &self.workers {
+            worker.tell_to_stop();
+        }
+        self.workers.clear();
     }
 }
 
@@ -124,9 +169,8 @@ impl Drop for Block {
     fn drop(&mut self) {
         self.reset();
         // The tables of a qcow2 image may be in memory still, though the driver never flushed.
-        if let Ok(image) = self.image.lock()
-            && !self.read_only
-            && let Err(error) = image.flush()
+        if !self.read_only
+            && let Err(error) = self.image.flush()
         {
             tracing::error!(%error, "the last writes to a disk image may be lost");
         }
@@ -144,7 +188,7 @@ fn serial_bytes(serial: &str) -> Result<[u8; SERIAL_LEN], DiskError> {
 }
 
 /// The configuration space (virtio 1.2, section 5.2.4).
-fn config(size: u64) -> [u8; 60] {
+fn config(size: u64, queues: u16) -> [u8; 60] {
     let mut config = [0; 60];
     let mut put = |at: usize, bytes: &[u8]| {
         if let Some(field) = config.get_mut(at..at + bytes.len()) {
@@ -154,6 +198,7 @@ fn config(size: u64) -> [u8; 60] {
     put(0, &(size / SECTOR).to_le_bytes());
     put(12, &SEG_MAX.to_le_bytes());
     put(20, &(SECTOR as u32).to_le_bytes());
+    put(34, &queues.to_le_bytes());
     put(36, &MAX_DISCARD_SECTORS.to_le_bytes());
     put(40, &(MAX_RANGES as u32).to_le_bytes());
     put(44, &1u32.to_le_bytes());

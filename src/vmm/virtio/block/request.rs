@@ -31,7 +31,7 @@ const UNMAP: u32 = 1;
 /// What requests work on.
 pub(super) struct Target<'a> {
     /// The image.
-    pub(super) image: &'a mut Image,
+    pub(super) image: &'a Image,
     /// Refuse what changes it.
     pub(super) read_only: bool,
     /// Sync after each write, for a driver that has no way to ask for it.
@@ -164,7 +164,7 @@ impl Target<'_> {
         chain: &mut Chain<'_>,
         max_sectors: u32,
         known_flags: u32,
-        apply: impl Fn(&mut Image, u64, u64, u32) -> io::Result<()>,
+        apply: impl Fn(&Image, u64, u64, u32) -> io::Result<()>,
     ) -> Result<usize, Failure> {
         self.writable()?;
         let len = chain.readable_len();
