@@ -194,9 +194,11 @@ impl Project {
         project
     }
 
-    /// Writes the `Vagrantfile` anew.
+    /// Writes the `Vagrantfile` anew. Unless it says how long a boot may take, it may take twice as
+    /// long as usual: four emulated processors on two busy ones need it.
     pub fn vagrantfile(&self, provider: &str, text: &str) {
-        self.write("Vagrantfile", &format!("provider = \"{provider}\"\n{text}"));
+        let patience = if text.contains("boot_timeout") { "" } else { "boot_timeout = \"600s\"\n" };
+        self.write("Vagrantfile", &format!("provider = \"{provider}\"\n{patience}{text}"));
     }
 
     /// Writes a file of the project.
