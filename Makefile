@@ -25,6 +25,7 @@ test: deps
 
 fmt:
 	$(CARGO) fmt --check
+	rustfmt --check --edition 2024 guest/agent/main.rs
 
 lint:
 	$(CARGO) clippy --locked --all-targets -- -D warnings

@@ -5,7 +5,10 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{Project, machines};
+use rvm::vmm::control::Client;
 
 /// The other tests would fail one by one, less clearly.
 #[test]
@@ -27,6 +30,31 @@ fn kvm_is_chosen_by_itself() {
     project.write("Vagrantfile", common::cases::MICRO);
     project.rvm(&["up"]).ok().says_not("qemu");
     assert_eq!(machines(&project.rvm(&["status", "--json"]).ok())[0]["provider"], "kvm");
+}
+
+/// The agent of a box tells the host that the guest is up, after a reboot too, and takes orders.
+#[test]
+fn the_guest_says_that_it_is_up() {
+    let project = Project::new("kvm", common::cases::MICRO);
+    project.rvm(&["up"]).ok();
+    let socket = project.machine_dir("default").join("control.sock");
+    let is_up = |patience| {
+        let mut client = Client::connect(&socket, Duration::from_secs(10)).unwrap();
+        client.wait_up(patience, &mut || true).unwrap()
+    };
+    let patience = Duration::from_secs(180);
+    assert!(is_up(patience));
+    // Two agents take turns, so the first is stopped before what it would say is said by hand.
+    let told = project.ssh("sudo killall agent; printf 'nonsense\\ntime 2000000000000000000\\n' | sudo /usr/lib/rvm/agent serve; date +%s");
+    assert!(told.starts_with("20000000"), "the clock says {told}");
+    while is_up(Duration::from_millis(100)) {}
+    // Not root, so not the system: the host does not listen to it.
+    project.rvm(&["ssh", "-c", "/usr/lib/rvm/agent ready"]).ok();
+    assert!(!is_up(Duration::from_millis(100)));
+    project.rvm(&["ssh", "-c", "sudo reboot"]);
+    assert!(is_up(patience));
+    project.rvm(&["ssh", "-c", "echo poweroff | sudo /usr/lib/rvm/agent serve"]);
+    project.wait_state("default", "poweroff");
 }
 
 cases! { "kvm":

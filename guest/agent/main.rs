@@ -65,9 +65,8 @@ global_asm!(
 /// `stack` is what the kernel leaves: the number of arguments, then pointers to them.
 extern "C" fn entry(stack: *const usize) -> ! {
     // SAFETY: the kernel puts at least the count there, and as many pointers to C strings.
-    let verb = unsafe {
-        if *stack < 2 { b"" as &[u8] } else { text(*(stack.add(2) as *const *const c_char)) }
-    };
+    let verb =
+        unsafe { if *stack < 2 { b"" as &[u8] } else { text(*(stack.add(2) as *const *const c_char)) } };
     match verb {
         b"ready" => ready(),
         b"serve" => serve(0),
@@ -324,7 +323,8 @@ mod memory {
     unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, len: usize) -> i32 {
         for at in 0..len {
             // SAFETY: the caller gives `len` bytes at both places.
-            let (a, b) = unsafe { (core::ptr::read_volatile(a.add(at)), core::ptr::read_volatile(b.add(at))) };
+            let (a, b) =
+                unsafe { (core::ptr::read_volatile(a.add(at)), core::ptr::read_volatile(b.add(at))) };
             if a != b {
                 return i32::from(a) - i32::from(b);
             }
