@@ -171,6 +171,7 @@ fn spec(app: &App, args: &BootArgs) -> Result<Spec, CliError> {
         transport: args.transport.into(),
         vsock: None,
         serial: Serial::Stdio,
+        console: None,
         on_reset: OnReset::Exit,
     })
 }

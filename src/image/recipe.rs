@@ -86,8 +86,12 @@ const AGENT_SOURCE: &str = include_str!("../../guest/agent/main.rs");
 
 const SEED: (&str, &str) = ("seed.sh", include_str!("guest/seed.sh"));
 
+const CONSOLE_LOGIN: (&str, &str) = ("console-login.sh", include_str!("guest/console-login.sh"));
+
 const DEBIAN_FILES: &[(&str, &str)] = &[
     SEED,
+    CONSOLE_LOGIN,
+    ("hvc0-getty.conf", include_str!("guest/hvc0-getty.conf")),
     ("rvm-seed.service", include_str!("guest/rvm-seed.service")),
     ("rvm-agent.service", include_str!("guest/rvm-agent.service")),
     ("80-rvm.network", include_str!("guest/80-rvm.network")),
@@ -96,6 +100,8 @@ const DEBIAN_FILES: &[(&str, &str)] = &[
 
 const MICRO_FILES: &[(&str, &str)] = &[
     SEED,
+    CONSOLE_LOGIN,
+    ("micro-console.sh", include_str!("guest/micro-console.sh")),
     ("micro-inittab", include_str!("guest/micro-inittab")),
     ("micro-rcS.sh", include_str!("guest/micro-rcS.sh")),
     ("micro-rcK.sh", include_str!("guest/micro-rcK.sh")),

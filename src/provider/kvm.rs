@@ -2,13 +2,15 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::agent::{self, Agent};
 use super::{
-    CONSOLE_LIMIT, CONSOLE_LOG, DiskSpec, EndReason, Engine, ImageFormat, ProviderError, Running, VmSpec,
+    CONSOLE_LIMIT, CONSOLE_LOG, CONSOLE_SOCKET, DiskSpec, EndReason, Engine, ImageFormat, ProviderError,
+    Running, VmSpec,
 };
 use crate::vmm::{self, control};
 
@@ -33,11 +35,8 @@ struct KvmTarget {
 
 impl Engine for Kvm {
     fn start(&self, dir: &Path, spec: &VmSpec, net: OwnedFd) -> Result<Box<dyn Running>, ProviderError> {
-        let socket = control::bind(&dir.join(VSOCK)).map_err(|source| ProviderError::File {
-            action: "create",
-            path: dir.join(VSOCK),
-            source,
-        })?;
+        let socket = listener(dir, VSOCK)?;
+        let console = listener(dir, CONSOLE_SOCKET)?;
         let (agent, service) = Agent::start().map_err(ProviderError::Spawn)?;
         let spec = vmm::Spec {
             cpus: spec.cpus,
@@ -56,12 +55,19 @@ impl Engine for Kvm {
                 listener: Some(socket.into()),
             }),
             serial: vmm::Serial::Log { path: dir.join(CONSOLE_LOG), limit: CONSOLE_LIMIT },
+            console: Some(console),
             on_reset: vmm::OnReset::Restart,
         };
         let vmm = vmm::Vmm::new(spec).map_err(ProviderError::Vmm)?;
         let target = Arc::new(KvmTarget { handle: vmm.handle(), agent });
         Ok(Box::new(KvmVm { vmm, target }))
     }
+}
+
+/// A socket in the machine's folder that its process answers at.
+fn listener(dir: &Path, name: &str) -> Result<UnixListener, ProviderError> {
+    let path = dir.join(name);
+    control::bind(&path).map_err(|source| ProviderError::File { action: "create", path, source })
 }
 
 fn disk(disk: &DiskSpec) -> vmm::Disk {

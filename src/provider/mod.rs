@@ -36,6 +36,9 @@ pub const CONSOLE_LIMIT: u64 = 1 << 20;
 /// Name of the serial console's log in a machine's folder; the older half is `console.log.1`.
 pub const CONSOLE_LOG: &str = "console.log";
 
+/// Name of the socket, in a machine's folder, by which one attaches to its console.
+pub const CONSOLE_SOCKET: &str = "console.sock";
+
 /// A virtual machine as its process needs to know it: `vm.json` in the machine's folder.
 /// Plain data; no secret, no open handle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::launch::{CONTROL_SOCKET, ENDED, LOCK, SPEC};
-use super::{EndReason, Ended, Engine, ProviderError, VmSpec, kvm, qemu};
+use super::{CONSOLE_SOCKET, EndReason, Ended, Engine, ProviderError, VmSpec, kvm, qemu};
 use crate::model::{Cancel, ProviderKind};
 use crate::state::{Lock, store};
 use crate::vmm::control;
@@ -75,6 +75,7 @@ fn run(dir: &Path) -> Result<EndReason, ProviderError> {
     };
     server.finish(&word);
     let _ = store::remove(&dir.join(CONTROL_SOCKET));
+    let _ = store::remove(&dir.join(CONSOLE_SOCKET));
     result
 }
 

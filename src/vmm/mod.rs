@@ -9,6 +9,7 @@
 //! machine from other threads meanwhile, and [`control`] puts that on a socket.
 
 pub mod acpi;
+pub mod attach;
 pub mod boot;
 pub mod bus;
 mod console;

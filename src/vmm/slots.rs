@@ -17,6 +17,7 @@ use super::msi::MsiRoutes;
 use super::pci::{ConfigPorts, PciFunction};
 use super::vcpu::Buses;
 use super::virtio::balloon::{self, Balloon};
+use super::virtio::console::Console;
 use super::virtio::pci::{BAR_LEN, notify_offset, vector_count};
 use super::virtio::{
     MmioTransport, PciTransport, VIRTIO_MMIO_SIZE, VirtioDevice, block::Block, net::Net, rng::Rng,
@@ -71,8 +72,8 @@ struct PciSlots {
 
 impl Slots {
     /// Opens the disks in order, then the network cards in order, then what every machine has, the
-    /// entropy source and the balloon, then the sockets. The descriptors of network and sockets are
-    /// moved out of `spec`.
+    /// entropy source and the balloon, then sockets and console if there are to be any. The
+    /// descriptors of network, sockets and console are moved out of `spec`.
     ///
     /// # Errors
     /// [`Error::TooManyDevices`], [`Error::Virtio`], [`Error::Kvm`].
@@ -81,7 +82,7 @@ impl Slots {
             Transport::Mmio => layout::VIRTIO_GSIS.len(),
             Transport::Pci => layout::PCI_SLOTS,
         };
-        let others = ALWAYS + usize::from(spec.vsock.is_some());
+        let others = ALWAYS + usize::from(spec.vsock.is_some()) + usize::from(spec.console.is_some());
         let (asked, max) = (spec.disks.len() + spec.nets.len(), places - others);
         if asked > max {
             return Err(Error::TooManyDevices { asked, max });
@@ -99,6 +100,9 @@ impl Slots {
         devices.push(Box::new(balloon));
         if let Some(vsock) = spec.vsock.take() {
             devices.push(Box::new(Vsock::new(vsock)?));
+        }
+        if let Some(listener) = spec.console.take() {
+            devices.push(Box::new(Console::new(listener)?));
         }
         let placed = match spec.transport {
             Transport::Mmio => MmioSlots::new(devices, mem).map(Placed::Mmio),

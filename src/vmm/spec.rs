@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
 /// Everything the hypervisor needs to know before it starts.
@@ -30,6 +31,8 @@ pub struct Spec {
     pub vsock: Option<Vsock>,
     /// Where the first serial port (0x3f8) leads.
     pub serial: Serial,
+    /// Where people attach to the virtio console; without it there is none.
+    pub console: Option<UnixListener>,
     /// What a reset by the guest does.
     pub on_reset: OnReset,
 }

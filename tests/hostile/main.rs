@@ -6,6 +6,7 @@ mod block;
 mod block_images;
 mod block_queues;
 mod chain;
+mod console;
 mod driver;
 mod mmio;
 mod net;

@@ -106,6 +106,8 @@ set_user() {
     home_of "$user" >/dev/null || add_user "$user" || say "cannot add user $user"
     home=$(home_of "$user") || return 1
     set_password "$user"
+    # Whom the console logs in.
+    echo "$user" | replace "$state/user"
     if [ "$user" != root ] && [ -d /etc/sudoers.d ]; then
         echo "$user ALL=(ALL:ALL) NOPASSWD: ALL" | (umask 337; replace /etc/sudoers.d/rvm)
     fi

@@ -10,6 +10,8 @@ put 755 seed.sh /usr/lib/rvm/seed
 put 755 agent /usr/lib/rvm/agent
 put 644 rvm-agent.service /usr/lib/systemd/system/rvm-agent.service
 put 644 rvm-seed.service /usr/lib/systemd/system/rvm-seed.service
+put 755 console-login.sh /usr/lib/rvm/console-login
+put 644 hvc0-getty.conf /etc/systemd/system/serial-getty@hvc0.service.d/rvm.conf
 put 644 80-rvm.network /etc/systemd/network/80-rvm.network
 put 644 50-rvm.conf /etc/ssh/sshd_config.d/50-rvm.conf
 put 644 debian.sources /etc/apt/sources.list.d/debian.sources

@@ -48,6 +48,8 @@ put() { install -D -m "$1" "$guest/$2" "$image$3"; }
 put 755 seed.sh /usr/lib/rvm/seed
 put 755 agent /usr/lib/rvm/agent
 put 755 micro-udhcpc.sh /usr/lib/rvm/udhcpc
+put 755 micro-console.sh /usr/lib/rvm/console
+put 755 console-login.sh /usr/lib/rvm/console-login
 put 644 micro-inittab /etc/inittab
 put 755 micro-rcS.sh /etc/init.d/rcS
 put 755 micro-rcK.sh /etc/init.d/rcK

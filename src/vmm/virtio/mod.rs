@@ -2,12 +2,13 @@
 //!
 //! [`mmio`] and [`pci`] hold the registers, `state` what both mean by them, [`device`] what a device is
 //! to its transport, [`queue`] the rings and [`chain`] the one reader of descriptor chains. The devices
-//! are [`balloon`], [`block`], [`net`], [`rng`] and [`vsock`].
+//! are [`balloon`], [`block`], [`console`], [`net`], [`rng`] and [`vsock`].
 //! A guest that breaks the rules of a queue finds DEVICE_NEEDS_RESET set; nothing else is harmed.
 
 pub mod balloon;
 pub mod block;
 pub mod chain;
+pub mod console;
 pub mod device;
 mod iov;
 pub mod limit;
