@@ -12,6 +12,7 @@ use super::app::App;
 use super::error::{CliError, Kind};
 use super::{DONE, Outcome};
 use crate::image::kernel::vmlinux_of;
+use crate::vmm::sandbox::{self, Policy};
 use crate::vmm::{
     self, Backing, Disk, DiskFormat, Exit, Handle, Net, NetBackend, OnReset, Serial, Spec, Transport, Vmm,
 };
@@ -48,6 +49,9 @@ pub struct BootArgs {
     /// How the guest reaches its disks and network cards
     #[arg(long, value_name = "TRANSPORT", value_enum, default_value_t = TransportWord::Pci)]
     transport: TransportWord,
+    /// Leave files, rights and system calls open to the hypervisor, as for a debugger
+    #[arg(long)]
+    no_sandbox: bool,
 }
 
 /// A transport as it is typed.
@@ -140,11 +144,24 @@ impl FromStr for NetWord {
 pub fn run(app: &App, args: &BootArgs) -> Outcome {
     let failed = |e: vmm::Error| CliError::from_error(Kind::Failed, &e, e.hint());
     let vmm = Vmm::new(spec(app, args)?).map_err(failed)?;
+    if !args.no_sandbox {
+        shut_in(app)?;
+    }
     stop_on_cancel(app, vmm.handle())?;
     match vmm.run().map_err(failed)? {
         Exit::Stopped if app.cancel.is_cancelled() => Err(CliError::new(Kind::Interrupted, "interrupted")),
         Exit::PowerOff | Exit::Reset | Exit::Stopped => Ok(DONE),
     }
+}
+
+/// Everything is open: from here on the process needs no file and no right.
+fn shut_in(app: &App) -> Result<(), CliError> {
+    let report = sandbox::enter(&Policy::default())
+        .map_err(|e| CliError::failed("cannot confine the hypervisor").because(&e).hint("--no-sandbox"))?;
+    for missing in report.missing() {
+        app.ui.warn(&missing);
+    }
+    Ok(())
 }
 
 fn spec(app: &App, args: &BootArgs) -> Result<Spec, CliError> {
@@ -195,15 +212,13 @@ fn mac(index: u8) -> [u8; 6] {
 /// Ends the machine when the user wants to stop.
 fn stop_on_cancel(app: &App, handle: Handle) -> Result<(), CliError> {
     let cancel = app.cancel.clone();
-    std::thread::Builder::new()
-        .name("stop".into())
-        .spawn(move || {
-            if cancel.wait(Duration::MAX) {
-                // It may have ended by itself, which is as well.
-                _ = handle.stop();
-            }
-        })
-        .map_err(|e| CliError::failed("cannot watch for Ctrl-C").because(&e))?;
+    sandbox::spawn("stop", move || {
+        if cancel.wait(Duration::MAX) {
+            // It may have ended by itself, which is as well.
+            _ = handle.stop();
+        }
+    })
+    .map_err(|e| CliError::failed("cannot watch for Ctrl-C").because(&e))?;
     Ok(())
 }
 

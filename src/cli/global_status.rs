@@ -77,6 +77,7 @@ mod tests {
             ports: vec![],
             ssh: None,
             uptime: None,
+            cause: None,
         };
         insta::assert_snapshot!(text(&[status]), @r"
         id       name     provider  state    directory

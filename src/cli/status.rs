@@ -92,10 +92,14 @@ fn explain(status: &Status, usage: Option<&Usage>) -> String {
         State::Poweroff => {
             format!("The machine is switched off; its disk is kept. `rvm up {name}` starts it again.")
         }
-        State::Aborted => format!(
-            "The machine's process ended without being asked to: it crashed, was killed, or the host \
-             was restarted. Its disk is kept. `rvm up {name}` starts it again, `rvm logs {name}` shows its console."
-        ),
+        State::Aborted => {
+            let cause =
+                status.cause.as_deref().unwrap_or("it crashed, was killed, or the host was restarted");
+            format!(
+                "The machine's process ended without being asked to: {cause}. Its disk is kept. \
+                 `rvm up {name}` starts it again, `rvm logs {name}` shows its console."
+            )
+        }
     }
 }
 
@@ -159,6 +163,7 @@ mod tests {
             ports: vec![],
             ssh: None,
             uptime: (state == State::Running).then_some(3725),
+            cause: None,
         };
         (status, None)
     }
@@ -178,6 +183,15 @@ mod tests {
         default                   not created (auto)
 
         The machine does not exist yet. `rvm up default` creates it.
+        ");
+        let cause =
+            Some("the machine's process was stopped by its sandbox: system call 41 (thread vcpu0)".into());
+        insta::assert_snapshot!(text(&[(Status { cause, ..machine("default", State::Aborted).0 }, None)]), @r"
+        Current machine states:
+
+        default                   aborted (kvm)
+
+        The machine's process ended without being asked to: the machine's process was stopped by its sandbox: system call 41 (thread vcpu0). Its disk is kept. `rvm up default` starts it again, `rvm logs default` shows its console.
         ");
         let long = "a-name-that-is-longer-than-the-column";
         insta::assert_snapshot!(text(&[machine("web", State::Aborted), machine(long, State::Poweroff)]), @r"

@@ -66,6 +66,8 @@ pub struct Status {
     pub ssh: Option<SocketAddr>,
     /// Seconds since the virtual machine was started, when running.
     pub uptime: Option<u64>,
+    /// Why its process ended, where that is known of an aborted one.
+    pub cause: Option<String>,
 }
 
 /// What `ssh`, `ssh-config` need. All paths absolute.

@@ -7,7 +7,7 @@ use super::boot::KNOWN_HOSTS;
 use super::record::Record;
 use super::{MachineError, Machines, SshInfo, State, Status, console};
 use crate::model::{Project, Stream};
-use crate::provider::{self, EndReason};
+use crate::provider::{self, EndReason, Ended};
 use crate::ssh::{Input, Session};
 use crate::vmm::control::Usage;
 
@@ -31,6 +31,7 @@ impl Machines<'_> {
                 ports: Vec::new(),
                 ssh: None,
                 uptime: None,
+                cause: None,
             }),
         }
     }
@@ -161,15 +162,21 @@ impl Machines<'_> {
 
     fn status_of_record(&self, record: Record) -> Result<Status, MachineError> {
         let dir = self.layout.machine(&record.id);
+        let mut cause = None;
         let (state, live) = match provider::live(&dir) {
             Ok(Some(live)) => (State::Running, Some(live)),
             Err(provider::ProviderError::Control(_)) => (State::Running, None),
             Err(error) => return Err(error.into()),
             Ok(None) if !record.made => (State::Preparing, None),
             Ok(None) if !record.started => (State::Poweroff, None),
-            Ok(None) => match provider::ended(&dir)?.map(|ended| ended.reason) {
-                Some(EndReason::Poweroff | EndReason::Stopped) => (State::Poweroff, None),
-                Some(EndReason::Failed) | None => (State::Aborted, None),
+            Ok(None) => match provider::ended(&dir)? {
+                Some(Ended { reason: EndReason::Poweroff | EndReason::Stopped, .. }) => {
+                    (State::Poweroff, None)
+                }
+                ended => {
+                    cause = ended.and_then(|ended| ended.message);
+                    (State::Aborted, None)
+                }
             },
         };
         Ok(Status {
@@ -183,6 +190,7 @@ impl Machines<'_> {
             ports: record.ports,
             ssh: record.ssh,
             uptime: live.map(|l| l.uptime),
+            cause,
         })
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
-use crate::vmm::VsockService;
+use crate::vmm::{VsockService, sandbox};
 
 /// The port of the host that agents connect to.
 pub(super) const PORT: u32 = 1;
@@ -21,9 +21,15 @@ const UNPRIVILEGED: u32 = 1024;
 /// Longest line of an agent.
 const LINE: usize = 64;
 
-/// Listens to a guest's agent. One connection counts, the last.
+/// What is known of a guest's agent. One connection counts, the last.
 #[derive(Debug)]
 pub(super) struct Agent {
+    shared: Arc<Shared>,
+}
+
+/// The thread that listens; ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Listening {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -61,14 +67,19 @@ impl Shared {
 }
 
 impl Agent {
-    /// Waits for an agent; the service is what it connects to.
-    pub(super) fn start() -> io::Result<(Self, Box<dyn VsockService>)> {
+    /// Of a guest that has not said anything; the service is what its agent connects to.
+    pub(super) fn new() -> io::Result<(Self, Box<dyn VsockService>)> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), wake });
         let service = Box::new(Service(shared.clone()));
-        let listening = shared.clone();
-        let thread = std::thread::Builder::new().name("agent".into()).spawn(move || listen(&listening))?;
-        Ok((Self { shared, thread: Some(thread) }, service))
+        Ok((Self { shared }, service))
+    }
+
+    /// Starts to listen.
+    pub(super) fn listen(&self) -> io::Result<Listening> {
+        let shared = self.shared.clone();
+        let thread = sandbox::spawn("agent", move || listen(&shared))?;
+        Ok(Listening { shared: self.shared.clone(), thread: Some(thread) })
     }
 
     /// Waits until the guest is up, at most `time`; whether it is.
@@ -81,7 +92,7 @@ impl Agent {
     }
 }
 
-impl Drop for Agent {
+impl Drop for Listening {
     fn drop(&mut self) {
         self.shared.state().quit = true;
         self.shared.wake();
@@ -210,7 +221,8 @@ mod tests {
 
     #[test]
     fn a_guest_is_up_once_it_says_so_and_until_it_goes() {
-        let (agent, mut service) = Agent::start().unwrap();
+        let (agent, mut service) = Agent::new().unwrap();
+        let _listening = agent.listen().unwrap();
         assert!(!agent.wait_up(NOW));
         let mut guest = connect(service.as_mut());
         guest.write_all(b"news 7\nu").unwrap();
@@ -226,7 +238,8 @@ mod tests {
 
     #[test]
     fn only_the_last_connection_counts() {
-        let (agent, mut service) = Agent::start().unwrap();
+        let (agent, mut service) = Agent::new().unwrap();
+        let _listening = agent.listen().unwrap();
         let mut first = connect(service.as_mut());
         first.write_all(b"up 1\n").unwrap();
         assert!(agent.wait_up(SOON));
@@ -237,7 +250,8 @@ mod tests {
 
     #[test]
     fn nonsense_and_users_of_the_guest_are_not_listened_to() {
-        let (agent, mut service) = Agent::start().unwrap();
+        let (agent, mut service) = Agent::new().unwrap();
+        let _listening = agent.listen().unwrap();
         assert_eq!(service.connect(1024).unwrap_err().kind(), ErrorKind::PermissionDenied);
         let mut guest = connect(service.as_mut());
         // It may be hung up on before the last byte is written.

@@ -2,16 +2,13 @@
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
-use super::CONSOLE_LIMIT;
-use crate::vmm::BoundedLog;
+use crate::vmm::{BoundedLog, sandbox};
 
 /// Starts a thread that ends with the stream.
-pub(super) fn pump(mut stream: UnixStream, path: &Path) -> io::Result<JoinHandle<()>> {
-    let mut log = BoundedLog::open(path, CONSOLE_LIMIT)?;
-    thread::Builder::new().name("console".into()).spawn(move || {
+pub(super) fn pump(mut stream: UnixStream, mut log: BoundedLog) -> io::Result<JoinHandle<()>> {
+    sandbox::spawn("console", move || {
         let mut buffer = [0; 4096];
         loop {
             match stream.read(&mut buffer) {

@@ -12,6 +12,7 @@ use super::{
     CONSOLE_LIMIT, CONSOLE_LOG, CONSOLE_SOCKET, DiskSpec, EndReason, Engine, ImageFormat, ProviderError,
     Running, VmSpec,
 };
+use crate::vmm::sandbox::Role;
 use crate::vmm::{self, control};
 
 /// Our hypervisor, in this process.
@@ -37,7 +38,7 @@ impl Engine for Kvm {
     fn start(&self, dir: &Path, spec: &VmSpec, net: OwnedFd) -> Result<Box<dyn Running>, ProviderError> {
         let socket = listener(dir, VSOCK)?;
         let console = listener(dir, CONSOLE_SOCKET)?;
-        let (agent, service) = Agent::start().map_err(ProviderError::Spawn)?;
+        let (agent, service) = Agent::new().map_err(ProviderError::Spawn)?;
         let spec = vmm::Spec {
             cpus: spec.cpus,
             nested: spec.nested,
@@ -81,11 +82,16 @@ fn disk(disk: &DiskSpec) -> vmm::Disk {
 }
 
 impl Running for KvmVm {
+    fn role(&self) -> Role {
+        Role::Hypervisor
+    }
+
     fn target(&self) -> Arc<dyn control::Target> {
         self.target.clone()
     }
 
     fn wait(self: Box<Self>) -> Result<EndReason, ProviderError> {
+        let _listening = self.target.agent.listen().map_err(ProviderError::Spawn)?;
         match self.vmm.run().map_err(ProviderError::Vmm)? {
             // A reset restarts inside the hypervisor; it ends a run only when that was asked for.
             vmm::Exit::PowerOff | vmm::Exit::Reset => Ok(EndReason::Poweroff),

@@ -9,10 +9,11 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::process::Report;
-use super::{Ended, ProviderError, VmSpec};
+use super::{EndReason, Ended, ProviderError, VmSpec};
 use crate::model::Cancel;
 use crate::state::{Lock, store};
 use crate::vmm::control::{Client, Usage};
+use crate::vmm::sandbox::Violation;
 
 /// The machine as its process needs it.
 pub(super) const SPEC: &str = "vm.json";
@@ -75,6 +76,9 @@ pub fn start(exe: &Path, path: &str, dir: &Path, spec: &VmSpec, net: OwnedFd) ->
         Err(_) => {
             let status = child.wait().map_err(ProviderError::Spawn)?;
             let log = std::fs::read_to_string(dir.join(LOG)).unwrap_or_default();
+            if let Some(violation) = Violation::find(&log) {
+                return Err(ProviderError::Refused(violation.to_string()));
+            }
             let last = log.lines().last().unwrap_or("it said nothing").to_owned();
             Err(ProviderError::Refused(format!("the machine's process ended early ({status}): {last}")))
         }
@@ -109,10 +113,16 @@ fn holder(dir: &Path) -> Result<Option<u32>, ProviderError> {
 }
 
 /// How the machine in `dir` ended; `None` while it runs, before its first start, and when its
-/// process was killed.
+/// process was killed, unless it was by its own sandbox.
 pub fn ended(dir: &Path) -> Result<Option<Ended>, ProviderError> {
     let path = dir.join(ENDED);
-    store::read_json(&path).map_err(|source| ProviderError::File { action: "read", path, source })
+    let record =
+        store::read_json(&path).map_err(|source| ProviderError::File { action: "read", path, source })?;
+    Ok(record.or_else(|| {
+        let log = std::fs::read_to_string(dir.join(LOG)).unwrap_or_default();
+        let message = Some(Violation::find(&log)?.to_string());
+        Some(Ended { reason: EndReason::Failed, message })
+    }))
 }
 
 /// Presses the power button: the guest is asked to switch itself off.

@@ -26,6 +26,7 @@ use thiserror::Error;
 
 use crate::model::ProviderKind;
 use crate::vmm::control;
+use crate::vmm::sandbox::Role;
 
 pub use choose::{Choice, choose, qemu_binary};
 pub use launch::{Live, ended, live, power_button, start, stop, usage, wait_ended, wait_up};
@@ -93,8 +94,8 @@ pub enum ImageFormat {
     Qcow2,
 }
 
-/// How a virtual machine ended: `ended.json` in its folder, absent while it runs and when
-/// its process was killed.
+/// How a virtual machine ended: `ended.json` in its folder, empty while it runs and when its process
+/// was killed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ended {
     /// Why.
@@ -161,6 +162,9 @@ pub enum ProviderError {
     /// The hypervisor.
     #[error("the hypervisor failed")]
     Vmm(#[source] crate::vmm::Error),
+    /// The walls around it.
+    #[error("the machine's process could not be confined")]
+    Sandbox(#[source] crate::vmm::sandbox::Error),
     /// QEMU.
     #[error("QEMU ended with {status}: {text}")]
     Qemu {
@@ -196,6 +200,8 @@ pub(crate) trait Engine {
 
 /// A virtual machine that runs.
 pub(crate) trait Running {
+    /// What the thread that waits does meanwhile.
+    fn role(&self) -> Role;
     /// What the control socket acts on.
     fn target(&self) -> Arc<dyn control::Target>;
     /// Blocks until the guest is gone.

@@ -1,21 +1,26 @@
 //! The process of one virtual machine: `rvm __vm DIR`, started by [`super::start`].
 //!
 //! Standard input is the network socket, standard output takes one line of JSON as soon as
-//! the guest runs (or cannot), standard error goes to `vm.log` in the machine's folder.
+//! the guest runs (or cannot), standard error goes to `vm.log` in the machine's folder. Before the
+//! guest runs, the process shuts itself in ([`sandbox`]).
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use rustix::process::setsid;
+use rustix::stdio::{stdin, stdout};
 use serde::{Deserialize, Serialize};
 
 use super::launch::{CONTROL_SOCKET, ENDED, LOCK, SPEC};
-use super::{CONSOLE_SOCKET, EndReason, Ended, Engine, ProviderError, VmSpec, kvm, qemu};
+use super::{EndReason, Ended, Engine, ProviderError, VmSpec, kvm, qemu};
 use crate::model::{Cancel, ProviderKind};
 use crate::state::{Lock, store};
 use crate::vmm::control;
+use crate::vmm::sandbox::{self, Policy};
 
 /// What the process says once, on standard output.
 #[derive(Debug, Serialize, Deserialize)]
@@ -31,51 +36,72 @@ pub(super) enum Report {
 pub fn main(dir: &Path) -> ExitCode {
     // A session of its own: Ctrl-C and the end of the terminal are not for this process.
     // It fails only for a process that leads its group already, which is as good.
-    let _ = rustix::process::setsid();
-    let (ended, code) = match run(dir) {
-        Ok(reason) => (Ended { reason, message: None }, ExitCode::SUCCESS),
+    let _ = setsid();
+    let prepared = sandbox::prepare().and_then(|()| Starter::take()).map_err(ProviderError::Spawn);
+    let (mut starter, net) = match prepared {
+        Ok(both) => both,
+        Err(error) => {
+            eprintln!("{}", chain(&error));
+            return ExitCode::FAILURE;
+        }
+    };
+    match run(dir, net, &mut starter) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let message = chain(&error);
             eprintln!("{message}");
-            tell(&Report::Error(message.clone()));
-            (Ended { reason: EndReason::Failed, message: Some(message) }, ExitCode::FAILURE)
+            starter.tell(&Report::Error(message));
+            ExitCode::FAILURE
         }
-    };
-    if let Err(error) = store::write_json(&dir.join(ENDED), &ended) {
-        eprintln!("cannot write {ENDED}: {error}");
     }
-    code
 }
 
-fn run(dir: &Path) -> Result<EndReason, ProviderError> {
+fn run(dir: &Path, net: OwnedFd, starter: &mut Starter) -> Result<(), ProviderError> {
     let file = |action, name| {
         let path = dir.join(name);
         move |source| ProviderError::File { action, path, source }
     };
     // Held as long as this process lives: how others know that the machine runs.
     let _lock = lock(&dir.join(LOCK)).map_err(file("lock", LOCK))?;
+    let record = store::create_empty(&dir.join(ENDED)).map_err(file("create", ENDED))?;
+    let result = run_locked(dir, net, starter);
+    let ended = match &result {
+        Ok(reason) => Ended { reason: *reason, message: None },
+        Err(error) => Ended { reason: EndReason::Failed, message: Some(chain(error)) },
+    };
+    store::fill_json(&record, &ended).map_err(file("write", ENDED))?;
+    result.map(drop)
+}
+
+fn run_locked(dir: &Path, net: OwnedFd, starter: &mut Starter) -> Result<EndReason, ProviderError> {
+    let file = |action, name| {
+        let path = dir.join(name);
+        move |source| ProviderError::File { action, path, source }
+    };
     let spec: VmSpec = store::read_json(&dir.join(SPEC))
         .and_then(|spec| spec.ok_or_else(|| io::ErrorKind::NotFound.into()))
         .map_err(file("read", SPEC))?;
-    store::remove(&dir.join(ENDED)).map_err(file("remove", ENDED))?;
     store::remove(&dir.join(CONTROL_SOCKET)).map_err(file("remove", CONTROL_SOCKET))?;
-    let net = take_stdin().map_err(ProviderError::Spawn)?;
     let engine: &dyn Engine = match spec.provider {
         ProviderKind::Kvm => &kvm::Kvm,
         ProviderKind::Qemu => &qemu::Qemu,
     };
     let running = engine.start(dir, &spec, net)?;
     let listener = control::bind(&dir.join(CONTROL_SOCKET)).map_err(file("create", CONTROL_SOCKET))?;
+    // All that the machine needs is open. What follows opens no file and needs no right. The socket
+    // stays when we end: nobody listens to it then, and the next start replaces it.
+    let report = sandbox::enter(&Policy { role: running.role(), writable: Vec::new() });
+    for missing in report.map_err(ProviderError::Sandbox)?.missing() {
+        eprintln!("sandbox: {missing}");
+    }
     let server = control::serve(listener, running.target()).map_err(ProviderError::Spawn)?;
-    tell(&Report::Ready);
+    starter.tell(&Report::Ready);
     let result = running.wait();
     let word = match &result {
         Ok(reason) => format!("{reason:?}").to_lowercase(),
         Err(_) => "failed".into(),
     };
     server.finish(&word);
-    let _ = store::remove(&dir.join(CONTROL_SOCKET));
-    let _ = store::remove(&dir.join(CONSOLE_SOCKET));
     result
 }
 
@@ -90,22 +116,28 @@ fn lock(path: &Path) -> io::Result<Lock> {
     Err(io::Error::new(io::ErrorKind::ResourceBusy, "this machine runs already"))
 }
 
-/// The network socket that the starter left on standard input; `/dev/null` takes its place.
-fn take_stdin() -> io::Result<OwnedFd> {
-    let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
-    let null = std::fs::File::open("/dev/null")?;
-    rustix::stdio::dup2_stdin(&null)?;
-    Ok(socket)
-}
+/// The command that started this process and waits for one line.
+struct Starter(Option<File>);
 
-/// Says it and closes standard output, which tells the starter that nothing follows.
-fn tell(report: &Report) {
-    let mut line = serde_json::to_string(report).unwrap_or_default();
-    line.push('\n');
-    // The starter may be gone: that is no reason for the machine to end.
-    let _ = io::stdout().write_all(line.as_bytes()).and_then(|()| io::stdout().flush());
-    if let Ok(null) = std::fs::OpenOptions::new().write(true).open("/dev/null") {
-        let _ = rustix::stdio::dup2_stdout(&null);
+impl Starter {
+    /// Takes standard output, and the network socket that is standard input; `/dev/null` takes their
+    /// places.
+    fn take() -> io::Result<(Self, OwnedFd)> {
+        let net = rustix::io::fcntl_dupfd_cloexec(stdin(), 3)?;
+        let output = rustix::io::fcntl_dupfd_cloexec(stdout(), 3)?;
+        let null = File::options().read(true).write(true).open("/dev/null")?;
+        rustix::stdio::dup2_stdin(&null)?;
+        rustix::stdio::dup2_stdout(&null)?;
+        Ok((Self(Some(output.into())), net))
+    }
+
+    /// Says it, the first time, and hangs up, which tells the starter that nothing follows.
+    fn tell(&mut self, report: &Report) {
+        let Some(mut output) = self.0.take() else { return };
+        let mut line = serde_json::to_string(report).unwrap_or_default();
+        line.push('\n');
+        // The starter may be gone: that is no reason for the machine to end.
+        let _ = output.write_all(line.as_bytes());
     }
 }
 

@@ -2,22 +2,25 @@
 //! that dies with us.
 #![allow(unsafe_code)]
 
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::qmp::Qmp;
 use super::{
-    CONSOLE_LOG, DiskSpec, EndReason, Engine, ImageFormat, ProviderError, Running, VmSpec, console, tsc,
+    CONSOLE_LIMIT, CONSOLE_LOG, DiskSpec, EndReason, Engine, ImageFormat, ProviderError, Running, VmSpec,
+    console, tsc,
 };
-use crate::vmm::control;
+use crate::vmm::sandbox::Role;
+use crate::vmm::{BoundedLog, control};
 
 /// QEMU, as a child of this process.
 pub(super) struct Qemu;
@@ -29,11 +32,17 @@ const LAUNCH: &str = r#"exec qemu-system-x86_64 "$@" 4<&0 3>&1 </dev/null >&2"#;
 /// What QEMU complains of goes here, in the machine's folder.
 const ERROR_LOG: &str = "qemu.log";
 
+/// QEMU's own system call filter, with all that it can forbid: to become another user, to start
+/// programs, to change priorities, and calls that nothing needs any more.
+const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
 struct QemuVm {
     child: Child,
     target: Arc<QemuTarget>,
-    console: JoinHandle<()>,
-    log: std::path::PathBuf,
+    /// The serial port, and where what it says goes.
+    serial: UnixStream,
+    console: BoundedLog,
+    error_log: File,
 }
 
 /// What the control socket acts on.
@@ -51,7 +60,11 @@ impl Engine for Qemu {
             let path = dir.join(name);
             move |source| ProviderError::File { action, path, source }
         };
-        let error_log = std::fs::File::create(dir.join(ERROR_LOG)).map_err(file("create", ERROR_LOG))?;
+        let mut options = File::options();
+        let error_log = options.read(true).write(true).create(true).truncate(true).open(dir.join(ERROR_LOG));
+        let error_log = error_log.map_err(file("create", ERROR_LOG))?;
+        let console = BoundedLog::open(&dir.join(CONSOLE_LOG), CONSOLE_LIMIT);
+        let console = console.map_err(file("write", CONSOLE_LOG))?;
         // QEMU connects to us, so that each socket exists before the process does.
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(ProviderError::Spawn)?;
         let (serial, serial_name) = serial_listener(dir).map_err(ProviderError::Spawn)?;
@@ -59,25 +72,25 @@ impl Engine for Qemu {
         command
             .args(["-c", LAUNCH, "qemu"])
             .args(arguments(spec, &serial_name))
+            .args(sandbox_arguments())
             .current_dir(dir)
             .stdin(Stdio::from(net))
             .stdout(Stdio::from(OwnedFd::from(theirs)))
-            .stderr(Stdio::from(error_log));
+            .stderr(Stdio::from(error_log.try_clone().map_err(ProviderError::Spawn)?));
         die_with_parent(&mut command);
         let mut child = command.spawn().map_err(ProviderError::Spawn)?;
         // Drops our copies of the descriptors that the child has now.
         drop(command);
         let connected = Qmp::negotiate(ours).and_then(|qmp| Ok((qmp, serial.accept()?.0)));
-        let (qmp, stream) = match connected {
+        let (qmp, serial) = match connected {
             Ok(both) => both,
             Err(_) => {
                 // It may be wrong in its arguments, or stuck: either way it goes, and says why in its log.
                 let _ = child.kill();
                 let status = child.wait().map_err(ProviderError::Spawn)?;
-                return Err(failed(status, &dir.join(ERROR_LOG)));
+                return Err(failed(status, &error_log));
             }
         };
-        let console = console::pump(stream, &dir.join(CONSOLE_LOG)).map_err(file("write", CONSOLE_LOG))?;
         let target = Arc::new(QemuTarget {
             qmp: Mutex::new(qmp),
             started: Instant::now(),
@@ -85,7 +98,7 @@ impl Engine for Qemu {
             memory: spec.memory,
             stopped: AtomicBool::new(false),
         });
-        Ok(Box::new(QemuVm { child, target, console, log: dir.join(ERROR_LOG) }))
+        Ok(Box::new(QemuVm { child, target, serial, console, error_log }))
     }
 }
 
@@ -95,6 +108,20 @@ fn serial_listener(dir: &Path) -> io::Result<(UnixListener, String)> {
     let name = "serial.sock";
     crate::state::store::remove(&dir.join(name))?;
     Ok((control::bind(&dir.join(name))?, name.to_owned()))
+}
+
+/// QEMU's sandbox, if it was built with one.
+fn sandbox_arguments() -> &'static [&'static str] {
+    let probe = Command::new("qemu-system-x86_64")
+        .args(["-sandbox", SANDBOX, "-accel", "help"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    match probe {
+        Ok(status) if status.success() => &["-sandbox", SANDBOX],
+        _ => &[],
+    }
 }
 
 /// If this process is killed, its QEMU must not live on unwatched with the disk open.
@@ -171,9 +198,15 @@ fn blockdev(n: usize, disk: &DiskSpec) -> String {
     value.to_string()
 }
 
+/// Bytes at the end of QEMU's complaints that are shown.
+const TAIL: usize = 4096;
+
 /// What a QEMU that ended by itself had to say.
-fn failed(status: ExitStatus, log: &Path) -> ProviderError {
-    let text = std::fs::read_to_string(log).unwrap_or_default();
+fn failed(status: ExitStatus, log: &File) -> ProviderError {
+    let mut tail = [0; TAIL];
+    let start = log.metadata().map_or(0, |meta| meta.len().saturating_sub(TAIL as u64));
+    let count = log.read_at(&mut tail, start).unwrap_or(0);
+    let text = String::from_utf8_lossy(tail.get(..count).unwrap_or_default());
     let lines: Vec<&str> = text.lines().rev().take(5).collect();
     let text = lines.into_iter().rev().collect::<Vec<_>>().join("; ");
     let status = match (status.code(), status.signal()) {
@@ -184,18 +217,24 @@ fn failed(status: ExitStatus, log: &Path) -> ProviderError {
 }
 
 impl Running for QemuVm {
+    fn role(&self) -> Role {
+        Role::Supervisor
+    }
+
     fn target(&self) -> Arc<dyn control::Target> {
         self.target.clone()
     }
 
-    fn wait(mut self: Box<Self>) -> Result<EndReason, ProviderError> {
-        let status = self.child.wait().map_err(ProviderError::Spawn)?;
+    fn wait(self: Box<Self>) -> Result<EndReason, ProviderError> {
+        let Self { mut child, target, serial, console, error_log } = *self;
+        let console = console::pump(serial, console).map_err(ProviderError::Spawn)?;
+        let status = child.wait().map_err(ProviderError::Spawn)?;
         // The console's writer ended with QEMU: all it wrote is in the log before we say it ended.
-        let _ = self.console.join();
-        match (self.target.stopped.load(Ordering::SeqCst), status.success()) {
+        let _ = console.join();
+        match (target.stopped.load(Ordering::SeqCst), status.success()) {
             (true, _) => Ok(EndReason::Stopped),
             (false, true) => Ok(EndReason::Poweroff),
-            (false, false) => Err(failed(status, &self.log)),
+            (false, false) => Err(failed(status, &error_log)),
         }
     }
 }

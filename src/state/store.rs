@@ -29,6 +29,20 @@ pub fn write(path: &Path, data: &[u8]) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+/// Makes `path` an empty file (mode 0600) for [`fill_json`]: for a process that will have no right to
+/// any path when it knows what to write.
+pub fn create_empty(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
+/// Writes `value` to a file of [`create_empty`]. A crash leaves it empty, or whole.
+pub fn fill_json<T: Serialize>(mut file: &File, value: &T) -> io::Result<()> {
+    let mut data = serde_json::to_vec_pretty(value).map_err(io::Error::other)?;
+    data.push(b'\n');
+    file.write_all(&data)?;
+    file.sync_all()
+}
+
 fn write_new(path: &Path, data: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(data)?;
@@ -42,10 +56,11 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     write(path, &data)
 }
 
-/// Reads a file made by [`write_json`]; `None` when there is none. A file that does not
-/// parse is an error of kind `InvalidData` that names the path.
+/// Reads a file made by [`write_json`] or [`fill_json`]; `None` when there is none, or an empty one. A
+/// file that does not parse is an error of kind `InvalidData` that names the path.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     let data = match fs::read(path) {
+        Ok(data) if data.is_empty() => return Ok(None),
         Ok(data) => data,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
@@ -93,6 +108,17 @@ mod tests {
         let error = read_json::<i32>(&path).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         assert!(error.to_string().contains("a.json"));
+    }
+
+    #[test]
+    fn what_is_filled_later_is_none_until_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        fs::write(&path, "[1, 2, 3]").unwrap();
+        let file = create_empty(&path).unwrap();
+        assert_eq!(read_json::<Vec<i32>>(&path).unwrap(), None);
+        fill_json(&file, &vec![4]).unwrap();
+        assert_eq!(read_json::<Vec<i32>>(&path).unwrap(), Some(vec![4]));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Both ends of the serial line: where its output goes, and who types.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -14,17 +14,52 @@ use super::ending::{End, Ending};
 use super::machine::Machine;
 use super::{Error, Serial};
 
-/// Opens what the serial port writes to.
-///
-/// # Errors
-/// [`Error::Log`].
-pub fn output(serial: &Serial, ending: &Ending) -> Result<Box<dyn Write + Send>, Error> {
-    Ok(match serial {
-        Serial::Log { path, limit } => Box::new(
-            BoundedLog::open(path, *limit).map_err(|source| Error::Log { path: path.clone(), source })?,
-        ),
-        Serial::Stdio => Box::new(Stdout::new(ending.stopping().clone())),
-    })
+/// What the serial port writes to; opened once, for all lives of a machine.
+#[derive(Debug)]
+pub enum Output {
+    /// A log.
+    Log(SharedLog),
+    /// Standard output.
+    Stdio,
+}
+
+impl Output {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// [`Error::Log`].
+    pub fn open(serial: &Serial) -> Result<Self, Error> {
+        Ok(match serial {
+            Serial::Log { path, limit } => {
+                let log = BoundedLog::open(path, *limit);
+                let log = log.map_err(|source| Error::Log { path: path.clone(), source })?;
+                Self::Log(SharedLog(Arc::new(Mutex::new(log))))
+            }
+            Serial::Stdio => Self::Stdio,
+        })
+    }
+
+    /// For the serial port of the life that ends with `ending`.
+    pub fn writer(&self, ending: &Ending) -> Box<dyn Write + Send> {
+        match self {
+            Self::Log(log) => Box::new(log.clone()),
+            Self::Stdio => Box::new(Stdout::new(ending.stopping().clone())),
+        }
+    }
+}
+
+/// A log that one life of a machine after the other writes to.
+#[derive(Debug, Clone)]
+pub struct SharedLog(Arc<Mutex<BoundedLog>>);
+
+impl Write for SharedLog {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Bytes read from standard input at once.

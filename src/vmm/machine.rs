@@ -42,6 +42,23 @@ impl Wires for PmWires {
 /// The power management device of a machine.
 pub type MachinePm = Arc<Mutex<Pm<PmWires>>>;
 
+/// What is opened once and serves all lives of a machine, beside its devices.
+pub struct Files {
+    images: boot::Images,
+    output: console::Output,
+}
+
+impl Files {
+    /// Opens what `spec` names.
+    ///
+    /// # Errors
+    /// [`Error::Boot`], [`Error::Log`].
+    pub fn open(spec: &Spec) -> Result<Self, Error> {
+        let images = boot::Images::open(&spec.kernel, spec.initrd.as_deref())?;
+        Ok(Self { images, output: console::Output::open(&spec.serial)? })
+    }
+}
+
 /// A machine that has been put together and not started.
 pub struct Machine {
     vcpus: Vec<VcpuFd>,
@@ -69,6 +86,7 @@ impl Machine {
         model: &Model,
         memory: &Memory,
         slots: &Slots,
+        files: &Files,
     ) -> Result<Self, Error> {
         let ending = Arc::new(Ending::new().map_err(failed("event descriptor"))?);
         let vm = Arc::new(create_vm(kvm)?);
@@ -77,8 +95,7 @@ impl Machine {
 
         let pm = Arc::new(Mutex::new(Pm::new(PmWires { vm: vm.clone(), ending: ending.clone() })));
         let drained = Notify::new().map_err(failed("event descriptor"))?;
-        let out = console::output(&spec.serial, &ending)?;
-        let serial = serial_port(&vm, &drained, out)?;
+        let serial = serial_port(&vm, &drained, files.output.writer(&ending))?;
         let mut buses = Buses { ports: Bus::new(), memory: Bus::new() };
         add_ports(&mut buses.ports, &serial, &pm, &ending)?;
         slots.add_to(&mut buses)?;
@@ -88,7 +105,7 @@ impl Machine {
         let devices = slots.announced();
         let rsdp = acpi::write(guest, spec.cpus, &devices)?;
         let cmdline = boot::cmdline::with_devices(&spec.cmdline, devices.mmio());
-        let entry = boot::load(guest, &spec.kernel, spec.initrd.as_deref(), &cmdline, rsdp)?;
+        let entry = boot::load(guest, &files.images, &cmdline, rsdp)?;
 
         let mut vcpus = Vec::with_capacity(spec.cpus.into());
         for cpu in 0..spec.cpus {

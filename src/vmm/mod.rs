@@ -6,7 +6,8 @@
 //!
 //! [`Vmm::new`] puts the machine together, so that whatever is wrong with its parts is said
 //! before anything runs; [`Vmm::run`] blocks until the guest ends; a [`Handle`] reaches the
-//! machine from other threads meanwhile, and [`control`] puts that on a socket.
+//! machine from other threads meanwhile, and [`control`] puts that on a socket. Between the two,
+//! [`sandbox::enter`] may shut the process in: a machine that is put together opens nothing more.
 
 pub mod acpi;
 pub mod attach;
@@ -27,6 +28,7 @@ mod notify;
 pub mod pci;
 pub mod probe;
 mod resets;
+pub mod sandbox;
 mod shared_page;
 mod slots;
 mod spec;
@@ -50,7 +52,7 @@ use console::Console;
 use cpu::Model;
 use ending::End;
 use handle::Core;
-use machine::Machine;
+use machine::{Files, Machine};
 use memory::Memory;
 use resets::ResetGuard;
 use slots::Slots;
@@ -66,6 +68,7 @@ const MAX_CPUS: usize = 64;
 pub struct Vmm {
     machine: Option<Machine>,
     slots: Slots,
+    files: Files,
     memory: Memory,
     model: Model,
     kvm: Kvm,
@@ -89,11 +92,12 @@ impl Vmm {
             return Err(Error::Cpus { asked: spec.cpus, max });
         }
         let model = Model::new(&kvm, spec.cpus, spec.nested)?;
+        let files = Files::open(&spec)?;
         let memory = Memory::new(spec.memory)?;
         let slots = Slots::open(&mut spec, memory.guest())?;
-        let machine = Machine::build(&kvm, &spec, &model, &memory, &slots)?;
+        let machine = Machine::build(&kvm, &spec, &model, &memory, &slots, &files)?;
         let core = Arc::new(Core::new(&spec, &machine, memory.guest(), slots.balloon()));
-        Ok(Self { machine: Some(machine), slots, memory, model, kvm, spec, core })
+        Ok(Self { machine: Some(machine), slots, files, memory, model, kvm, spec, core })
     }
 
     /// A way to reach the machine from other threads, as long as it lives and after.
@@ -141,7 +145,8 @@ impl Vmm {
     /// Puts the machine together again after a reset.
     fn rebuild(&self) -> Result<Machine, Error> {
         self.memory.clear();
-        let machine = Machine::build(&self.kvm, &self.spec, &self.model, &self.memory, &self.slots)?;
+        let Self { kvm, spec, model, memory, slots, files, .. } = self;
+        let machine = Machine::build(kvm, spec, model, memory, slots, files)?;
         self.core.restarted(&machine);
         Ok(machine)
     }

@@ -12,6 +12,7 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler, unblock_
 
 use super::bus::Bus;
 use super::ending::{End, Ending};
+use super::sandbox;
 use super::shared_page::SharedPage;
 
 /// Why a virtual CPU cannot go on.
@@ -123,18 +124,20 @@ impl Running {
             SharedPage::map(&fd).map_err(|source| Error::Start { cpu, what: "shared page", source })?;
         let ending = self.ending.clone();
         let mut vcpu = Vcpu { cpu, fd, page: own_page };
-        let thread = std::thread::Builder::new()
-            .name(format!("vcpu{cpu}"))
-            .spawn(move || {
-                // Whoever started the process may have blocked it. Failing that, each kick only
-                // takes effect when the guest next leaves by itself.
-                _ = unblock_signal(SIGRTMIN());
-                if let Some(reason) = vcpu.run(&buses, &ending).transpose() {
-                    ending.finish(reason.map_err(Into::into));
-                }
-                drop(alive);
-            })
-            .map_err(|source| Error::Start { cpu, what: "thread", source })?;
+        let body = move || {
+            // Whoever started the process may have blocked it. Failing that, each kick only
+            // takes effect when the guest next leaves by itself.
+            _ = unblock_signal(SIGRTMIN());
+            if let Some(reason) = vcpu.run(&buses, &ending).transpose() {
+                ending.finish(reason.map_err(Into::into));
+            }
+            drop(alive);
+        };
+        let thread = sandbox::spawn(&format!("vcpu{cpu}"), body).map_err(|source| Error::Start {
+            cpu,
+            what: "thread",
+            source,
+        })?;
         self.threads.push((thread, page));
         Ok(())
     }

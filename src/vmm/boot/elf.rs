@@ -32,15 +32,10 @@ pub(super) struct Loaded {
     pub end: u64,
 }
 
-/// Reads the segments of the kernel at `path` straight into guest memory.
-pub(super) fn load(mem: &GuestMemoryMmap, path: &Path) -> Result<Loaded, Error> {
-    let read = |source| Error::Read { what: "kernel", path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(read)?;
-    let meta = file.metadata().map_err(read)?;
-    if meta.is_dir() {
-        return Err(read(std::io::ErrorKind::IsADirectory.into()));
-    }
-    let loaded = check(&Image { file: &file, path, len: meta.len() }, mem)?;
+/// Reads the segments of a kernel straight into guest memory.
+pub(super) fn load(mem: &GuestMemoryMmap, kernel: &super::Image) -> Result<Loaded, Error> {
+    let (mut file, path) = (&kernel.file, kernel.path.as_path());
+    let loaded = check(&Image { file, path, len: kernel.len()? }, mem)?;
     Elf::load(mem, None, &mut file, Some(GuestAddress(HIGH_RAM)))
         .map_err(|source| Error::Load { path: path.to_owned(), source })?;
     Ok(loaded)

@@ -8,7 +8,7 @@ mod elf;
 mod linux;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek};
 use std::path::{Path, PathBuf};
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
@@ -115,21 +115,63 @@ impl Error {
     }
 }
 
+/// Kernel and initrd. They stay open, so that a guest that resets gets the same ones, and needs no
+/// path that a sandbox would have to leave open.
+#[derive(Debug)]
+pub struct Images {
+    kernel: Image,
+    initrd: Option<Image>,
+}
+
+impl Images {
+    /// Opens both; what they are is checked when they are loaded.
+    ///
+    /// # Errors
+    /// [`Error::Read`].
+    pub fn open(kernel: &Path, initrd: Option<&Path>) -> Result<Self, Error> {
+        let kernel = Image::open("kernel", kernel)?;
+        let initrd = initrd.map(|path| Image::open("initrd", path)).transpose()?;
+        Ok(Self { kernel, initrd })
+    }
+}
+
+/// An open file.
+#[derive(Debug)]
+struct Image {
+    what: &'static str,
+    path: PathBuf,
+    file: File,
+}
+
+impl Image {
+    fn open(what: &'static str, path: &Path) -> Result<Self, Error> {
+        let file = File::open(path).map_err(|source| Error::Read { what, path: path.to_owned(), source })?;
+        Ok(Self { what, path: path.to_owned(), file })
+    }
+
+    fn unreadable(&self, source: io::Error) -> Error {
+        Error::Read { what: self.what, path: self.path.clone(), source }
+    }
+
+    /// Length of the file in bytes.
+    fn len(&self) -> Result<u64, Error> {
+        let meta = self.file.metadata().map_err(|e| self.unreadable(e))?;
+        if meta.is_dir() {
+            return Err(self.unreadable(io::ErrorKind::IsADirectory.into()));
+        }
+        Ok(meta.len())
+    }
+}
+
 /// Loads everything and gives the address of the first instruction.
 ///
 /// `cmdline` is complete: it already announces the devices.
 ///
 /// # Errors
 /// Any of [`Error`].
-pub fn load(
-    mem: &GuestMemoryMmap,
-    kernel: &Path,
-    initrd: Option<&Path>,
-    cmdline: &str,
-    rsdp: u64,
-) -> Result<GuestAddress, Error> {
-    let loaded = elf::load(mem, kernel)?;
-    let ramdisk = initrd.map(|path| load_initrd(mem, path, loaded.end)).transpose()?;
+pub fn load(mem: &GuestMemoryMmap, images: &Images, cmdline: &str, rsdp: u64) -> Result<GuestAddress, Error> {
+    let loaded = elf::load(mem, &images.kernel)?;
+    let ramdisk = images.initrd.as_ref().map(|image| load_initrd(mem, image, loaded.end)).transpose()?;
     cmdline::check(cmdline)?;
     mem.write_slice(cmdline.as_bytes(), GuestAddress(CMDLINE))
         .map_err(|source| Error::Write { what: "command line", source })?;
@@ -147,22 +189,18 @@ struct Ramdisk {
 const PAGE: u64 = 4096;
 
 /// Reads the initrd to the top of low memory.
-fn load_initrd(mem: &GuestMemoryMmap, path: &Path, kernel_end: u64) -> Result<Ramdisk, Error> {
-    let read = |source| Error::Read { what: "initrd", path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(read)?;
-    let meta = file.metadata().map_err(read)?;
-    if meta.is_dir() {
-        return Err(read(io::ErrorKind::IsADirectory.into()));
-    }
-    let len = meta.len();
+fn load_initrd(mem: &GuestMemoryMmap, image: &Image, kernel_end: u64) -> Result<Ramdisk, Error> {
+    let len = image.len()?;
     let top = low_ram_end(mem);
     let room = top.saturating_sub(kernel_end.next_multiple_of(PAGE));
-    let too_large = || Error::InitrdTooLarge { path: path.to_owned(), len, room };
+    let too_large = || Error::InitrdTooLarge { path: image.path.clone(), len, room };
     let addr =
         top.checked_sub(len.next_multiple_of(PAGE)).filter(|a| *a >= kernel_end).ok_or_else(too_large)?;
     let count = usize::try_from(len).map_err(|_| too_large())?;
+    let mut file = &image.file;
+    file.rewind().map_err(|e| image.unreadable(e))?;
     mem.read_exact_volatile_from(GuestAddress(addr), &mut file, count)
-        .map_err(|e| read(io::Error::other(e)))?;
+        .map_err(|e| image.unreadable(io::Error::other(e)))?;
     let narrow = |v: u64| u32::try_from(v).map_err(|_| too_large());
     Ok(Ramdisk { addr: narrow(addr)?, len: narrow(len)? })
 }

@@ -35,7 +35,8 @@ fn file(bytes: &[u8]) -> NamedTempFile {
 
 fn boot(mem: &Memory, kernel: &[u8], initrd: Option<&[u8]>, cmdline: &str) -> Result<GuestAddress, Error> {
     let (kernel, initrd) = (file(kernel), initrd.map(file));
-    load(mem.guest(), kernel.path(), initrd.as_ref().map(|f| f.path()), cmdline, 0xe_0000)
+    let images = Images::open(kernel.path(), initrd.as_ref().map(|f| f.path()))?;
+    load(mem.guest(), &images, cmdline, 0xe_0000)
 }
 
 #[test]
@@ -139,11 +140,13 @@ fn missing_files_and_folders_are_named() {
     let mem = Memory::new(16 * MIB).unwrap();
     let folder = tempfile::tempdir().unwrap();
     for path in [folder.path().join("none"), folder.path().to_owned()] {
-        let err = load(mem.guest(), &path, None, "", 0).unwrap_err();
+        let err = Images::open(&path, None).and_then(|images| load(mem.guest(), &images, "", 0)).unwrap_err();
         assert!(matches!(err, Error::Read { what: "kernel", .. }), "{err}");
     }
     let kernel = file(&elf(15 * MIB, 16));
-    let err = load(mem.guest(), kernel.path(), Some(folder.path()), "", 0).unwrap_err();
+    let err = Images::open(kernel.path(), Some(folder.path()))
+        .and_then(|images| load(mem.guest(), &images, "", 0))
+        .unwrap_err();
     assert!(matches!(err, Error::Read { what: "initrd", .. }), "{err}");
 }
 

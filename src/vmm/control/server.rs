@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::{IDLE, MAX_CONNECTIONS, MAX_LINE, Op, Reply, Request, Target, VERSION};
 use crate::vmm::notify::Notify;
+use crate::vmm::sandbox;
 
 /// How long an answer may take to be accepted by a client that does not read.
 const WRITE_LIMIT: Duration = Duration::from_secs(5);
@@ -59,7 +60,7 @@ pub fn serve(listener: UnixListener, target: Arc<dyn Target>) -> io::Result<Serv
     let quit = Notify::new()?;
     let thread = {
         let (shared, quit) = (shared.clone(), quit.clone());
-        std::thread::Builder::new().name("control".into()).spawn(move || accept(&listener, &shared, &quit))?
+        sandbox::spawn("control", move || accept(&listener, &shared, &quit))?
     };
     Ok(Server { shared, quit, thread: Some(thread) })
 }
@@ -143,7 +144,7 @@ fn admit(stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> {
     state.open.insert(id, stream.try_clone()?);
     drop(state);
     let guard = Guard { shared: shared.clone(), id };
-    std::thread::Builder::new().name("control-client".into()).spawn(move || {
+    sandbox::spawn("control-client", move || {
         // A client that goes away in the middle is no concern of the machine's.
         _ = converse(&stream, &guard.shared);
     })?;

@@ -1,38 +1,56 @@
 //! Where the console goes when nobody watches: a file of bounded size.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
 
-/// Appends to a file that never holds more than `limit` bytes: a full one becomes `PATH.1`
-/// (the one before it is gone) and a new one begins.
+/// Bytes that are moved at once when a log is full.
+const STEP: usize = 64 << 10;
+
+/// Appends to a file that never holds more than `limit` bytes: a full one is moved over `PATH.1`
+/// and begins anew.
+///
+/// Both files are open from the start and never renamed: a sandbox that opens nothing is enough, and
+/// whoever follows the log follows it for good.
 #[derive(Debug)]
 pub struct BoundedLog {
-    path: PathBuf,
-    limit: u64,
     file: File,
+    older: File,
+    limit: u64,
+    /// Of `file`, in bytes.
     len: u64,
+    step: Vec<u8>,
     /// Bytes that could not be written (a full disk), to be said once it works again.
     lost: u64,
 }
 
 impl BoundedLog {
-    /// Opens or creates the log, readable by its owner only: consoles show what users type.
+    /// Opens or creates both files, readable by their owner only: consoles show what users type.
     ///
     /// # Errors
-    /// When the file cannot be opened for appending.
+    /// When a file cannot be opened.
     pub fn open(path: &Path, limit: u64) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+        let mut name = path.as_os_str().to_owned();
+        name.push(".1");
+        let mut options = OpenOptions::new();
+        options.read(true).create(true).mode(0o600);
+        let file = options.append(true).open(path)?;
+        let older = options.append(false).write(true).truncate(false).open(name)?;
         let len = file.metadata()?.len();
-        Ok(Self { path: path.to_owned(), limit: limit.max(1), file, len, lost: 0 })
+        Ok(Self { file, older, limit: limit.max(1), len, step: vec![0; STEP], lost: 0 })
     }
 
     fn rotate(&mut self) -> io::Result<()> {
-        let mut old = self.path.clone().into_os_string();
-        old.push(".1");
-        fs::rename(&self.path, old)?;
-        self.file = OpenOptions::new().create(true).append(true).mode(0o600).open(&self.path)?;
+        let mut moved = 0;
+        loop {
+            let count = self.file.read_at(&mut self.step, moved)?;
+            let Some(part) = self.step.get(..count).filter(|part| !part.is_empty()) else { break };
+            self.older.write_all_at(part, moved)?;
+            moved += count as u64;
+        }
+        self.older.set_len(moved)?;
+        self.file.set_len(0)?;
         self.len = 0;
         Ok(())
     }
@@ -70,6 +88,7 @@ impl Write for BoundedLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn len(path: &Path) -> u64 {
         fs::metadata(path).unwrap().len()
@@ -84,6 +103,22 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"KLM");
         assert_eq!(fs::read(dir.path().join("console.log.1")).unwrap(), b"abcdefghij");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+        log.write_all(b"NOP").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"KLMNOP");
+    }
+
+    #[test]
+    fn a_long_log_is_moved_whole_and_a_longer_older_one_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, older) = (dir.path().join("log"), dir.path().join("log.1"));
+        let limit = 3 * STEP / 2;
+        fs::write(&older, vec![b'o'; 2 * limit]).unwrap();
+        let mut log = BoundedLog::open(&path, limit as u64).unwrap();
+        let text: Vec<u8> = (0..limit).map(|n| (n % 251) as u8).collect();
+        log.write_all(&text).unwrap();
+        log.write_all(b"x").unwrap();
+        assert!(fs::read(&older).unwrap() == text, "the older log is not what was written");
+        assert_eq!(fs::read(&path).unwrap(), b"x");
     }
 
     #[test]

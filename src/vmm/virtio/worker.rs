@@ -13,13 +13,12 @@ use super::chain::Chain;
 use super::device::Interrupt;
 use super::queue::{Fault, Ring, SetupError};
 use super::{Error, error_text, new_event};
+use crate::vmm::sandbox;
 
 /// Events fetched at once. Only the socket device has more sources; the rest comes with the next call.
 const MAX_EVENTS: usize = 8;
 /// Requests between two looks at the order to stop, and at most before an interrupt.
 const BATCH: u16 = 16;
-/// Bytes of a worker's stack. Less than a huge page, or the host could back each with one.
-const STACK: usize = 256 << 10;
 /// The token of a single queue's kick.
 const KICK: u64 = 0;
 /// The token of the order to stop; devices number their own from 0.
@@ -34,16 +33,14 @@ pub(super) struct Worker {
 
 impl Worker {
     /// Starts `body` on a thread of its own. It has to return soon after [`Events::wait`] is false.
+    /// What it may do has to be in the sandbox's table for threads of the name `device`.
     pub(super) fn spawn(
         device: &'static str,
         body: impl FnOnce(Events) + Send + 'static,
     ) -> Result<Self, Error> {
         let stop = new_event().map_err(Error::EventFd)?;
         let events = Events::new(&stop).map_err(Error::EventFd)?;
-        let thread = std::thread::Builder::new()
-            .name(device.to_owned())
-            .stack_size(STACK)
-            .spawn(move || body(events))
+        let thread = sandbox::spawn(device, move || body(events))
             .map_err(|source| Error::Thread { device, source })?;
         Ok(Self { stop, thread: Some(thread) })
     }

@@ -1,0 +1,133 @@
+//! The walls around the process of a machine, for the day a guest breaks out of it.
+//!
+//! [`prepare`] is the first act of such a process. When every file and socket is open, [`enter`]
+//! closes the file system and the network (Landlock), gives up all rights, and limits system calls
+//! to what each kind of thread needs (seccomp). From then on [`spawn`] starts threads.
+//! A forbidden system call ends the process with [`EXIT_STATUS`] and a line that
+//! [`Violation::find`] finds.
+//!
+//! `docs/security.md` describes the walls and names the test for each.
+
+mod landlock;
+mod limits;
+mod probe;
+mod seccomp;
+mod tables;
+mod threads;
+mod trap;
+
+use std::io;
+use std::path::PathBuf;
+
+pub use landlock::{Landlock, close_files};
+pub use limits::{MAX_FILES, prepare};
+pub use probe::probe;
+pub use threads::spawn;
+pub use trap::{EXIT_STATUS, Violation};
+
+/// What the sandbox has to leave open.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// What the calling thread does from now on.
+    pub role: Role,
+    /// Folders in which files may be made, changed and removed. The hypervisor needs none.
+    pub writable: Vec<PathBuf>,
+}
+
+/// What the thread that enters does from then on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Role {
+    /// [`Vmm::run`](super::Vmm::run).
+    #[default]
+    Hypervisor,
+    /// Waits for another program that runs the machine.
+    Supervisor,
+}
+
+impl Role {
+    /// Its row in the tables.
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Hypervisor => "main",
+            Self::Supervisor => "supervisor",
+        }
+    }
+}
+
+/// Which walls stand. Those that are not named stand always, or [`enter`] fails.
+#[derive(Debug)]
+pub struct Report {
+    /// Files and network.
+    pub landlock: Landlock,
+    /// System calls: `None` is good, else why this kernel has no filters.
+    pub no_seccomp: Option<io::Error>,
+}
+
+impl Report {
+    /// What is missing, a sentence each.
+    pub fn missing(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        match self.landlock {
+            Landlock::Full { .. } => {}
+            Landlock::Partial { abi } => missing
+                .push(format!("Landlock closes files only in part: this kernel has version {abi} of it")),
+            Landlock::NotBuilt => {
+                missing.push("files stay open: this kernel is built without Landlock".into())
+            }
+            Landlock::Off => missing.push("files stay open: Landlock is switched off on this host".into()),
+        }
+        if let Some(error) = &self.no_seccomp {
+            missing.push(format!("system calls stay open: this kernel refuses seccomp filters: {error}"));
+        }
+        missing
+    }
+}
+
+/// Why a process cannot be confined.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A folder that is to stay writable.
+    #[error("cannot leave {path} open in the sandbox")]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Landlock is there and refuses.
+    #[error("cannot close the file system for the sandbox")]
+    Landlock(#[source] ::landlock::RulesetError),
+    /// The tables are wrong.
+    #[error("cannot compile the system call filters of the sandbox")]
+    Filters(#[source] seccompiler::BackendError),
+    /// A limit, a capability, a signal, a thread.
+    #[error("cannot set up the sandbox: {what}")]
+    System {
+        /// Which part.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Shuts the process in, for good. What is open stays usable. Threads that were started before keep
+/// their files and capabilities; system calls are limited for them, too.
+///
+/// # Errors
+/// When a wall does not come to stand though the host has it. A host that lacks Landlock or seccomp is
+/// no error: the report says so.
+pub fn enter(policy: &Policy) -> Result<Report, Error> {
+    let failed = |what| move |source| Error::System { what, source };
+    if threads::is_inside() {
+        return Err(failed("it is there already")(io::ErrorKind::AlreadyExists.into()));
+    }
+    let filters = seccomp::Filters::compile().map_err(Error::Filters)?;
+    limits::restrict().map_err(failed("resource limits"))?;
+    let landlock = close_files(&policy.writable)?;
+    limits::drop_capabilities().map_err(failed("capabilities"))?;
+    trap::catch().map_err(failed("signal"))?;
+    let no_seccomp = threads::enter(filters, policy.role.kind()).map_err(failed("system call filters"))?;
+    Ok(Report { landlock, no_seccomp })
+}
