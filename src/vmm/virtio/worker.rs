@@ -136,20 +136,9 @@ pub(super) fn ready_queues<const N: usize>(
     first.try_into().map_err(|_| not_ready)
 }
 
-/// Serves the first queue with `handle`, which gives the number of bytes that it wrote to the chain,
-/// until the order to stop comes or the driver breaks the rules.
+/// Serves the queue of that number with `handle`, which gives the number of bytes that it wrote to the
+/// chain, until the order to stop comes or the driver breaks the rules.
 pub(super) fn serve<'m>(
-    events: &Events,
-    queue: (&'m GuestMemoryMmap, &Queue, &EventFd),
-    options: &Options,
-    interrupt: &Interrupt,
-    handle: impl FnMut(&mut Chain<'m>) -> u32,
-) {
-    serve_queue(0, events, queue, options, interrupt, handle);
-}
-
-/// As [`serve`], for the queue of that number.
-pub(super) fn serve_queue<'m>(
     number: u16,
     events: &Events,
     (mem, queue, kick): (&'m GuestMemoryMmap, &Queue, &EventFd),

@@ -17,7 +17,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::device::{Activation, Interrupt, VirtioDevice, read_bytes};
 use super::queue::SetupError;
-use super::worker::{Options, Worker, serve_queue};
+use super::worker::{Options, Worker, serve};
 use super::{Error, VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_VERSION_1};
 use crate::vmm::Disk;
 use image::Image;
@@ -115,7 +115,7 @@ impl Block {
             let mut target = Target { image: &image, read_only, write_through, serial, logged: false };
             let options = Options { features, byte_limit: BYTE_LIMIT, name: NAME };
             let queue = (&mem, &queue, &kick);
-            serve_queue(number, &events, queue, &options, &interrupt, |chain| target.execute(chain));
+            serve(number, &events, queue, &options, &interrupt, |chain| target.execute(chain));
         })
     }
 }
