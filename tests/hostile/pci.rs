@@ -149,9 +149,9 @@ fn wrong_width_or_offset_reads_zero_and_writes_nothing() {
     let common = driver.transport.common.offset;
     let function = &mut driver.transport.function;
     let natural = |offset: u64| match offset {
-        0 | 4 | 8 | 0xc | 0x20..0x38 if offset % 4 == 0 => 4,
+        0 | 4 | 8 | 0xc | 0x20..0x38 if offset.is_multiple_of(4) => 4,
         0x14 | 0x15 => 1,
-        0x10..0x20 if offset % 2 == 0 => 2,
+        0x10..0x20 if offset.is_multiple_of(2) => 2,
         _ => 0,
     };
     for offset in 0..0x40 {

@@ -131,7 +131,7 @@ impl Pci {
         let mut steps = 0;
         while at != 0 {
             steps += 1;
-            assert!(at % 4 == 0 && (0x40..256).contains(&at) && steps < 48, "bad list at {at:#x}");
+            assert!(at.is_multiple_of(4) && (0x40..256).contains(&at) && steps < 48, "bad list at {at:#x}");
             let head = self.config(at).to_le_bytes();
             match head {
                 [0x11, ..] => {
