@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
+use rvm::vmm::bus::BusDevice;
 use rvm::vmm::virtio::block::Block;
 use rvm::vmm::virtio::mmio::status::DEVICE_NEEDS_RESET;
 use rvm::vmm::virtio::{VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC};
@@ -178,6 +179,27 @@ fn get_id_gives_the_serial() {
 }
 
 #[test]
+fn config_space_takes_any_access() {
+    let mut raw = raw(false, 0);
+    let mut config = vec![0; 0x60];
+    raw.driver.transport.read(0x100, &mut config);
+    assert_eq!(config[..8], SECTORS.to_le_bytes());
+    for offset in 0..0x60usize {
+        for width in 0..=8 {
+            let mut data = vec![0xff; width];
+            raw.driver.transport.write(0x100 + offset as u64, &data);
+            raw.driver.transport.read(0x100 + offset as u64, &mut data);
+            let mut expected = config[offset..].to_vec();
+            expected.resize(width.max(expected.len()), 0);
+            assert_eq!(data, expected[..width], "{width} bytes at {offset:#x}");
+        }
+    }
+    let mut data = [0xff; 8];
+    raw.driver.transport.read(u64::MAX - 3, &mut data);
+    assert_eq!(data, [0; 8]);
+}
+
+#[test]
 fn access_beyond_the_end_fails() {
     let mut raw = raw(false, 0);
     let driver = &mut raw.driver;
@@ -346,6 +368,18 @@ fn image_cut_short_while_in_use_is_an_io_error() {
     assert_eq!(request(&mut raw.driver, IN, 0, &[writable(BUFFER, 512)]), (OK, 513));
     assert_eq!(request(&mut raw.driver, IN, 0, &[writable(BUFFER, 1024)]), (IOERR, 1));
     assert_eq!(request(&mut raw.driver, IN, 9, &[writable(BUFFER, 512)]), (IOERR, 1));
+}
+
+#[test]
+fn kicks_for_ever_do_not_keep_a_disk_from_being_reset() {
+    let mut raw = raw(false, 0);
+    let storm = Storm::on(&raw.driver, 0);
+    for round in 0..20 {
+        assert_eq!(request(&mut raw.driver, IN, round, &[writable(BUFFER, 512)]), (OK, 513));
+        raw.driver.reset();
+        raw.driver.start(0);
+    }
+    drop(storm);
 }
 
 #[test]

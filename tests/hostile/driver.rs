@@ -1,6 +1,9 @@
 //! A driver in a few lines, which does as it is told: also what no driver should.
 
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rvm::vmm::bus::BusDevice;
@@ -109,6 +112,35 @@ impl Registers for MmioTransport {
 
     fn set(&mut self, register: u64, value: u32) {
         self.write(register, &value.to_le_bytes());
+    }
+}
+
+/// A driver that kicks one queue without end, on a thread of its own, until it is dropped.
+pub struct Storm {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Storm {
+    pub fn on(driver: &Driver, queue: usize) -> Self {
+        let kick = driver.transport.queue_kicks().unwrap().remove(queue);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                kick.write(1).unwrap();
+            }
+        });
+        Storm { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Storm {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
     }
 }
 
@@ -278,7 +310,7 @@ impl<T: Registers> Driver<T> {
     }
 
     pub fn set_avail_index(&self, avail: u64, index: u16) {
-        let order = std::sync::atomic::Ordering::Release;
+        let order = Ordering::Release;
         self.mem.store(index.to_le(), GuestAddress(avail + 2), order).unwrap();
     }
 
@@ -304,15 +336,15 @@ impl<T: Registers> Driver<T> {
         }
         let state = self.queues[queue];
         let used_event = GuestAddress(state.avail + 4 + 2 * u64::from(state.size));
-        let order = std::sync::atomic::Ordering::Release;
+        let order = Ordering::Release;
         self.mem.store(state.next_used.to_le(), used_event, order).unwrap();
-        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        std::sync::atomic::fence(Ordering::SeqCst);
         self.take_used(queue)
     }
 
     fn take_used(&mut self, queue: usize) -> Option<(u16, u32)> {
         let state = &mut self.queues[queue];
-        let order = std::sync::atomic::Ordering::Acquire;
+        let order = Ordering::Acquire;
         let index: u16 = self.mem.load(GuestAddress(state.used + 2), order).unwrap();
         if u16::from_le(index) == state.next_used {
             return None;

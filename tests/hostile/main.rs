@@ -14,6 +14,7 @@ mod net_offload;
 mod net_stream;
 mod pci;
 mod pci_driver;
+mod ports;
 mod queue;
 mod rng;
 mod states;

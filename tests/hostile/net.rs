@@ -392,6 +392,40 @@ fn driver_that_breaks_a_queue_needs_a_reset_and_the_card_lives() {
 }
 
 #[test]
+fn kicks_for_ever_do_not_keep_a_card_from_being_reset() {
+    let (mut driver, mut peer) = started(16, 0);
+    let storms = [Storm::on(&driver, RX), Storm::on(&driver, TX)];
+    for number in 0..20 {
+        let frame = outgoing(60, number);
+        send(&mut driver, &frame);
+        assert_eq!(receive_from(&mut peer), frame);
+        post(&mut driver, 0, 2048);
+        peer.write_all(&framed(&incoming(60, number))).unwrap();
+        assert_eq!(received(&mut driver, 0), incoming(60, number));
+        driver.reset();
+        driver.start(0);
+    }
+    drop(storms);
+}
+
+#[test]
+fn config_space_takes_any_access() {
+    let (mut driver, _peer) = started(16, 0);
+    let mut config = vec![0; 0x40];
+    driver.transport.read(0x100, &mut config);
+    for offset in 0..0x40usize {
+        for width in 0..=8 {
+            let mut data = vec![0xff; width];
+            driver.transport.write(0x100 + offset as u64, &data);
+            driver.transport.read(0x100 + offset as u64, &mut data);
+            let mut expected = config[offset..].to_vec();
+            expected.resize(width.max(expected.len()), 0);
+            assert_eq!(data, expected[..width], "{width} bytes at {offset:#x}");
+        }
+    }
+}
+
+#[test]
 fn both_queues_have_to_be_ready() {
     use rvm::vmm::virtio::mmio::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK};
     for queue in [RX, TX] {

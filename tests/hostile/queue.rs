@@ -218,14 +218,7 @@ fn queue_that_is_not_ready_makes_no_ring() {
 #[test]
 fn kicks_for_ever_do_not_keep_a_device_from_being_reset() {
     let mut driver = Driver::started(Rng::new(), SIZE, 0);
-    let kick = driver.transport.queue_kicks().unwrap().remove(0);
-    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let stopped = stop.clone();
-    let storm = std::thread::spawn(move || {
-        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
-            kick.write(1).unwrap();
-        }
-    });
+    let storm = Storm::on(&driver, 0);
     for _ in 0..20 {
         for _ in 0..8 {
             assert_eq!(driver.transact(0, &[writable(DATA, 64)]), 64);
@@ -233,6 +226,5 @@ fn kicks_for_ever_do_not_keep_a_device_from_being_reset() {
         driver.reset();
         driver.start(0);
     }
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    storm.join().unwrap();
+    drop(storm);
 }
