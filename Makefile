@@ -4,6 +4,8 @@
 #   make deps          installs the Debian packages that are missing (with sudo, unless root)
 #   make test          everything: format, lints, unit and command line tests, end-to-end tests
 #   make fmt lint unit parts of it that take no virtual machine
+#   make fuzz          fuzzes [TARGET='block net …', default all] for [SECONDS=300] each
+#   make bench         measures the hypervisor beside QEMU [BENCH_VMM='…' and others] and prints a table
 #   make demo          brings up and provisions the example project, step by step
 #   make lab CMD='…'   runs a command on an emulated host that has a real /dev/kvm;
 #                      without CMD: a shell there
@@ -12,8 +14,10 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 CMD ?=
+TARGET ?=
+SECONDS ?= 300
 
-.PHONY: build deps test fmt lint unit demo lab clean distclean
+.PHONY: build deps test fmt lint unit fuzz bench demo lab clean distclean
 build:
 	$(CARGO) build --release --locked
 
@@ -34,6 +38,12 @@ lint:
 unit:
 	$(CARGO) test --locked
 
+fuzz: deps
+	@scripts/fuzz.sh -s $(SECONDS) $(TARGET)
+
+bench: deps build
+	@benches/run.sh
+
 demo: deps
 	@scripts/demo.sh
 
@@ -42,6 +52,7 @@ lab:
 
 clean:
 	$(CARGO) clean
+	rm -rf fuzz/target
 
 distclean: clean
 	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/rvm-test" "$${XDG_CACHE_HOME:-$$HOME/.cache}/rvm/lab"

@@ -13,6 +13,8 @@
 #   -m MIB         memory of the lab host (default 3072)
 #   -c N           its processors (default 2)
 #   -t SECONDS     give up after this long (default 600)
+#   --steady       one processor whose clock counts instructions (1 ns each): times inside hardly
+#                  vary between runs and do not depend on what else this machine does; slower
 #   --image DIR    put DIR, packed, on a disk of its own mounted at the same path: fast to read,
 #                  and writes go to a file here, not to the lab's RAM; dropped afterwards
 #   --free MIB     free space on that disk (default 8192, sparse)
@@ -36,12 +38,13 @@ cpu=EPYC,+svm,+npt,-rdseed,-sha-ni,-fxsr-opt,-misalignsse,-3dnowprefetch,-osvw,-
 modules='virtio_pci virtio_net virtio_console virtio_rng virtio_blk 9pnet_virtio 9p overlay ext4
   kvm_amd tun vhost_net vhost_vsock bridge veth loop'
 
-memory=3072 processors=2 limit=600 image='' free=8192 logs='' shell='' verbose='' writable=()
+memory=3072 processors=2 limit=600 steady='' image='' free=8192 logs='' shell='' verbose='' writable=()
 while [ $# -gt 0 ]; do
   case $1 in
     -m) memory=$2 && shift 2 ;;
     -c) processors=$2 && shift 2 ;;
     -t) limit=$2 && shift 2 ;;
+    --steady) steady=1 && shift ;;
     --image) image=$(realpath -e "$2") && shift 2 ;;
     --free) free=$2 && shift 2 ;;
     --rw) writable+=("$(realpath -e "$2")") && shift 2 ;;
@@ -156,8 +159,13 @@ printf '%s\n' ${writable[@]+"${writable[@]}"} >"$run/control/writable"
   if [ -n "$shell" ]; then echo 'exec bash -i'; else printf 'exec' && printf ' %q' "$@" && echo; fi
 } >"$run/control/command"
 
+# Counting instructions takes one thread for all processors. An idle one waits as long as it says:
+# with sleep=off its clock would run ahead while a file is on its way through the share.
+# shellcheck disable=SC2054 # the commas are QEMU's
+pace=(-accel tcg,thread=multi,tb-size=1024 -smp "$processors")
+[ -z "$steady" ] || pace=(-accel tcg,thread=single,tb-size=1024 -smp 1 -icount shift=0)
 arguments=(-nodefaults -no-user-config -display none -no-reboot -M q35,smm=off,vmport=off
-  -accel tcg,thread=multi,tb-size=1024 -cpu "$cpu" -smp "$processors" -m "$memory"
+  "${pace[@]}" -cpu "$cpu" -m "$memory"
   -kernel "$kernel" -initrd "$initrd"
   -nic user,model=virtio-net-pci -device virtio-rng-pci -device virtio-serial-pci
   -fsdev "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap"

@@ -1,0 +1,230 @@
+#!/usr/bin/env bash
+# Measures rvm's hypervisor beside QEMU microvm, and the commands that users wait for. The result is
+# a table in Markdown on standard output. docs/performance.md says how to read it.
+#
+#   run.sh [-n ROUNDS] [-v] [ROW...]    rows: boot memory block net cli (default: all)
+#
+# All run on the same kernel and the same initial RAM disk, in turns, in one run: on this machine's
+# KVM where that is real, else in the lab with a clock that counts instructions, where figures hardly
+# vary. Compare figures of one table only.
+#
+# Other hypervisors join with BENCH_VMM, one a line: `NAME|COMMAND|WORDS FOR A DISK|WORDS FOR A CARD`.
+# In the words @K@ is the kernel (ELF), @I@ the initial RAM disk, @C@ the kernel's command line, @M@ the
+# guest's memory in MiB, @D@ a raw disk, @T@ a TAP interface. The serial port has to be standard
+# output. Without words for a disk or a card those rows stay empty. Words may not hold spaces.
+#
+# RVM_TEST_BIN is the binary (default: the release build); BENCH_KERNEL another kernel than `fast`.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+memory=128 rounds=5 verbose=() inside='' rows=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    -n) rounds=$2 && shift 2 ;;
+    -v) verbose=(-v) && shift ;;
+    --inside) inside=$2 && shift 2 ;;
+    -*) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
+    *) rows+=("$1") && shift ;;
+  esac
+done
+[ "${#rows[@]}" -gt 0 ] || rows=(boot memory block net cli)
+
+# Guest and runner are built here, the rest is brought together in one folder.
+prepare() {
+  # shellcheck source=../scripts/common.sh
+  . scripts/common.sh
+  local kernel binary
+  binary=${RVM_TEST_BIN:-$rvm}
+  [ -x "$binary" ] || { echo "bench: $binary is not there: run make" >&2 && exit 1; }
+  kernel=${BENCH_KERNEL:-$(find "$store/kernels" -path '*/fast-*/vmlinux' 2>/dev/null | head -n 1)}
+  [ -n "$kernel" ] || { echo "bench: no kernel in $store: run tests/run.sh store" >&2 && exit 1; }
+  work=$(mktemp -d)
+  trap 'rm -rf "$work"' EXIT
+  mkdir -p "$work/tree/proc" "$work/tree/dev"
+  gcc -O2 -static -s -o "$work/tree/init" benches/guest.c
+  gcc -O2 -static -pthread -o "$work/runner" benches/runner.c
+  (cd "$work/tree" && printf '%s\n' . init proc dev | cpio -o -H newc --quiet) >"$work/initrd"
+  cp "$kernel" "$work/vmlinux"
+  cp "$binary" "$work/rvm"
+  local command=("$PWD/benches/run.sh" --inside "$work" -n "$rounds" "${verbose[@]}" "${rows[@]}")
+  if rvm=$binary kvm_is_real; then
+    echo "On this machine's own KVM." >&2
+    "${command[@]}"
+  else
+    echo "In the lab, its clock counting instructions." >&2
+    lab/lab.sh --steady -m 3072 -t 3600 -- "${command[@]}"
+  fi
+}
+
+# --- below: where KVM is real; everything in RAM
+qemu='qemu|qemu-system-x86_64 -M microvm,acpi=on,x-option-roms=off,pit=off,pic=off,rtc=off,isa-serial=on'
+qemu+=' -bios qboot.rom -accel kvm -cpu host -m @M@ -smp 1 -nodefaults -no-user-config -nographic'
+qemu+=' -serial stdio -no-reboot -kernel @K@ -initrd @I@ -append @C@'
+qemu+='|-drive id=d,file=@D@,format=raw,if=none -device virtio-blk-device,drive=d'
+qemu+='|-netdev tap,id=n,ifname=@T@,script=no,downscript=no -device virtio-net-device,netdev=n'
+
+# Words of a template, with the places filled in: TEMPLATE KIND. The result is in `words`.
+fill() {
+  local word
+  for word in $1; do
+    case $word in
+      @C@) word="console=ttyS0 reboot=k panic=1 quiet bench=$2" ;;
+      *)
+        word=${word//@K@/$ram/vmlinux} word=${word//@I@/$ram/initrd} word=${word//@M@/$memory}
+        word=${word//@D@/$ram/disk} word=${word//@T@/bench0}
+        ;;
+    esac
+    words+=("$word")
+  done
+}
+
+# One measurement: MODE KIND TEMPLATE. Adds lines `VMM RESULT VALUE` to the results.
+measure() {
+  local mode=$1 kind=$2 name command disk card
+  IFS='|' read -r name command disk card <<<"$3"
+  words=()
+  fill "$command" "$kind"
+  case $kind in
+    block) [ -n "$disk" ] || return 0 && fill "$disk" "$kind" ;;
+    net) [ -n "$card" ] || return 0 && fill "$card" "$kind" ;;
+    # What it costs to have them there, for the memory of all that a machine usually has.
+    hold) fill "$disk $card" "$kind" ;;
+  esac
+  if ! "$ram/runner" "${verbose[@]}" "$mode" "$memory" "${words[@]}" >"$ram/out"; then
+    echo "bench: $name failed at $kind" >&2
+    return 0
+  fi
+  sed -n "s/^RESULT /$name /p" "$ram/out" | tee -a "$ram/results" >&2
+}
+
+wall() {
+  local row=$1
+  shift
+  "$ram/runner" wall 41 "$@" | sed -n "s/^RESULT wall_ms /cli $row /p" | tee -a "$ram/results" >&2
+}
+
+# Twenty machines that were made and never started, in one project.
+machines() {
+  local number id
+  export RVM_HOME=$ram/home
+  mkdir -p "$ram/project"
+  echo 'box = "micro"' >"$ram/project/Vagrantfile"
+  for number in $(seq 1 20); do
+    id=$(printf '%032x' "$number")
+    printf '[[machine]]\nname = "m%d"\n' "$number" >>"$ram/project/Vagrantfile"
+    mkdir -p "$RVM_HOME/machines/$id" "$ram/project/.rvm/machines/m$number"
+    printf '%s' "$id" >"$ram/project/.rvm/machines/m$number/id"
+    cat >"$RVM_HOME/machines/$id/machine.json" <<END
+{"version":1,"id":"$id","name":"m$number","project":"$ram/project","file":"$ram/project/Vagrantfile",
+"created":0,"made":true,"started":false,"reached":false,"applied":{"box_name":"micro","disk":null,"cpus":1,
+"memory":1073741824,"hostname":"m$number","kernel":"stock","provider":null,"ports":[]},"image":null,
+"provider":null,"ports":[],"ssh":null,"user":"vagrant","identity":null}
+END
+  done
+}
+
+commands() {
+  machines
+  cd "$ram/project"
+  "$ram/rvm" status | grep -q 'm20 .*poweroff' || { echo "bench: status does not show the machines" >&2 && return 1; }
+  wall nothing_ms /bin/true
+  wall status_ms "$ram/rvm" status
+  wall global_status_ms "$ram/rvm" global-status
+  ! command -v ruby >/dev/null || wall ruby_ms ruby -e 0
+  cd /
+}
+
+sizes() {
+  local name command libraries
+  while IFS='|' read -r name command _; do
+    [ -n "$name" ] || continue
+    read -r -a words <<<"$command"
+    command=$(command -v "${words[0]}") || continue
+    echo "$name binary_kib $(($(stat -Lc %s "$command") / 1024))"
+    libraries=$(ldd "$command" 2>/dev/null | sed -n 's/.*=> \(\/[^ ]*\).*/\1/p')
+    # shellcheck disable=SC2086 # one path a word
+    [ -z "$libraries" ] || stat -Lc %s $libraries | awk -v name="$name" '{ sum += $1 } END { print name, "libraries_kib", int(sum / 1024) }'
+  done <<<"$templates" | tee -a "$ram/results" >&2
+}
+
+has() {
+  local row
+  for row in "${rows[@]}"; do [ "$row" != "$1" ] || return 0; done
+  return 1
+}
+
+# Medians of all rounds, a row for each figure, a column for each hypervisor.
+table() {
+  sort -k1,1 -k2,2 -k3,3g "$ram/results" | awk -v names="$names" '
+    { key = $1 SUBSEP $2; value[key, ++count[key]] = $3; if ($1 != "cli") row[$2] = 1; else cli[$2] = 1 }
+    function median(key) { return (key in count) ? value[key, int((count[key] + 1) / 2)] : "" }
+    END {
+      n = split(names, name, " ")
+      order = "start_to_guest_ms start_to_init_ms beside_guest_kib threads binary_kib libraries_kib " \
+        "block_read_mib_s block_write_mib_s block_read_4k_us block_write_4k_fsync_us net_out_mib_s net_in_mib_s net_round_trip_us"
+      m = split(order, label, " ")
+      printf "| |"; for (i = 1; i <= n; i++) printf " %s |%s", name[i], i > 1 ? " " name[1] " / " name[i] " |" : ""
+      printf "\n|---|"; for (i = 1; i < 2 * n; i++) printf "---|"; printf "\n"
+      for (r = 1; r <= m; r++) {
+        if (!(label[r] in row)) continue
+        printf "| %s |", label[r]
+        for (i = 1; i <= n; i++) {
+          x = median(name[i] SUBSEP label[r]); first = median(name[1] SUBSEP label[r])
+          printf " %s |", x == "" ? "" : sprintf("%.1f", x)
+          if (i > 1) printf " %s |", (x == "" || x == 0 || first == "") ? "" : sprintf("%.2f", first / x)
+        }
+        printf "\n"
+      }
+      if (!("nothing_ms" in cli)) exit
+      printf "\n| command, 20 machines | ms | times /bin/true |\n|---|---|---|\n"
+      nothing = median("cli" SUBSEP "nothing_ms")
+      for (c in cli) { x = median("cli" SUBSEP c); printf "| %s | %.2f | %.1f |\n", c, x, x / nothing }
+    }'
+}
+
+bench() {
+  ram=$(mktemp -d /dev/shm/bench.XXXXXX)
+  # Read from RAM, not through the lab's share of files.
+  cp "$inside"/{vmlinux,initrd,runner,rvm} "$ram"
+  : >"$ram/results"
+  mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing
+  own="rvm|$ram/rvm boot --kernel @K@ --initrd @I@ --cmdline @C@ --memory @M@|--disk @D@|--net tap=@T@"
+  templates=$(printf '%s\n%s\n%s' "$own" "$qemu" "${BENCH_VMM:-}")
+  names=$(cut -d'|' -f1 <<<"$templates" | paste -sd' ')
+  truncate -s 64M "$ram/disk"
+  # Pages that are there: what is measured is the way to them.
+  head -c 64M /dev/urandom >"$ram/disk"
+  ip tuntap add dev bench0 mode tap
+  ip addr add 192.0.2.1/24 dev bench0
+  ip link set bench0 up
+  local round template kind words
+  ! has boot || sizes
+  mapfile -t list < <(grep . <<<"$templates")
+  # Programs and libraries come through a slow share: once, before anything is measured. So does
+  # what else they touch, in a first turn that is thrown away.
+  for template in "${list[@]}"; do
+    read -r -a words < <(cut -d'|' -f2 <<<"$template")
+    words[0]=$(command -v "${words[0]}")
+    { echo "${words[0]}" && ldd "${words[0]}" 2>/dev/null | sed -n 's/.*=> \(\/[^ ]*\).*/\1/p'; } | xargs cat >/dev/null
+  done
+  for template in "${list[@]}"; do measure boot boot "$template"; done
+  sed -i '/start_to/d' "$ram/results"
+  for round in $(seq 1 "$rounds"); do
+    echo "round $round" >&2
+    for template in "${list[@]}"; do
+      ! has boot || { measure boot boot "$template" && measure entry boot "$template"; }
+      ! has memory || [ "$round" -gt 3 ] || measure hold hold "$template"
+      for kind in block net; do
+        ! has "$kind" || [ "$round" -gt 3 ] || measure work "$kind" "$template"
+      done
+    done
+    # Each goes first once.
+    list=("${list[@]:1}" "${list[0]}")
+  done
+  ! has cli || commands
+  table
+  ip link del bench0
+  rm -rf "$ram"
+}
+
+if [ -n "$inside" ]; then bench; else prepare; fi
