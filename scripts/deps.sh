@@ -7,6 +7,8 @@ rust_needed=1.89
 packages=(
   # to build
   gcc libc6-dev make pkg-config libssl-dev git ca-certificates
+  # the fuzzer's own library
+  g++
   # to run machines and to build boxes
   passt mmdebstrap uidmap e2fsprogs openssh-client qemu-system-x86 curl
   # the kernel of `kernel = "fast"`

@@ -2,7 +2,7 @@
 # All tests, in the order in which they are cheap: format, lints, unit and command line tests, then
 # real machines on QEMU here, then on KVM here or in the lab. Nothing is skipped.
 #
-#   run.sh [STAGE...]              only these stages: lint unit store qemu lab kvm
+#   run.sh [STAGE...]              only these stages: lint unit fuzz store qemu lab kvm
 #   ONLY='NAME...' run.sh STAGE    only the end-to-end tests whose names hold one of these
 #
 # Ends with one line that counts the tests of all stages.
@@ -66,6 +66,11 @@ unit() {
   stage "unit, command line and layering tests"
   cargo test --locked --no-run
   counted within 1200 cargo test --locked
+}
+
+fuzz() {
+  stage "fuzz targets, a short while each"
+  counted scripts/fuzz.sh -s 10
 }
 
 # Boxes and kernels, each built only where the store lacks it.
@@ -135,14 +140,14 @@ kvm() {
 }
 
 stages=("$@")
-[ $# -gt 0 ] || stages=(lint unit store qemu lab kvm)
+[ $# -gt 0 ] || stages=(lint unit fuzz store qemu lab kvm)
 cargo build --release --locked
 status=0
 for name in "${stages[@]}"; do
   case $name in
     # The tests of real machines are told apart from each other: one that fails does not hide the rest.
     qemu | kvm) "$name" || status=1 ;;
-    lint | unit | store | lab) "$name" ;;
+    lint | unit | fuzz | store | lab) "$name" ;;
     *) echo "unknown stage $name (see the head of $0)" >&2 && exit 2 ;;
   esac
 done

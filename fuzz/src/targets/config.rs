@@ -1,0 +1,25 @@
+//! A Vagrantfile and an ENV file as somebody wrote them.
+
+use libfuzzer_sys::arbitrary::{Result, Unstructured};
+use rvm::config;
+
+use crate::rig;
+
+/// Ends the Vagrantfile; what follows is the ENV file. No UTF-8 text holds this byte.
+const END: u8 = 0xff;
+
+pub fn run(u: &mut Unstructured<'_>) -> Result<()> {
+    let data = u.peek_bytes(u.len()).unwrap_or_default();
+    let mut parts = data.splitn(2, |byte| *byte == END);
+    let vagrantfile = rig::file("Vagrantfile", parts.next().unwrap_or_default());
+    rig::file(".env", parts.next().unwrap_or_default());
+    let env = |name: &str| (name.len() == 1).then(|| name.repeat(3));
+    match config::load(&vagrantfile, &env) {
+        Ok(project) => assert!(!project.machines.is_empty()),
+        Err(error) => {
+            assert!(!error.render(false).is_empty() && !error.render(true).is_empty());
+            assert!(!error.problems().is_empty(), "{error}");
+        }
+    }
+    Ok(())
+}
