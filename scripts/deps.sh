@@ -15,6 +15,8 @@ packages=(
   flex bison bc perl libelf-dev xz-utils binutils
   # the lab
   busybox-static cpio kmod
+  # the tests talk to these two on loopback
+  openssh-server dropbear-bin
 )
 
 as_root() {
@@ -38,6 +40,11 @@ if [ "${#missing[@]}" -gt 0 ]; then
   echo "deps: installing ${missing[*]}"
   as_root apt-get -qq update
   as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
+  # Nobody asked for a server that the world can reach.
+  if [[ " ${missing[*]} " = *" openssh-server "* ]] && [ -d /run/systemd/system ]; then
+    echo "deps: leaving the SSH server of this host switched off"
+    as_root systemctl -q disable --now ssh.service ssh.socket || true
+  fi
 fi
 # Downloading single packages (the lab's kernel, the kernel source) needs package lists.
 if ! apt-cache show linux-image-amd64 >/dev/null 2>&1; then
