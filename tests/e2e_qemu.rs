@@ -20,6 +20,7 @@ cases! { "qemu":
     faults::two_ups_at_once_wait_for_each_other,
     faults::broken_files_are_named,
     faults::a_full_disk_is_named,
+    walls::a_running_machine_is_shut_in,
     systems::debian_12_stock,
     systems::debian_12_fast,
     systems::debian_13_stock_late_then_with_packages,

@@ -45,6 +45,7 @@ struct Machine {
     pid: Option<u32>,
     uptime_seconds: Option<u64>,
     memory: Option<Memory>,
+    cause: Option<String>,
     ssh: Option<Ssh>,
     ports: Vec<Port>,
 }
@@ -61,6 +62,7 @@ impl Machine {
             pid: status.pid,
             uptime_seconds: status.uptime,
             memory: usage.map(Memory::new),
+            cause: status.cause.clone(),
             ssh: status.ssh.map(|at| Ssh { host: at.ip().to_string(), port: at.port() }),
             ports: status.ports.iter().map(Port::from).collect(),
         }
@@ -185,6 +187,7 @@ mod tests {
                   "major_faults": 3
                 }
               },
+              "cause": null,
               "ssh": {
                 "host": "127.0.0.1",
                 "port": 2222

@@ -1,7 +1,7 @@
 //! Starting, asking and stopping a machine's process from outside it.
 
-use std::fs::OpenOptions;
-use std::io::{self, Read};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -75,7 +75,7 @@ pub fn start(exe: &Path, path: &str, dir: &Path, spec: &VmSpec, net: OwnedFd) ->
         }
         Err(_) => {
             let status = child.wait().map_err(ProviderError::Spawn)?;
-            let log = std::fs::read_to_string(dir.join(LOG)).unwrap_or_default();
+            let log = log_of(dir);
             if let Some(violation) = Violation::find(&log) {
                 return Err(ProviderError::Refused(violation.to_string()));
             }
@@ -118,11 +118,32 @@ pub fn ended(dir: &Path) -> Result<Option<Ended>, ProviderError> {
     let path = dir.join(ENDED);
     let record =
         store::read_json(&path).map_err(|source| ProviderError::File { action: "read", path, source })?;
-    Ok(record.or_else(|| {
-        let log = std::fs::read_to_string(dir.join(LOG)).unwrap_or_default();
-        let message = Some(Violation::find(&log)?.to_string());
+    let ended = record.or_else(|| {
+        let message = Some(Violation::find(&log_of(dir))?.to_string());
         Some(Ended { reason: EndReason::Failed, message })
-    }))
+    });
+    Ok(ended.map(|ended| Ended { message: ended.message.map(printable), ..ended }))
+}
+
+/// Bytes at the end of the log that are looked at.
+const LOG_TAIL: u64 = 64 << 10;
+
+/// The end of what the process wrote to standard error.
+fn log_of(dir: &Path) -> String {
+    let read = || -> io::Result<Vec<u8>> {
+        let mut log = File::open(dir.join(LOG))?;
+        let start = log.metadata()?.len().saturating_sub(LOG_TAIL);
+        log.seek(SeekFrom::Start(start))?;
+        let mut tail = Vec::new();
+        log.take(LOG_TAIL).read_to_end(&mut tail)?;
+        Ok(tail)
+    };
+    String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
+}
+
+/// What a process wrote that its guest may have broken into goes to a terminal: no control characters.
+fn printable(text: String) -> String {
+    text.chars().filter(|c| !c.is_control()).collect()
 }
 
 /// Presses the power button: the guest is asked to switch itself off.
@@ -191,4 +212,23 @@ pub fn stop(dir: &Path) -> Result<(), ProviderError> {
     // Holding the lock, the process is ours and alive: the number cannot have been given anew.
     let _ = rustix::process::kill_process(target, rustix::process::Signal::KILL);
     if wait_lock(dir)? { Ok(()) } else { Err(stuck) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_its_sandbox_stopped_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(ended(dir.path()).unwrap(), None);
+        store::create_empty(&dir.path().join(ENDED)).unwrap();
+        std::fs::write(dir.path().join(LOG), "sandbox: a wall is missing\n").unwrap();
+        assert_eq!(ended(dir.path()).unwrap(), None);
+        let line = "sandbox: system call 41 by thread virtio-net is forbidden; the process ends here\n";
+        std::fs::write(dir.path().join(LOG), line).unwrap();
+        let ended = ended(dir.path()).unwrap().unwrap();
+        assert_eq!(ended.reason, EndReason::Failed);
+        assert!(ended.message.unwrap().ends_with("by its sandbox: system call 41 (thread virtio-net)"));
+    }
 }

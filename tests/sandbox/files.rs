@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::net::TcpStream;
 use std::path::Path;
 
-use rvm::vmm::sandbox::{Landlock, close_files, probe};
+use rvm::vmm::sandbox::{Landlock, Policy, close_files, probe};
 
 use crate::inside::{part, play, text};
 
@@ -31,7 +31,7 @@ fn try_files(folder: &Path) {
     let open = File::open(&secret).unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap();
-    let landlock = close_files(std::slice::from_ref(&own)).unwrap();
+    let landlock = close_files(&Policy { writable: vec![own.clone()], ..Policy::default() }).unwrap();
     let (Landlock::Full { abi } | Landlock::Partial { abi }) = landlock else {
         panic!("this host has no Landlock ({landlock:?}): `make test` tries it in the lab, too");
     };
@@ -49,6 +49,11 @@ fn try_files(folder: &Path) {
     if abi >= 4 {
         denied(TcpStream::connect(port).map(drop));
         denied(std::net::TcpListener::bind("127.0.0.1:0").map(drop));
+    }
+
+    if abi >= 6 {
+        let parent = rustix::process::getppid().unwrap();
+        denied(rustix::process::test_kill_process(parent).map_err(Into::into));
     }
 
     // What is open stays usable, and the folder that was named is.

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use crate::cli::app::env;
 use crate::vmm;
+use crate::vmm::sandbox::Landlock;
 
 /// Programs are also looked for here: Debian leaves these folders out of a user's search path.
 const SYSTEM_FOLDERS: [&str; 2] = ["/usr/sbin", "/sbin"];
@@ -31,6 +32,20 @@ pub struct Facts {
     pub free: Option<(u64, PathBuf)>,
     /// `/sys/kernel/mm/transparent_hugepage/enabled`: the chosen word.
     pub huge_pages: Option<String>,
+    /// What confines the processes of machines here.
+    pub walls: Walls,
+}
+
+/// What confines the processes of machines. What every host has (no capabilities, no core dumps) is
+/// not asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Walls {
+    /// Version of Landlock, which closes files; `None` where the kernel has none.
+    pub landlock: Option<i32>,
+    /// The kernel filters system calls.
+    pub seccomp: bool,
+    /// What is missing, a sentence each.
+    pub missing: Vec<String>,
 }
 
 /// State of `/dev/kvm`.
@@ -105,6 +120,7 @@ pub fn look(home: &Path) -> Facts {
         programs: PROGRAMS.into_iter().filter(|name| program(name, &path).is_some()).collect(),
         user: user(),
         free: free_space(home),
+        walls: walls(),
         huge_pages: read("/sys/kernel/mm/transparent_hugepage/enabled").as_deref().and_then(chosen),
     }
 }
@@ -132,6 +148,20 @@ fn probe() -> Result<Probe, String> {
         vmm::probe::Probe::Broken(error) => Err(error.to_string()),
         // It opened a moment ago.
         vmm::probe::Probe::NoDevice | vmm::probe::Probe::NoPermission => Err("/dev/kvm went away".into()),
+    }
+}
+
+fn walls() -> Walls {
+    match vmm::sandbox::probe() {
+        Ok(report) => Walls {
+            landlock: match report.landlock {
+                Landlock::Full { abi } | Landlock::Partial { abi } => Some(abi),
+                Landlock::NotBuilt | Landlock::Off => None,
+            },
+            seccomp: report.no_seccomp.is_none(),
+            missing: report.missing(),
+        },
+        Err(error) => Walls { missing: vec![error.to_string()], ..Walls::default() },
     }
 }
 

@@ -77,6 +77,7 @@ pub fn judge(facts: &Facts) -> Verdict {
         user_ids(facts),
         space(facts),
         huge_pages(facts),
+        walls(facts),
         kernel_build(facts),
     ];
     let good = |name: &str| checks.iter().any(|check| check.name == name && check.mark == Mark::Good);
@@ -267,6 +268,22 @@ fn huge_pages(facts: &Facts) -> Check {
     }
 }
 
+fn walls(facts: &Facts) -> Check {
+    let (name, walls) = ("sandbox", &facts.walls);
+    if let (Some(abi), true, []) = (walls.landlock, walls.seccomp, walls.missing.as_slice()) {
+        let text = format!(
+            "closes files (Landlock {abi}), system calls (seccomp) and all rights to machines' processes"
+        );
+        return check(name, Mark::Good, text);
+    }
+    let fix = match walls.landlock {
+        None => "boot the host's kernel, 5.13 or newer, with `lsm=` and landlock in its list",
+        Some(_) => "a newer kernel of the host has the rest",
+    };
+    let text = format!("{}; machines run all the same", walls.missing.join("; "));
+    Check { name, mark: Mark::Note, text, fix: Some(fix.into()) }
+}
+
 fn kernel_build(facts: &Facts) -> Check {
     let name = "kernel build";
     let wanted = [
@@ -293,7 +310,7 @@ fn kernel_build(facts: &Facts) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use super::super::host::{PROGRAMS, User};
+    use super::super::host::{PROGRAMS, User, Walls};
     use super::*;
 
     fn healthy() -> Facts {
@@ -305,6 +322,7 @@ mod tests {
             user: User { name: "me".into(), has_subids: true, namespaces: true, ..User::default() },
             free: Some((50 << 30, "/home/me".into())),
             huge_pages: Some("madvise".into()),
+            walls: Walls { landlock: Some(7), seccomp: true, missing: vec![] },
         }
     }
 
@@ -377,6 +395,17 @@ mod tests {
         assert_eq!(find(&verdict, "box tools").fix.as_deref(), Some("sudo apt install mmdebstrap uidmap"));
         assert!(find(&verdict, "user ids").fix.as_ref().unwrap().contains("--add-subuids"));
         assert!(verdict.kvm && verdict.conclusion.contains("cannot make boxes"));
+    }
+
+    #[test]
+    fn missing_walls_are_said_and_forbid_nothing() {
+        let missing = vec!["files stay open".into()];
+        let walls = Walls { landlock: None, seccomp: true, missing };
+        let verdict = judge(&Facts { walls, ..healthy() });
+        let check = find(&verdict, "sandbox");
+        assert_eq!(check.mark, Mark::Note);
+        assert!(check.text.contains("files stay open") && check.fix.as_ref().unwrap().contains("landlock"));
+        assert!(verdict.kvm && verdict.qemu);
     }
 
     #[test]

@@ -11,6 +11,8 @@ use super::error::Kind;
 use super::json::VERSION;
 use super::ui::sink::To;
 use super::{DONE, Json, Outcome};
+use crate::vmm::sandbox::MAX_FILES;
+use host::Walls;
 use judge::{Check, Mark, Verdict};
 
 /// Words of `rvm doctor`.
@@ -26,7 +28,7 @@ pub fn run(app: &App) -> Outcome {
     let facts = host::look(layout.home());
     let verdict = judge::judge(&facts);
     if app.json {
-        app.ui.json(&document(&verdict));
+        app.ui.json(&document(&verdict, &facts.walls));
     } else {
         app.ui.result(&text(&verdict, app.ui.color(To::Stdout)));
     }
@@ -50,12 +52,18 @@ fn text(verdict: &Verdict, color: bool) -> String {
     text
 }
 
-fn document(verdict: &Verdict) -> Value {
+fn document(verdict: &Verdict, walls: &Walls) -> Value {
     let checks: Vec<Value> = verdict.checks.iter().map(check_document).collect();
     json!({
         "version": VERSION,
         "ok": verdict.kvm || verdict.qemu,
         "providers": { "kvm": verdict.kvm, "qemu": verdict.qemu },
+        "sandbox": {
+            "landlock": walls.landlock,
+            "seccomp": walls.seccomp,
+            "no_new_privileges": true,
+            "limits": { "core": 0, "files": MAX_FILES },
+        },
         "checks": checks,
     })
 }

@@ -1,13 +1,11 @@
 //! What the process may still open: nothing, or what lies below the folders that it names.
 
-use std::path::PathBuf;
-
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, PathBeneath, PathFd, Ruleset,
     RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
 
-use super::Error;
+use super::{Error, Policy, Role};
 
 /// What is asked for: the newest that the crate knows; older kernels give what they have.
 const WANTED: ABI = ABI::V7;
@@ -32,24 +30,29 @@ pub enum Landlock {
     Off,
 }
 
-/// Closes the file system to the calling thread and those that it starts, but for what lies below
-/// `writable`, and TCP; also signals to, and abstract sockets of, processes outside. This is the part
-/// of [`enter`](super::enter) that can be had alone.
+/// Closes the file system to the calling thread and those that it starts, but for the folders that
+/// `policy` leaves writable, and TCP; also signals to, and abstract sockets of, processes outside. This
+/// is the part of [`enter`](super::enter) that can be had alone.
 ///
 /// # Errors
 /// [`Error::Folder`], [`Error::Landlock`].
-pub fn close_files(writable: &[PathBuf]) -> Result<Landlock, Error> {
+pub fn close_files(policy: &Policy) -> Result<Landlock, Error> {
     let files = AccessFs::from_all(WANTED);
+    let scope = match policy.role {
+        Role::Hypervisor => Scope::from_all(WANTED),
+        // The kernel asks whether we may signal our child, too, when it dies with us.
+        Role::Supervisor => Scope::AbstractUnixSocket.into(),
+    };
     let ruleset = || -> Result<_, RulesetError> {
         Ruleset::default()
             .set_compatibility(CompatLevel::BestEffort)
             .handle_access(files)?
             .handle_access(AccessNet::from_all(WANTED))?
-            .scope(Scope::from_all(WANTED))?
+            .scope(scope)?
             .create()
     };
     let mut ruleset = ruleset().map_err(Error::Landlock)?;
-    for path in writable {
+    for path in &policy.writable {
         let failed = |source| Error::Folder { path: path.clone(), source };
         let folder = PathFd::new(path).map_err(|e| failed(std::io::Error::other(e)))?;
         // Everything but running programs and making device files.

@@ -125,7 +125,7 @@ pub fn enter(policy: &Policy) -> Result<Report, Error> {
     }
     let filters = seccomp::Filters::compile().map_err(Error::Filters)?;
     limits::restrict().map_err(failed("resource limits"))?;
-    let landlock = close_files(&policy.writable)?;
+    let landlock = close_files(policy)?;
     limits::drop_capabilities().map_err(failed("capabilities"))?;
     trap::catch().map_err(failed("signal"))?;
     let no_seccomp = threads::enter(filters, policy.role.kind()).map_err(failed("system call filters"))?;

@@ -3,7 +3,7 @@
 use std::io;
 use std::thread;
 
-use super::{Error, Report, close_files, seccomp};
+use super::{Error, Policy, Report, close_files, seccomp};
 
 /// Puts up what the kernel has to give, on a thread of its own: the calling process stays as it is.
 ///
@@ -13,7 +13,7 @@ pub fn probe() -> Result<Report, Error> {
     let failed = |source| Error::System { what: "thread", source };
     let thread = thread::Builder::new().name("sandbox-probe".into()).spawn(|| {
         let filters = seccomp::Filters::compile().map_err(Error::Filters)?;
-        let landlock = close_files(&[])?;
+        let landlock = close_files(&Policy::default())?;
         Ok(Report { landlock, no_seccomp: filters.enter_thread("main").err() })
     });
     let panicked = |_| failed(io::Error::other("it panicked"));

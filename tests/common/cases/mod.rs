@@ -6,6 +6,7 @@ pub mod life;
 pub mod logins;
 pub mod steps;
 pub mod systems;
+pub mod walls;
 
 /// The small box with little memory: most cases need no more.
 pub const MICRO: &str = "box = \"micro\"\nmemory = \"128MiB\"\n";
