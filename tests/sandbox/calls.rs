@@ -1,9 +1,12 @@
 //! System calls.
 #![allow(unsafe_code)]
 
+use std::io::Write;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rvm::vmm::BoundedLog;
 use rvm::vmm::sandbox::{EXIT_STATUS, Policy, Role, Violation, enter, prepare, spawn};
 
 use crate::inside::{part, play, text};
@@ -131,6 +134,30 @@ fn live() {
     assert!(std::panic::catch_unwind(|| panic!("on purpose")).is_err());
     let notify = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
     rustix::io::write(notify.try_clone().unwrap(), &1u64.to_ne_bytes()).unwrap();
+}
+
+/// The console's log is written by the thread on which the guest touches its serial port, and moved by
+/// it when it is full.
+#[test]
+fn a_full_console_log_is_moved_from_inside() {
+    const TEST: &str = "calls::a_full_console_log_is_moved_from_inside";
+    if let Some(part) = part() {
+        let (kind, path) = part.split_once(':').unwrap();
+        prepare().unwrap();
+        let mut log = BoundedLog::open(Path::new(path), 1000).unwrap();
+        enter(&Policy::default()).unwrap();
+        let work = move || (0..25).for_each(|_| log.write_all(&[b'x'; 100]).unwrap());
+        spawn(kind, work).unwrap().join().unwrap();
+        return;
+    }
+    for kind in ["vcpu0", "console"] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let output = play(TEST, &format!("{kind}:{}", path.display()));
+        assert!(output.status.success(), "{kind}: {}", text(&output));
+        let len = |name: &str| std::fs::metadata(folder.path().join(name)).unwrap().len();
+        assert_eq!((len("log"), len("log.1")), (500, 1000), "{kind}");
+    }
 }
 
 #[test]
