@@ -57,6 +57,52 @@ fn the_guest_says_that_it_is_up() {
     project.wait_state("default", "poweroff");
 }
 
+/// The distribution's kernel finds its disk on the PCI bus, and by ACPI where there is none. Its first
+/// stage lists the disks when it is not told which one is the root, and switches off.
+#[test]
+fn a_disk_is_found_over_either_transport() {
+    let project = Project::new("kvm", common::cases::MICRO);
+    let boxes = project.home.join("boxes/micro");
+    let files = |name: &str| {
+        let mut found: Vec<_> =
+            common::files(&boxes).into_iter().filter(|path| path.ends_with(name)).collect();
+        found.sort();
+        found.pop().unwrap_or_else(|| panic!("no {name} in {}", boxes.display())).display().to_string()
+    };
+    let (kernel, initrd) = (files("vmlinux"), files("initrd"));
+    project.write("disk.img", &"\0".repeat(1 << 20));
+    for transport in ["pci", "mmio"] {
+        let run = project.rvm(&[
+            "boot",
+            "--transport",
+            transport,
+            "--cpus",
+            "2",
+            "--memory",
+            "256M",
+            "--kernel",
+            &kernel,
+            "--initrd",
+            &initrd,
+            "--disk",
+            "disk.img",
+            "--cmdline",
+            "console=ttyS0 panic=1 quiet reboot=k",
+        ]);
+        run.ok().says("disks here: vda");
+    }
+}
+
+/// An interrupt of a device costs the guest no exit: it is a message.
+#[test]
+fn devices_interrupt_by_messages() {
+    let project = Project::new("kvm", common::cases::MICRO);
+    project.rvm(&["up"]).ok();
+    let lines = project.ssh("grep virtio /proc/interrupts");
+    assert!(lines.lines().count() >= 4, "{lines}");
+    assert!(lines.lines().all(|line| line.contains("MSIX")), "{lines}");
+}
+
 cases! { "kvm":
     life::life_of_a_machine,
     life::two_machines_of_one_file,
