@@ -19,3 +19,5 @@ mod queue;
 mod rng;
 mod states;
 mod vsock;
+mod vsock_abuse;
+mod vsock_guest;
