@@ -116,7 +116,8 @@ impl Rig {
         let transport = MmioTransport::new(Box::new(device), mem.clone(), irq).unwrap();
         let mut rig =
             Rig { mem, transport, queues: Vec::new(), indirect: false, brk: HIGH_START, dirty: false };
-        let features = rig.or_wrong(u, offered & u.arbitrary::<u64>()? | VIRTIO_F_VERSION_1);
+        let chosen = offered & u.arbitrary::<u64>()? | VIRTIO_F_VERSION_1;
+        let features = rig.or_wrong(u, chosen);
         rig.indirect = features & VIRTIO_F_INDIRECT_DESC != 0;
         rig.write(STATUS, ACKNOWLEDGE);
         rig.write(STATUS, ACKNOWLEDGE | DRIVER);
@@ -135,7 +136,8 @@ impl Rig {
     }
 
     fn queue(&mut self, u: &mut Unstructured<'_>, index: u16, max: u16) -> Result<()> {
-        let size = self.or_wrong(u, 1 << u.int_in_range(0..=max.ilog2())?) as u16;
+        let good = 1 << u.int_in_range(0..=max.ilog2())?;
+        let size = self.or_wrong(u, good) as u16;
         let base = 0x1_0000 + u64::from(index) * 0x1_0000;
         let descriptors = self.or_wrong(u, base);
         let avail = self.or_wrong(u, base + 0x8000);

@@ -16,7 +16,8 @@ fn table(u: &mut Unstructured<'_>, entries: u16) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     for at in 0..entries {
         let edge = *u.choose(&[0x8000, LOW_END - 64, HIGH_START, HIGH_END - 64, TABLES])?;
-        let addr = mostly(u, edge + u64::from(u.int_in_range(0..=63u8)?));
+        let addr = edge + u64::from(u.int_in_range(0..=63u8)?);
+        let addr = mostly(u, addr);
         let len = u64::from(u.int_in_range(0..=64u8)?);
         let flags = *u.choose(&[0, 1, 1, 2, 3, 3, 4, 5])?;
         let next = u.int_in_range(at.min(SIZE - 1)..=SIZE)?;
