@@ -23,6 +23,7 @@ fn load(text: &str, what: &str) -> Project {
     write(".env", ENV);
     write("scripts/setup.sh", "true\n");
     write("site/index.html", "hello\n");
+    write("images/samples.raw", "");
     config::load(&dir.path().join("Vagrantfile"), &|_| None)
         .unwrap_or_else(|error| panic!("{what}:\n{text}\n{error}"))
 }

@@ -67,6 +67,132 @@ fn files_that_cannot_be_read() {
 }
 
 #[test]
+fn disks() {
+    let text = r#"
+box = "micro"
+
+[[disk]]
+name = "root"
+mount = "/x"
+
+[[disk]]
+name = "Data"
+size = "1GiB"
+
+[[disk]]
+name = "seed"
+size = "1GiB"
+
+[[disk]]
+size = "1GiB"
+
+[[disk]]
+name = "small"
+size = "1MiB"
+
+[[disk]]
+name = "nothing"
+
+[[disk]]
+name = "both"
+size = "1GiB"
+image = "disk.raw"
+format = "raw"
+
+[[disk]]
+name = "gone"
+image = "no/such.qcow2"
+format = "qcow2"
+
+[[disk]]
+name = "folder"
+image = "."
+format = "raw"
+
+[[disk]]
+name = "what"
+image = "disk.raw"
+
+[[disk]]
+name = "guess"
+image = "disk.raw"
+format = "vmdk"
+
+[[disk]]
+name = "odd"
+size = "1GiB"
+format = "qcow2"
+read_only = true
+
+[[disk]]
+name = "bare"
+size = "1GiB"
+filesystem = "none"
+mount = "/srv/bare"
+
+[[disk]]
+name = "here"
+size = "1GiB"
+mount = "srv"
+
+[[disk]]
+name = "needed"
+size = "1GiB"
+mount = "/usr/"
+
+[[disk]]
+name = "virtual"
+size = "1GiB"
+mount = "/dev/shm"
+
+[[disk]]
+name = "up"
+size = "1GiB"
+mount = "/srv/../etc"
+"#;
+    let files = [("Vagrantfile", text.as_bytes()), ("disk.raw", b"")];
+    insta::assert_snapshot!("disks", told(&files));
+}
+
+#[test]
+fn disks_that_clash() {
+    let text = r#"
+box = "micro"
+
+[[disk]]
+name = "data"
+size = "1GiB"
+mount = "/srv/data"
+
+[[disk]]
+name = "shared"
+image = "disk.raw"
+format = "raw"
+
+[[machine]]
+name = "one"
+
+[[machine.disk]]
+name = "data"
+size = "2GiB"
+
+[[machine]]
+name = "two"
+
+[[machine.disk]]
+name = "more"
+size = "2GiB"
+mount = "/srv/data"
+"#;
+    let files = [("Vagrantfile", text.as_bytes()), ("disk.raw", b"")];
+    insta::assert_snapshot!("disks_that_clash", told(&files));
+    let table = "box = \"micro\"\n[disk]\nname = \"data\"\n";
+    insta::assert_snapshot!("single_disk_table", told_file(table));
+    let many: String = (0..7).map(|n| format!("[[disk]]\nname = \"d{n}\"\nsize = \"1GiB\"\n")).collect();
+    insta::assert_snapshot!("too_many_disks", told_file(&format!("box = \"micro\"\n{many}")));
+}
+
+#[test]
 fn keys() {
     let text = r#"
 bocks = "micro"

@@ -9,6 +9,7 @@ cases! { "qemu":
     life::two_machines_of_one_file,
     life::forwarded_ports,
     hardware::four_cpus_four_gib_and_a_grown_disk,
+    hardware::disks_beside_the_root_disk,
     hardware::a_guest_that_reboots_or_powers_off,
     steps::a_failed_step_is_where_the_next_up_resumes,
     steps::kinds_of_steps_and_when_they_run,

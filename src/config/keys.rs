@@ -19,6 +19,8 @@ pub(super) const MACHINE: &[&str] = &[
 pub(super) const TOP_ONLY: &[&str] = &["rvm_version", "env_file", "machine"];
 /// Keys that stand only in a `[[machine]]`.
 pub(super) const MACHINE_ONLY: &[&str] = &["name"];
+/// Keys of a `[[disk]]`.
+pub(super) const DISK: &[&str] = &["name", "size", "filesystem", "image", "format", "mount", "read_only"];
 /// Keys of a `[[port]]`.
 pub(super) const PORT: &[&str] = &["guest", "host", "host_ip", "protocol", "auto_correct"];
 /// Keys of a `[[provision]]`.
@@ -34,6 +36,14 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("mem", "memory"),
     ("ram", "memory"),
     ("host_name", "hostname"),
+    ("disks", "disk"),
+    ("volume", "disk"),
+    ("volumes", "disk"),
+    ("mount_point", "mount"),
+    ("mountpoint", "mount"),
+    ("readonly", "read_only"),
+    ("fs", "filesystem"),
+    ("fstype", "filesystem"),
     ("ports", "port"),
     ("forwarded_port", "port"),
     ("forwarded_ports", "port"),
@@ -67,6 +77,8 @@ pub(super) enum Place {
     Top,
     /// `[[machine]]`.
     Machine,
+    /// `[[disk]]`.
+    Disk,
     /// `[[port]]`.
     Port,
     /// `[[provision]]`.
@@ -81,6 +93,7 @@ impl Place {
         match self {
             Place::Top => "at the top of the file",
             Place::Machine => "in a machine",
+            Place::Disk => "in a disk",
             Place::Port => "in a port",
             Place::Step => "in a provision step",
             Place::File => "in `file`",
@@ -92,6 +105,7 @@ impl Place {
         let (own, shared): (&[&str], &[&str]) = match self {
             Place::Top => (TOP_ONLY, MACHINE),
             Place::Machine => (MACHINE_ONLY, MACHINE),
+            Place::Disk => (DISK, &[]),
             Place::Port => (PORT, &[]),
             Place::Step => (STEP, &[]),
             Place::File => (FILE, &[]),
@@ -106,7 +120,7 @@ pub(super) fn help_for(key: &str, place: Place) -> String {
     let other = OTHER_NAMES.iter().find(|(other, _)| key.eq_ignore_ascii_case(other));
     if let Some((_, name)) = other.filter(|(_, name)| here(name)) {
         return match *name {
-            "machine" | "port" | "provision" => format!("it is written `[[{name}]]` here"),
+            "machine" | "disk" | "port" | "provision" => format!("it is written `[[{name}]]` here"),
             "shell" if key == "type" => {
                 "the kind follows from the key: `shell`, `path`, `packages` or `file`".into()
             }
@@ -120,6 +134,7 @@ pub(super) fn help_for(key: &str, place: Place) -> String {
     let belongs = [
         (Place::Top, "above the first `[[…]]` of the file"),
         (Place::Machine, "in a `[[machine]]`"),
+        (Place::Disk, "in a `[[disk]]`"),
         (Place::Port, "in a `[[port]]`"),
         (Place::Step, "in a `[[provision]]`"),
     ];
@@ -147,7 +162,7 @@ mod tests {
 
     #[test]
     fn other_names_lead_to_real_keys_and_are_none_themselves() {
-        let places = [Place::Top, Place::Machine, Place::Port, Place::Step, Place::File];
+        let places = [Place::Top, Place::Machine, Place::Disk, Place::Port, Place::Step, Place::File];
         for (other, name) in OTHER_NAMES {
             assert!(places.iter().any(|place| place.keys().any(|key| key == *name)), "{name}");
             let same = places
@@ -161,7 +176,7 @@ mod tests {
     fn the_reference_describes_every_key() {
         let reference = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/config.md");
         let text = std::fs::read_to_string(reference).unwrap();
-        for key in [TOP_ONLY, MACHINE_ONLY, MACHINE, PORT, STEP, FILE].concat() {
+        for key in [TOP_ONLY, MACHINE_ONLY, MACHINE, DISK, PORT, STEP, FILE].concat() {
             let row = format!("| `{key}` |");
             assert!(text.contains(&row), "docs/config.md has no row for `{key}`");
         }

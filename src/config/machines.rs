@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::model::{Forward, KernelChoice, Machine, Protocol, ProviderKind, Step};
 
+use super::disks::{Disks, ImageOwners};
 use super::keys::Place;
 use super::report::brief;
 use super::steps::RawStep;
@@ -19,7 +20,6 @@ const ONLY_MACHINE: &str = "default";
 /// Machines of one file; what a large cluster on one host would need, several times over.
 const MOST_MACHINES: usize = 256;
 const MEMORY: (u64, u64) = (64 * MIB, 1024 * 1024 * MIB);
-const DISK: (u64, u64) = (MIB, 64 * 1024 * 1024 * MIB);
 const DEFAULT_CPUS: u8 = 1;
 const DEFAULT_MEMORY: u64 = 1024 * MIB;
 const DEFAULT_BOOT_TIMEOUT: Duration = Duration::from_secs(300);
@@ -34,7 +34,7 @@ struct Layer {
     cpus: Option<u8>,
     nested: Option<bool>,
     memory: Option<u64>,
-    disk: Option<u64>,
+    disks: Disks,
     hostname: Option<Sp<String>>,
     provider: Option<ProviderKind>,
     kernel: Option<KernelChoice>,
@@ -64,6 +64,7 @@ type PortOwners = HashMap<(u16, Protocol), BTreeMap<IpAddr, (String, usize)>>;
 struct Merged {
     list: Vec<Machine>,
     ports: PortOwners,
+    images: ImageOwners,
     /// Host name to machine.
     hostnames: HashMap<String, String>,
 }
@@ -143,7 +144,7 @@ impl Reader<'_> {
             cpus: cpus.and_then(|cpus| u8::try_from(cpus.value).ok()),
             nested: self.boolean(table, "nested"),
             memory: self.size(table, "memory", Some(MIB), MEMORY).map(|size| size.value),
-            disk: self.size(table, "disk", None, DISK).map(|size| size.value),
+            disks: self.disks(table),
             hostname: self.hostname(table),
             provider: self.choice(table, "provider", &PROVIDERS).map(|choice| choice.value),
             kernel: self.choice(table, "kernel", &KERNELS).map(|choice| choice.value),
@@ -198,6 +199,8 @@ impl Reader<'_> {
         for port in defaults.ports.iter().chain(&own.ports) {
             self.claim_port(port, &shown, &mut into.ports);
         }
+        let disks = defaults.disks.extra.iter().chain(&own.disks.extra);
+        let disks = self.merge_disks(&shown, disks, &mut into.images);
         let ports = defaults.ports.iter().chain(&own.ports).map(|port| port.value.clone()).collect();
         let place = own.hostname.as_ref().map(|hostname| hostname.span.clone()).or(header);
         let hostname = own.hostname.or_else(|| defaults.hostname.clone());
@@ -214,7 +217,8 @@ impl Reader<'_> {
             cpus: own.cpus.or(defaults.cpus).unwrap_or(DEFAULT_CPUS),
             nested: own.nested.or(defaults.nested).unwrap_or(false),
             memory: own.memory.or(defaults.memory).unwrap_or(DEFAULT_MEMORY),
-            disk: own.disk.or(defaults.disk),
+            disk: own.disks.root.or(defaults.disks.root),
+            disks,
             hostname,
             provider: own.provider.or(defaults.provider),
             kernel: own.kernel.or(defaults.kernel).unwrap_or_default(),
@@ -291,7 +295,7 @@ impl Reader<'_> {
 }
 
 /// `[a-z0-9]([a-z0-9-]*[a-z0-9])?`, at most 63: a label of a host name (RFC 1123, section 2.1).
-fn is_label(text: &str) -> bool {
+pub(super) fn is_label(text: &str) -> bool {
     let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     (1..=63).contains(&text.len())
         && text.starts_with(word)

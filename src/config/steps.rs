@@ -258,7 +258,7 @@ impl Reader<'_> {
     }
 
     /// A path on the host that exists: relative ones start at the project folder.
-    fn host_path(&mut self, given: &Sp<Text>, what: &str) -> Option<PathBuf> {
+    pub fn host_path(&mut self, given: &Sp<Text>, what: &str) -> Option<PathBuf> {
         let text = given.value.value.as_str();
         let path = self.resolve_path(text);
         let fault = match &path {

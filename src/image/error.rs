@@ -130,6 +130,14 @@ pub enum ImageError {
         /// What is wrong.
         what: String,
     },
+    /// An image of the user's is not what it is said to be.
+    #[error("cannot use the disk image {path}: {what}")]
+    BadImage {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
     /// A seed holds a value that no guest could use.
     #[error("cannot write the seed disk: {what}")]
     BadSeed {
@@ -171,6 +179,9 @@ impl ImageError {
             ImageError::DiskTooSmall { box_size, .. } => {
                 Some(format!("give `disk` at least {} MiB, or leave it out", box_size.div_ceil(1 << 20)))
             }
+            ImageError::BadImage { .. } => Some(
+                "`format` says what an image is; `qemu-img convert` makes a copy that stands alone".into(),
+            ),
             ImageError::BadDisk { .. } => Some("`rvm destroy` removes the machine and its disk".into()),
             _ => None,
         }

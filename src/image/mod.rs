@@ -7,6 +7,7 @@
 
 mod build;
 mod cpio;
+mod disk;
 mod error;
 mod fast;
 mod initrd;
@@ -29,10 +30,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use disk::{check_image, create_disk, grow_disk};
 pub use error::ImageError;
 pub use overlay::{check_overlay, create_overlay};
 pub use password::hash_password;
-pub use seed::{HostKey, Seed, write_seed};
+pub use seed::{HostKey, Seed, SeedDisk, write_seed};
 pub use store::Store;
 
 /// What the store is told about its surroundings.

@@ -22,6 +22,21 @@ pub struct Seed {
     pub password_hash: Option<Secret>,
     /// The SSH host key to use, so that the host knows it before the first login.
     pub host_key: Option<HostKey>,
+    /// Disks to mount, in this order.
+    pub disks: Vec<SeedDisk>,
+}
+
+/// A disk that a guest mounts at each boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeedDisk {
+    /// Its serial number.
+    pub name: String,
+    /// An absolute path without white space.
+    pub mount: String,
+    /// Mount it so.
+    pub read_only: bool,
+    /// [`create_disk`](super::create_disk) made it: ext4, and grown with the disk.
+    pub ours: bool,
 }
 
 /// An SSH host key pair of type ed25519.
@@ -47,6 +62,9 @@ pub fn write_seed(path: &Path, seed: &Seed) -> Result<(), ImageError> {
         file("user", 0o444, line(&seed.user)),
         file("authorized_keys", 0o444, seed.authorized_keys.iter().map(|key| line(key)).collect()),
     ];
+    if !seed.disks.is_empty() {
+        files.push(file("disks", 0o444, seed.disks.iter().map(disk_line).collect()));
+    }
     if let Some(hash) = &seed.password_hash {
         files.push(file("password_hash", 0o400, line(hash.expose())));
     }
@@ -59,6 +77,13 @@ pub fn write_seed(path: &Path, seed: &Seed) -> Result<(), ImageError> {
 
 fn line(text: &str) -> String {
     format!("{}\n", text.trim_end())
+}
+
+/// Name, access, file system and place.
+fn disk_line(disk: &SeedDisk) -> String {
+    let access = if disk.read_only { "ro" } else { "rw" };
+    let filesystem = if disk.ours { "ext4" } else { "auto" };
+    format!("{} {access} {filesystem} {}\n", disk.name, disk.mount)
 }
 
 /// Refuses what no guest could take, or would take for something else.
@@ -75,6 +100,12 @@ fn check(seed: &Seed) -> Result<(), ImageError> {
     }
     if !seed.authorized_keys.iter().all(|key| is_one_line(key.trim_end())) {
         return bad("a public key must be one line".into());
+    }
+    let is_word = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && b != b'\\');
+    let is_mount =
+        |disk: &SeedDisk| is_word(&disk.name) && is_word(&disk.mount) && disk.mount.starts_with('/');
+    if !seed.disks.iter().all(is_mount) {
+        return bad("a disk and its mount point must each be one word".into());
     }
     // A colon would begin another field of /etc/shadow.
     let is_hash =
@@ -173,6 +204,10 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
+    fn disk(name: &str, mount: &str, read_only: bool, ours: bool) -> SeedDisk {
+        SeedDisk { name: name.into(), mount: mount.into(), read_only, ours }
+    }
+
     fn seed() -> Seed {
         Seed {
             instance_id: "i-\"1\": {x}".into(),
@@ -183,6 +218,7 @@ mod tests {
                 "no-pty ssh-rsa BBBB - & * !".into(),
             ],
             password_hash: Some(Secret::new("$6$rounds=5000$salt$hash./")),
+            disks: vec![disk("data", "/srv/data", false, true), disk("cd", "/cd", true, false)],
             host_key: Some(HostKey {
                 private_openssh: Secret::new(
                     "-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n-----END OPENSSH PRIVATE KEY-----\n",
@@ -211,6 +247,7 @@ mod tests {
         let get = |name: &str| &files.iter().find(|f| f.0 == name).unwrap().2;
         assert_eq!(get("hostname"), "web-1.example\n");
         assert_eq!(get("user"), "vagrant\n");
+        assert_eq!(get("disks"), "data rw ext4 /srv/data\ncd ro auto /cd\n");
         assert_eq!(get("password_hash"), "$6$rounds=5000$salt$hash./\n");
         assert_eq!(get("authorized_keys").lines().count(), 2);
         assert!(get("host_key").ends_with("KEY-----\n"));
@@ -267,6 +304,10 @@ mod tests {
         refused(&|s| s.user = "Ünï".into());
         refused(&|s| s.user = String::new());
         refused(&|s| s.instance_id = "a\nb".into());
+        for mount in ["", "srv", "/a b", "/a\nb", "/a\\b"] {
+            refused(&|s| s.disks = vec![disk("data", mount, false, true)]);
+        }
+        refused(&|s| s.disks[0].name = "a b".into());
         refused(&|s| s.authorized_keys = vec!["a\nb".into()]);
         refused(&|s| s.password_hash = Some(Secret::new("hunter2")));
         refused(&|s| s.password_hash = Some(Secret::new("$6$hunter2:0:0")));

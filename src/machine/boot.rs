@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::console;
+use super::disks::seed_disks;
 use super::record::Record;
 use super::{MachineError, Machines};
 use crate::image::{self, HostKey, Kernel, Seed};
@@ -52,6 +53,7 @@ impl Machines<'_> {
     ) -> Result<(), MachineError> {
         let dir = self.layout.machine(&record.id);
         let choice = self.choose_provider(machine, record, forced)?;
+        let extra = self.extra_disks(machine, &dir)?;
         self.write_seed(project, machine, record, &dir)?;
         let (ports, passt) = self.open_ports(machine)?;
         let _watch = self.time(&machine.name, Phase::Vmm);
@@ -73,7 +75,7 @@ impl Machines<'_> {
         }
         self.write_known_hosts(record, &dir)?;
         self.save(record)?;
-        let spec = VmSpec {
+        let mut spec = VmSpec {
             name: machine.name.clone(),
             provider: choice.kind,
             accelerated: choice.accelerated,
@@ -101,6 +103,7 @@ impl Machines<'_> {
             ],
             mac: provider::mac_of(&record.id),
         };
+        spec.disks.extend(extra);
         console::rotate(&dir);
         provider::start(&self.exe, &self.path, &dir, &spec, passt.socket)?;
         Ok(())
@@ -195,6 +198,7 @@ impl Machines<'_> {
             authorized_keys,
             password_hash,
             host_key,
+            disks: seed_disks(&machine.disks),
         };
         Ok(image::write_seed(&dir.join(SEED), &seed)?)
     }

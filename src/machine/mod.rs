@@ -5,6 +5,7 @@
 
 mod boot;
 mod console;
+mod disks;
 mod error;
 mod query;
 mod record;

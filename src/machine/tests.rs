@@ -59,6 +59,7 @@ fn applied() -> Applied {
         nested: false,
         memory: 1 << 28,
         disk: None,
+        disks: Vec::new(),
         hostname: "default".into(),
         provider: None,
         kernel: KernelChoice::Stock,

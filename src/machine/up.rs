@@ -97,6 +97,7 @@ impl Machines<'_> {
         let session = session?;
         if !was_running {
             self.tell_ready(&record);
+            self.check_mounts(machine, &session)?;
         }
         self.run_steps(project, machine, &record, &session, &options.provision, was_running)
     }

@@ -47,6 +47,8 @@ pub struct Machine {
     pub memory: u64,
     /// Size of the root disk in bytes; `None`: the box's own default.
     pub disk: Option<u64>,
+    /// Disks beside the root disk, in the order in which the guest finds them.
+    pub disks: Vec<ExtraDisk>,
     /// Host name inside the guest.
     pub hostname: String,
     /// Forced provider; `None`: chosen by what the host can do.
@@ -61,6 +63,50 @@ pub struct Machine {
     pub boot_timeout: Duration,
     /// How long `halt` waits for the guest before it is switched off.
     pub halt_timeout: Duration,
+}
+
+/// A disk beside the root disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExtraDisk {
+    /// `[a-z0-9][a-z0-9-]*`, at most 16 characters, unique in its machine: its serial number in the
+    /// guest.
+    pub name: String,
+    /// Where its content comes from.
+    pub source: DiskSource,
+    /// Where the guest mounts it: an absolute path of letters, digits and `._-+@`.
+    pub mount: Option<String>,
+    /// The guest cannot write to it.
+    pub read_only: bool,
+}
+
+/// Where the content of a disk comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskSource {
+    /// Made in the machine's folder at the first start and gone with the machine.
+    New {
+        /// In bytes, a multiple of 1 MiB.
+        size: u64,
+        /// Made with an empty ext4 on it.
+        filesystem: bool,
+    },
+    /// An image of the user's.
+    Image {
+        /// Absolute path of the file or block device.
+        path: PathBuf,
+        /// Its format, never guessed.
+        format: ImageFormat,
+    },
+}
+
+/// Format of a disk image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageFormat {
+    /// Bytes as they are.
+    Raw,
+    /// qcow2.
+    Qcow2,
 }
 
 /// What runs a machine.

@@ -78,8 +78,7 @@ impl Passt {
 
 /// The command line, without secrets: ports and switches.
 fn arguments(forwards: &[Forward]) -> Vec<String> {
-    // The default, said because our network card says the same.
-    let mut args: Vec<String> = ["--quiet", "--mtu", "65520", "--fd", "3"].map(String::from).to_vec();
+    let mut args: Vec<String> = ["--quiet", "--fd", "3"].map(String::from).to_vec();
     for forward in forwards {
         args.push(if forward.protocol == Protocol::Tcp { "-t" } else { "-u" }.into());
         args.push(format!("{}/{}:{}", forward.host_ip, forward.host, forward.guest));
@@ -117,7 +116,7 @@ mod tests {
         };
         let udp = Forward { guest: 53, host: 5353, protocol: Protocol::Udp, ..tcp.clone() };
         let args = arguments(&[tcp, udp]).join(" ");
-        assert_eq!(args, "--quiet --mtu 65520 --fd 3 -t 127.0.0.1/2222:22 -u 127.0.0.1/5353:53");
+        assert_eq!(args, "--quiet --fd 3 -t 127.0.0.1/2222:22 -u 127.0.0.1/5353:53");
     }
 
     #[test]

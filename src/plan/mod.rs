@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Forward, KernelChoice, Machine, ProviderKind};
+use crate::model::{DiskSource, ExtraDisk, Forward, KernelChoice, Machine, ProviderKind};
 
 /// What a machine was made from and last started with; kept in its record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,6 +11,9 @@ pub struct Applied {
     pub box_name: String,
     /// Size of its disk as declared, bytes.
     pub disk: Option<u64>,
+    /// Disks beside the root disk.
+    #[serde(default)]
+    pub disks: Vec<ExtraDisk>,
     /// Virtual CPUs.
     pub cpus: u8,
     /// Virtual machines inside it.
@@ -34,6 +37,7 @@ impl Applied {
         Applied {
             box_name: machine.box_name.clone(),
             disk: machine.disk,
+            disks: machine.disks.clone(),
             cpus: machine.cpus,
             nested: machine.nested,
             memory: machine.memory,
@@ -121,12 +125,27 @@ fn needs_reload(applied: &Applied, wanted: &Applied) -> Vec<String> {
     note("memory", mebibytes(applied.memory), mebibytes(wanted.memory));
     note("hostname", applied.hostname.clone(), wanted.hostname.clone());
     note("kernel", applied.kernel.as_str().into(), wanted.kernel.as_str().into());
+    note("disks", disks(&applied.disks), disks(&wanted.disks));
     note("ports", ports(&applied.ports), ports(&wanted.ports));
     changed
 }
 
 fn mebibytes(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
+}
+
+fn disks(list: &[ExtraDisk]) -> String {
+    let word = |disk: &ExtraDisk| {
+        let source = match &disk.source {
+            DiskSource::New { size, .. } => mebibytes(*size),
+            DiskSource::Image { path, .. } => path.display().to_string(),
+        };
+        let mount = disk.mount.as_ref().map(|mount| format!(" at {mount}")).unwrap_or_default();
+        let read_only = if disk.read_only { ", read-only" } else { "" };
+        format!("{} ({source}{mount}{read_only})", disk.name)
+    };
+    let words: Vec<String> = list.iter().map(word).collect();
+    if words.is_empty() { "none".into() } else { words.join(" ") }
 }
 
 fn ports(list: &[Forward]) -> String {
@@ -150,6 +169,7 @@ mod tests {
             nested: false,
             memory: 1 << 30,
             disk: None,
+            disks: Vec::new(),
             hostname: "web".into(),
             provider: None,
             kernel: KernelChoice::Stock,

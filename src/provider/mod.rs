@@ -24,6 +24,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use crate::model::ImageFormat;
 use crate::model::ProviderKind;
 use crate::vmm::control;
 use crate::vmm::sandbox::Role;
@@ -82,16 +83,6 @@ pub struct DiskSpec {
     pub read_only: bool,
     /// Serial number that the guest sees.
     pub serial: String,
-}
-
-/// Format of a disk image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ImageFormat {
-    /// Bytes as they are.
-    Raw,
-    /// qcow2.
-    Qcow2,
 }
 
 /// How a virtual machine ended: `ended.json` in its folder, empty while it runs and when its process

@@ -156,6 +156,31 @@ set_dropbear() {
     [ -s "$host_key" ] || dropbearkey -t ed25519 -f "$host_key" >/dev/null
 }
 
+# The block device of the virtio disk with that serial number.
+disk_called() {
+    for block in /sys/block/*; do
+        [ "$(cat "$block/serial" 2>/dev/null)" = "$1" ] && printf '%s' "/dev/${block##*/}" && return 0
+    done
+    return 1
+}
+
+# An ext4 disk is one that was made for this machine, and grows with its file.
+mount_disk() {
+    disk=$(disk_called "$name") || { echo "the machine has no such disk"; return 1; }
+    mkdir -p "$place" && mount -t "$kind" -o "$access" "$disk" "$place" || return 1
+    [ "$kind" != ext4 ] || [ "$access" != rw ] || resize2fs "$disk" >/dev/null 2>&1 ||
+        { echo "it is mounted, but cannot grow"; return 1; }
+}
+
+# What becomes of each disk is in /run/rvm-disks, where the host looks.
+mount_disks() {
+    [ -r "$seed/disks" ] || return 0
+    while read -r name access kind place; do
+        if trouble=$(mount_disk 2>&1); then trouble=ok; else say "disk $name: $trouble"; fi
+        echo "$name" $trouble
+    done <"$seed/disks" >/run/rvm-disks
+}
+
 # The root file system grows when its disk is not as large as last time.
 grow() {
     while read -r _ _ numbers _ mountpoint _; do
@@ -171,6 +196,7 @@ mkdir -p -m 700 "$state"
 if open_seed; then
     set_hostname || say "cannot set the host name"
     set_user || say "cannot set up the user"
+    mount_disks
 else
     say "no seed disk (label CIDATA): the machine keeps the identity that it has"
 fi

@@ -21,6 +21,43 @@ pub fn four_cpus_four_gib_and_a_grown_disk(provider: &str) {
     assert_eq!(project.ssh(used), "same");
 }
 
+/// A disk beside the root disk keeps what is written to it and grows; an image that is read-only
+/// cannot be written; one that is in use cannot be used twice.
+pub fn disks_beside_the_root_disk(provider: &str) {
+    let file = |size: &str| {
+        format!(
+            "{MICRO}[[disk]]\nname = \"data\"\nsize = \"{size}\"\nmount = \"/srv/data\"\n\
+             [[disk]]\nname = \"cd\"\nimage = \"cd.raw\"\nformat = \"raw\"\nread_only = true\n"
+        )
+    };
+    let project = Project::new(provider, &file("32MiB"));
+    project.write("cd.raw", &"0123456789abcdef".repeat(64 << 10));
+    project.rvm(&["up"]).ok().says("Disk `data` is new").says_not("not mounted");
+    let kib = "df -k /srv/data | awk 'END { print $2 }'";
+    assert!(project.ssh(kib).parse::<u64>().unwrap() < 32 << 10);
+    project.ssh("echo kept | sudo tee /srv/data/file && sync");
+
+    let cd =
+        "for b in /sys/block/*; do [ \"$(cat $b/serial 2>/dev/null)\" != cd ] || echo /dev/${b##*/}; done";
+    let cd = project.ssh(cd);
+    assert_eq!(project.ssh(&format!("sudo head -c 16 {cd}")), "0123456789abcdef");
+    project.rvm(&["ssh", "-c", &format!("echo no | sudo dd of={cd} 2>/dev/null")]).code(1);
+    assert!(std::fs::read(project.root.join("cd.raw")).unwrap().starts_with(b"0123456789abcdef"));
+
+    project.rvm(&["halt"]).ok();
+    project.vagrantfile(provider, &file("64MiB"));
+    project.rvm(&["up"]).ok().says("grows to 64 MiB").says_not("not mounted");
+    assert_eq!(project.ssh("cat /srv/data/file"), "kept");
+    assert!(project.ssh(kib).parse::<u64>().unwrap() > 40 << 10);
+
+    let writer = "[[machine]]\nname = \"default\"\n[[machine]]\nname = \"other\"\n\
+                  [[machine.disk]]\nname = \"cd\"\nimage = \"cd.raw\"\nformat = \"raw\"\n";
+    project.vagrantfile(provider, &format!("{MICRO}{writer}"));
+    project.rvm(&["up", "other"]).code(1).says("cd.raw").says("lock");
+    project.rvm(&["destroy", "-f"]).ok();
+    assert!(project.root.join("cd.raw").exists(), "the image is the user's");
+}
+
 /// A guest that reboots comes back by itself; one that switches itself off stays off.
 pub fn a_guest_that_reboots_or_powers_off(provider: &str) {
     let project = Project::new(provider, MICRO);

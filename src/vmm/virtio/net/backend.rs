@@ -3,12 +3,12 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
+use super::HEADER_LEN;
 use super::batch::Batch;
 use super::error::NetError;
-use super::offload::{self, F_GUEST_CSUM};
+use super::offload::{self, F_CSUM, F_GUEST_CSUM};
 use super::stream::{Down, Stream};
 use super::tap::Tap;
-use super::{F_MTU, HEADER_LEN};
 use crate::vmm::NetBackend;
 
 /// A received frame, and how the guest is to take it.
@@ -41,8 +41,9 @@ impl Backend {
     pub(super) fn features(&self) -> u64 {
         match self {
             // Frames come whole and with their checksums, from a process of this host over a socket
-            // that loses nothing, so the guest need not look at them.
-            Self::Stream(_) => offload::HOST | F_GUEST_CSUM | F_MTU,
+            // that loses nothing, so the guest need not look at them. None is longer than the MTU:
+            // older versions of passt lose their place in the stream when a read ends within one.
+            Self::Stream(_) => F_CSUM | F_GUEST_CSUM,
             Self::Tap(_) => offload::HOST | offload::GUEST,
         }
     }

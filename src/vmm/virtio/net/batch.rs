@@ -10,6 +10,10 @@ use crate::vmm::virtio::iov::{IoVecs, MAX_PIECES};
 
 /// Most frames in one system call.
 pub(super) const MAX_FRAMES: usize = 64;
+/// Bytes of frames in one system call on a stream. A UNIX socket takes this much as one piece
+/// (`unix_stream_sendmsg` in Linux' `net/unix/af_unix.c`: some 48 KiB), so that the peer sees whole
+/// frames: passt before 2024 loses its place when it reads a part of one.
+const PIECE: usize = 32 << 10;
 /// Bytes before each frame in a stream: its length, big-endian.
 pub(super) const PREFIX: usize = 4;
 /// Most bytes that are copied out of guest memory before they are looked at: a frame's length in
@@ -109,11 +113,16 @@ impl<'m> Batch<'m> {
         Ok(())
     }
 
-    /// What a stream takes next: each frame behind its length.
+    /// What a stream takes next: each frame behind its length, at most [`PIECE`] or one frame.
     pub(super) fn stream_pieces<'a>(&'a self) -> IoVecs<'a> {
         let mut iov = IoVecs::new();
         let mut skip = self.sent;
+        let mut bytes = 0;
         for frame in self.frames.get(self.next..).unwrap_or_default() {
+            bytes += frame.len;
+            if bytes > PIECE && bytes > frame.len {
+                break;
+            }
             if let Some(head) = frame.head().get(skip..).filter(|head| !head.is_empty()) {
                 iov.push_bytes(head);
             }

@@ -31,15 +31,10 @@ const HEADER_LEN: usize = 12;
 const ETHERNET_HEADER: usize = 14;
 /// Bytes of the longest frame: the largest IP packet and an ethernet header with a VLAN tag.
 const MAX_FRAME: usize = 65535 + ETHERNET_HEADER + 4;
-/// The longest IP packet that is sent to a stream: what passt announces by default, a frame of 65535
-/// bytes without its ethernet header, rounded down to a multiple of 4. The driver takes it as its
-/// MTU (virtio 1.2, section 5.1.4.1), so that a guest sends and gets TCP segments of 64 KiB.
-const STREAM_MTU: u16 = 65520;
 /// The name of the worker thread.
 const NAME: &str = "virtio-net";
 
 /// Feature bits of the network device (virtio 1.2, section 5.1.3).
-const F_MTU: u64 = 1 << 3;
 const F_MAC: u64 = 1 << 5;
 const F_MRG_RXBUF: u64 = 1 << 15;
 const F_STATUS: u64 = 1 << 16;
@@ -134,13 +129,11 @@ impl VirtioDevice for Net {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        // Address, link, number of queue pairs (not offered), MTU (virtio 1.2, section 5.1.4).
-        let mut config = [0; 12];
-        config[..6].copy_from_slice(&self.mac);
+        let mut config = [0; 8];
+        let (mac, status) = config.split_at_mut(6);
+        mac.copy_from_slice(&self.mac);
         let link = if self.shared.is_up() { LINK_UP } else { 0 };
-        config[6..8].copy_from_slice(&link.to_le_bytes());
-        let mtu = if self.features & F_MTU != 0 { STREAM_MTU } else { 0 };
-        config[10..].copy_from_slice(&mtu.to_le_bytes());
+        status.copy_from_slice(&link.to_le_bytes());
         read_bytes(&config, offset, data);
     }
 
