@@ -95,6 +95,10 @@ impl Error {
             Self::KeepsResetting { .. } => {
                 Some("look at the console for a kernel panic: root file system, initrd, memory".into())
             }
+            Self::Memory(memory::Error::Reserve { .. }) => Some(
+                "this host promises no more memory than it has (vm.overcommit_memory): take less `memory`"
+                    .into(),
+            ),
             Self::Boot(e) => e.hint(),
             Self::Cpu(e) => e.hint(),
             Self::Vcpu(e) => e.hint(),
