@@ -195,6 +195,24 @@ mod tests {
     }
 
     #[test]
+    fn a_changed_disk_waits_for_a_reload() {
+        let disk = ExtraDisk {
+            name: "data".into(),
+            source: DiskSource::New { size: 5 << 30, filesystem: true },
+            mount: Some("/srv/data".into()),
+            read_only: false,
+        };
+        let wanted = Machine { disks: vec![disk], ..machine() };
+        let plan = up(&wanted, &Observed::Running(Applied::of(&machine())));
+        assert_eq!(
+            plan.pending,
+            ["disks none, the file says data (5120 MiB at /srv/data): `rvm reload` applies it"]
+        );
+        let stopped = up(&wanted, &Observed::Stopped(Applied::of(&machine())));
+        assert_eq!(stopped, Plan { actions: vec![Action::Start], pending: vec![] });
+    }
+
+    #[test]
     fn a_changed_file_is_never_passed_over_in_silence() {
         let applied = Applied { cpus: 1, box_name: "debian/12".into(), ..Applied::of(&machine()) };
         let plan = up(&machine(), &Observed::Running(applied));

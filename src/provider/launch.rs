@@ -69,18 +69,19 @@ pub fn start(exe: &Path, path: &str, dir: &Path, spec: &VmSpec, net: OwnedFd) ->
     }
     match serde_json::from_str::<Report>(&line) {
         Ok(Report::Ready) => Ok(()),
-        Ok(Report::Error(message)) => {
+        Ok(Report::Error { message, hint }) => {
             let _ = child.wait();
-            Err(ProviderError::Refused(message))
+            Err(ProviderError::Refused { message, hint })
         }
         Err(_) => {
             let status = child.wait().map_err(ProviderError::Spawn)?;
             let log = log_of(dir);
             if let Some(violation) = Violation::find(&log) {
-                return Err(ProviderError::Refused(violation.to_string()));
+                return Err(ProviderError::Refused { message: violation.to_string(), hint: None });
             }
             let last = log.lines().last().unwrap_or("it said nothing").to_owned();
-            Err(ProviderError::Refused(format!("the machine's process ended early ({status}): {last}")))
+            let message = format!("the machine's process ended early ({status}): {last}");
+            Err(ProviderError::Refused { message, hint: None })
         }
     }
 }

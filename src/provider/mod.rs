@@ -139,8 +139,13 @@ pub enum ProviderError {
     #[error("cannot start the machine's process")]
     Spawn(#[source] io::Error),
     /// It started and then said why it cannot go on.
-    #[error("{0}")]
-    Refused(String),
+    #[error("{message}")]
+    Refused {
+        /// What it said.
+        message: String,
+        /// What it said to do next.
+        hint: Option<String>,
+    },
     /// Talking to a running machine failed.
     #[error("the machine's process does not answer")]
     Control(#[source] io::Error),
@@ -177,6 +182,11 @@ impl ProviderError {
                 "`sudo apt install qemu-system-x86` gives the slower one; `rvm doctor` says what KVM lacks"
                     .into(),
             ),
+            ProviderError::Refused { hint, .. } => hint.clone(),
+            ProviderError::Vmm(error) => error.hint(),
+            ProviderError::Qemu { text, .. } if text.contains(" lock") => {
+                Some("stop the machine or program that uses it, then try again".into())
+            }
             ProviderError::Stuck { pid } => Some(format!("`kill -9 {pid}` ends it; its disk is kept")),
             _ => None,
         }

@@ -28,8 +28,13 @@ use crate::vmm::sandbox::{self, Policy};
 pub(super) enum Report {
     /// The guest runs, and the control socket answers.
     Ready,
-    /// It does not: a sentence with its causes.
-    Error(String),
+    /// It does not.
+    Error {
+        /// A sentence with its causes.
+        message: String,
+        /// What to do next.
+        hint: Option<String>,
+    },
 }
 
 /// Runs the machine in folder `dir` until its guest is gone.
@@ -50,7 +55,7 @@ pub fn main(dir: &Path) -> ExitCode {
         Err(error) => {
             let message = chain(&error);
             eprintln!("{message}");
-            starter.tell(&Report::Error(message));
+            starter.tell(&Report::Error { message, hint: error.hint() });
             ExitCode::FAILURE
         }
     }

@@ -53,7 +53,7 @@ pub fn disks_beside_the_root_disk(provider: &str) {
     let writer = "[[machine]]\nname = \"default\"\n[[machine]]\nname = \"other\"\n\
                   [[machine.disk]]\nname = \"cd\"\nimage = \"cd.raw\"\nformat = \"raw\"\n";
     project.vagrantfile(provider, &format!("{MICRO}{writer}"));
-    project.rvm(&["up", "other"]).code(1).says("cd.raw").says("lock");
+    project.rvm(&["up", "other"]).code(1).says("cd.raw").says("stop the machine or program that uses it");
     project.rvm(&["destroy", "-f"]).ok();
     assert!(project.root.join("cd.raw").exists(), "the image is the user's");
 }
