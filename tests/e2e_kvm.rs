@@ -5,7 +5,8 @@
 
 mod common;
 
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use common::{Project, machines};
 use rvm::vmm::control::Client;
@@ -103,10 +104,47 @@ fn devices_interrupt_by_messages() {
     assert!(lines.lines().all(|line| line.contains("MSIX")), "{lines}");
 }
 
+/// Memory that the guest has freed comes back; a balloon takes some and gives it again.
+#[test]
+fn freed_memory_comes_back() {
+    let project = Project::new("kvm", "box = \"micro\"\nmemory = \"256MiB\"\n");
+    project.rvm(&["up"]).ok();
+    let resident = || project.machine("default")["memory"]["resident"].as_u64().expect("resident");
+    let before = resident();
+    assert!((16 << 20..256 << 20).contains(&before), "{before}");
+    project.ssh("dd if=/dev/urandom of=/tmp/ballast bs=1M count=80 2>&1");
+    let full = resident();
+    assert!(full >= before + (70 << 20), "{before}, then {full}");
+    let guest = project.machine("default")["memory"]["guest"].clone();
+    assert!(guest["available"].as_u64().unwrap() < guest["total"].as_u64().unwrap() - (80 << 20), "{guest}");
+    project.ssh("rm /tmp/ballast");
+    let half = full - (40 << 20);
+    wait("the memory does not come back", || resident() < half);
+    project.rvm(&["status"]).ok().says("of 256 MiB of memory in use").says("available");
+
+    let socket = project.machine_dir("default").join("control.sock");
+    let mut client = Client::connect(&socket, Duration::from_secs(30)).unwrap();
+    for bytes in [32 << 20, 0] {
+        client.set_balloon(bytes).unwrap();
+        wait("the balloon does not get there", || client.usage().unwrap().balloon == Some(bytes));
+    }
+    client.set_balloon(257 << 20).unwrap_err();
+}
+
+#[track_caller]
+fn wait(otherwise: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !done() {
+        assert!(Instant::now() < deadline, "{otherwise}");
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
 cases! { "kvm":
     life::life_of_a_machine,
     life::two_machines_of_one_file,
     life::forwarded_ports,
+    console::console_of_a_machine,
     hardware::four_cpus_four_gib_and_a_grown_disk,
     hardware::disks_beside_the_root_disk,
     hardware::a_guest_that_reboots_or_powers_off,

@@ -9,13 +9,14 @@ mod driver;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use driver::*;
 use rvm::vmm::virtio::balloon::Balloon;
 use rvm::vmm::virtio::block::Block;
+use rvm::vmm::virtio::console::Console;
 use rvm::vmm::virtio::net::Net;
 use rvm::vmm::virtio::rng::Rng;
 use rvm::vmm::virtio::vsock::Vsock;
@@ -108,6 +109,16 @@ fn balloon() -> u64 {
     allocations(&mut driver, 0, &heads, || {})
 }
 
+fn console() -> u64 {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("console.sock");
+    let console = Console::new(UnixListener::bind(&path).unwrap()).unwrap();
+    let _reader = UnixStream::connect(&path).unwrap();
+    let mut driver = Driver::started(console, 64, 0);
+    let heads: Vec<_> = (0..30).map(|_| driver.chain(1, &[readable(DATA, 1000)])).collect();
+    allocations(&mut driver, 1, &heads, || {})
+}
+
 fn net() -> (u64, u64) {
     let (ours, mut peer) = UnixStream::pair().unwrap();
     let mac = [2, 0, 0, 0, 0, 1];
@@ -171,5 +182,5 @@ fn vsock() -> (u64, u64) {
 
 #[test]
 fn work_on_a_queue_allocates_nothing() {
-    assert_eq!((block(), rng(), balloon(), net(), vsock()), (0, 0, 0, (0, 0), (0, 0)));
+    assert_eq!((block(), rng(), balloon(), console(), net(), vsock()), (0, 0, 0, 0, (0, 0), (0, 0)));
 }

@@ -4,8 +4,10 @@
 //! verb; [`ui`] is the only writer to standard output and error.
 
 mod app;
+mod attach;
 mod boot;
 mod boxes;
+mod console;
 mod destroy;
 mod doctor;
 mod error;
@@ -94,6 +96,8 @@ enum Verb {
     Reload(reload::ReloadArgs),
     /// Log in to a machine, or run one command in it
     Ssh(ssh::SshArgs),
+    /// Attach this terminal to the console of a machine
+    Console(console::ConsoleArgs),
     /// Print configuration for the ssh client
     SshConfig(ssh_config::SshConfigArgs),
     /// Run provision steps on running machines
@@ -152,6 +156,7 @@ impl Verb {
             Verb::Halt(args) => halt::run(app, &args),
             Verb::Reload(args) => reload::run(app, &args),
             Verb::Ssh(args) => ssh::run(app, &args),
+            Verb::Console(args) => console::run(app, &args),
             Verb::SshConfig(args) => ssh_config::run(app, &args),
             Verb::Provision(args) => provision::run(app, &args),
             Verb::Status(args) => status::run(app, &args),

@@ -1,5 +1,6 @@
 //! What exists and how it is: asked of the live processes.
 
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,6 +14,9 @@ use crate::vmm::control::Usage;
 
 /// How long a guest that runs already may take to let us in for one command.
 const CONNECT: Duration = Duration::from_secs(15);
+
+/// How long a machine that closes its console may take to end.
+const ENDING: Duration = Duration::from_secs(2);
 
 impl Machines<'_> {
     /// State of a declared machine.
@@ -141,6 +145,20 @@ impl Machines<'_> {
     pub fn console_log(&self, id: &str) -> Result<Vec<u8>, MachineError> {
         let dir = self.layout.machine(id);
         console::whole(&dir).map_err(|e| MachineError::file("read the console log in", &dir, e))
+    }
+
+    /// Attaches to the console of a running machine; `vmm::attach::wire` is spoken there.
+    pub fn console(&self, status: &Status) -> Result<UnixStream, MachineError> {
+        let id = status.id.as_ref().ok_or_else(|| MachineError::NotCreated(status.name.clone()))?;
+        Ok(provider::console(&self.layout.machine(id))?)
+    }
+
+    /// Whether a machine that ran has ended, or does within moments.
+    pub fn has_ended(&self, status: &Status) -> Result<bool, MachineError> {
+        match &status.id {
+            Some(id) => Ok(provider::wait_ended(&self.layout.machine(id), ENDING)?),
+            None => Ok(true),
+        }
     }
 
     pub(super) fn running(&self, project: &Path, name: &str) -> Result<Record, MachineError> {

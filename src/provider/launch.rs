@@ -4,15 +4,16 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::process::Report;
-use super::{EndReason, Ended, ProviderError, VmSpec};
+use super::{CONSOLE_SOCKET, EndReason, Ended, ProviderError, VmSpec};
 use crate::model::Cancel;
 use crate::state::{Lock, store};
-use crate::vmm::control::{Client, Usage};
+use crate::vmm::control::{self, Client, Usage};
 use crate::vmm::sandbox::Violation;
 
 /// The machine as its process needs it.
@@ -102,6 +103,12 @@ pub fn live(dir: &Path) -> Result<Option<Live>, ProviderError> {
 pub fn usage(dir: &Path) -> Option<Usage> {
     let asked = Client::connect(&dir.join(CONTROL_SOCKET), ANSWER).and_then(|mut client| client.usage());
     asked.inspect_err(|error| tracing::debug!(dir = %dir.display(), %error, "memory is not known")).ok()
+}
+
+/// Attaches to the console of the machine in `dir`; `vmm::attach::wire` is spoken there.
+pub fn console(dir: &Path) -> Result<UnixStream, ProviderError> {
+    let path = dir.join(CONSOLE_SOCKET);
+    control::connect(&path).map_err(|source| ProviderError::File { action: "attach to", path, source })
 }
 
 /// Process id of whoever holds the machine's lock; 0 when it has not written it yet.

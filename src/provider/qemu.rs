@@ -16,8 +16,8 @@ use std::time::Instant;
 
 use super::qmp::Qmp;
 use super::{
-    CONSOLE_LIMIT, CONSOLE_LOG, DiskSpec, EndReason, Engine, ImageFormat, ProviderError, Running, VmSpec,
-    console, tsc,
+    CONSOLE_LIMIT, CONSOLE_LOG, CONSOLE_SOCKET, DiskSpec, EndReason, Engine, ImageFormat, ProviderError,
+    Running, VmSpec, console, tsc,
 };
 use crate::vmm::sandbox::Role;
 use crate::vmm::{BoundedLog, control};
@@ -36,12 +36,19 @@ const ERROR_LOG: &str = "qemu.log";
 /// programs, to change priorities, and calls that nothing needs any more.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
+/// Where QEMU's serial port and virtio console connect to, in the machine's folder.
+const SERIAL_SOCKET: &str = "serial.sock";
+const HVC_SOCKET: &str = "hvc.sock";
+
 struct QemuVm {
     child: Child,
     target: Arc<QemuTarget>,
     /// The serial port, and where what it says goes.
     serial: UnixStream,
     console: BoundedLog,
+    /// The virtio console, and who attaches to it.
+    hvc: UnixStream,
+    attach: UnixListener,
     error_log: File,
 }
 
@@ -67,11 +74,13 @@ impl Engine for Qemu {
         let console = console.map_err(file("write", CONSOLE_LOG))?;
         // QEMU connects to us, so that each socket exists before the process does.
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(ProviderError::Spawn)?;
-        let (serial, serial_name) = serial_listener(dir).map_err(ProviderError::Spawn)?;
+        let serial = listener(dir, SERIAL_SOCKET).map_err(ProviderError::Spawn)?;
+        let hvc = listener(dir, HVC_SOCKET).map_err(ProviderError::Spawn)?;
+        let attach = listener(dir, CONSOLE_SOCKET).map_err(file("create", CONSOLE_SOCKET))?;
         let mut command = Command::new("sh");
         command
             .args(["-c", LAUNCH, "qemu"])
-            .args(arguments(spec, &serial_name))
+            .args(arguments(spec))
             .args(sandbox_arguments())
             .current_dir(dir)
             .stdin(Stdio::from(net))
@@ -81,9 +90,9 @@ impl Engine for Qemu {
         let mut child = command.spawn().map_err(ProviderError::Spawn)?;
         // Drops our copies of the descriptors that the child has now.
         drop(command);
-        let connected = Qmp::negotiate(ours).and_then(|qmp| Ok((qmp, serial.accept()?.0)));
-        let (qmp, serial) = match connected {
-            Ok(both) => both,
+        let connected = Qmp::negotiate(ours).and_then(|qmp| Ok((qmp, serial.accept()?.0, hvc.accept()?.0)));
+        let (qmp, serial, hvc) = match connected {
+            Ok(all) => all,
             Err(_) => {
                 // It may be wrong in its arguments, or stuck: either way it goes, and says why in its log.
                 let _ = child.kill();
@@ -98,16 +107,15 @@ impl Engine for Qemu {
             memory: spec.memory,
             stopped: AtomicBool::new(false),
         });
-        Ok(Box::new(QemuVm { child, target, serial, console, error_log }))
+        Ok(Box::new(QemuVm { child, target, serial, console, hvc, attach, error_log }))
     }
 }
 
-/// A listening socket for the serial port and the name that QEMU, whose working directory is
-/// `dir`, reaches it by. The relative name keeps it within the 107 bytes of `sun_path`.
-fn serial_listener(dir: &Path) -> io::Result<(UnixListener, String)> {
-    let name = "serial.sock";
+/// A listening socket of that name. QEMU, whose working directory is `dir`, reaches it by the name
+/// alone, which keeps it within the 107 bytes of `sun_path`.
+fn listener(dir: &Path, name: &str) -> io::Result<UnixListener> {
     crate::state::store::remove(&dir.join(name))?;
-    Ok((control::bind(&dir.join(name))?, name.to_owned()))
+    control::bind(&dir.join(name))
 }
 
 /// QEMU's sandbox, if it was built with one.
@@ -135,7 +143,7 @@ fn die_with_parent(command: &mut Command) {
     unsafe { command.pre_exec(hook) };
 }
 
-fn arguments(spec: &VmSpec, serial: &str) -> Vec<String> {
+fn arguments(spec: &VmSpec) -> Vec<String> {
     let mut args: Vec<String> = Vec::new();
     let mut add = |words: &[&str]| args.extend(words.iter().map(|w| (*w).to_owned()));
     add(&["-name", &spec.name, "-M", "microvm,acpi=on,rtc=on,x-option-roms=off,isa-serial=on"]);
@@ -148,7 +156,8 @@ fn arguments(spec: &VmSpec, serial: &str) -> Vec<String> {
     add(&["-nodefaults", "-no-user-config", "-display", "none"]);
     add(&["-smp", &spec.cpus.to_string(), "-m", &format!("{}M", spec.memory >> 20)]);
     add(&["-chardev", "socket,id=qmp,fd=3", "-mon", "chardev=qmp,mode=control"]);
-    add(&["-chardev", &format!("socket,id=serial,path={serial}"), "-serial", "chardev:serial"]);
+    add(&["-chardev", &format!("socket,id=serial,path={SERIAL_SOCKET}"), "-serial", "chardev:serial"]);
+    add(&["-chardev", &format!("socket,id=hvc,path={HVC_SOCKET}")]);
     add(&["-kernel", &spec.kernel.to_string_lossy()]);
     if let Some(initrd) = &spec.initrd {
         add(&["-initrd", &initrd.to_string_lossy()]);
@@ -169,6 +178,7 @@ fn arguments(spec: &VmSpec, serial: &str) -> Vec<String> {
     let mac = spec.mac.map(|b| format!("{b:02x}")).join(":");
     add(&["-device", &format!("virtio-net-device,netdev=n,mac={mac}")]);
     add(&["-device", "virtio-rng-device"]);
+    add(&["-device", "virtio-serial-device", "-device", "virtconsole,chardev=hvc"]);
     // Memory that the guest freed goes back to the host.
     add(&["-device", "virtio-balloon-device,free-page-reporting=on"]);
     args
@@ -226,8 +236,9 @@ impl Running for QemuVm {
     }
 
     fn wait(self: Box<Self>) -> Result<EndReason, ProviderError> {
-        let Self { mut child, target, serial, console, error_log } = *self;
+        let Self { mut child, target, serial, console, hvc, attach, error_log } = *self;
         let console = console::pump(serial, console).map_err(ProviderError::Spawn)?;
+        console::serve(hvc, attach).map_err(ProviderError::Spawn)?;
         let status = child.wait().map_err(ProviderError::Spawn)?;
         // The console's writer ended with QEMU: all it wrote is in the log before we say it ended.
         let _ = console.join();
@@ -308,7 +319,7 @@ mod tests {
 
     #[test]
     fn formats_are_said_and_odd_paths_survive() {
-        let args = arguments(&spec(), "serial.sock");
+        let args = arguments(&spec());
         let blockdev = args.iter().find(|a| a.contains("node-name")).unwrap();
         let value: serde_json::Value = serde_json::from_str(blockdev).unwrap();
         assert_eq!(value["file"]["filename"], "/store/a,b=c.qcow2");
@@ -319,8 +330,8 @@ mod tests {
 
     #[test]
     fn software_emulation_unless_kvm_is_good() {
-        assert!(arguments(&spec(), "s").iter().any(|a| a.starts_with("tcg")));
+        assert!(arguments(&spec()).iter().any(|a| a.starts_with("tcg")));
         let fast = VmSpec { accelerated: true, ..spec() };
-        assert!(arguments(&fast, "s").iter().any(|a| a == "kvm"));
+        assert!(arguments(&fast).iter().any(|a| a == "kvm"));
     }
 }

@@ -36,6 +36,7 @@ pub mod vcpu;
 pub mod virtio;
 
 pub use devices::log::BoundedLog;
+pub use devices::terminal::RawMode;
 pub use error::Error;
 pub use handle::Handle;
 pub use spec::{

@@ -2,7 +2,7 @@
 
 use super::Place;
 
-const VERBS: [&[&str]; 20] = [
+const VERBS: [&[&str]; 21] = [
     &[],
     &["init"],
     &["validate"],
@@ -10,6 +10,7 @@ const VERBS: [&[&str]; 20] = [
     &["halt"],
     &["reload"],
     &["ssh"],
+    &["console"],
     &["ssh-config"],
     &["provision"],
     &["status"],

@@ -94,8 +94,15 @@ fn what_is_not_created_needs_no_stopping() {
 #[test]
 fn what_is_not_created_cannot_be_used() {
     let place = Place::with(ONE);
-    let cases: [&[&str]; 6] =
-        [&["ssh"], &["ssh", "-c", "true"], &["ssh-config"], &["port"], &["logs"], &["provision"]];
+    let cases: [&[&str]; 7] = [
+        &["console"],
+        &["ssh"],
+        &["ssh", "-c", "true"],
+        &["ssh-config"],
+        &["port"],
+        &["logs"],
+        &["provision"],
+    ];
     for words in cases {
         let ran = place.run(words);
         assert_eq!((ran.code, ran.stdout.as_str()), (1, ""), "{words:?}: {}", ran.stderr);
@@ -109,7 +116,7 @@ fn what_is_not_created_cannot_be_used() {
 #[test]
 fn commands_for_one_machine_want_its_name() {
     let place = Place::with(TWO);
-    let cases: [&[&str]; 4] = [&["ssh"], &["port"], &["logs"], &["ssh-config", "--host", "x"]];
+    let cases: [&[&str]; 5] = [&["console"], &["ssh"], &["port"], &["logs"], &["ssh-config", "--host", "x"]];
     for words in cases {
         let ran = place.run(words);
         assert_eq!(ran.code, 2, "{words:?}");
@@ -120,7 +127,13 @@ fn commands_for_one_machine_want_its_name() {
 #[test]
 fn names_that_nobody_has() {
     let place = Place::with(TWO);
-    for words in [&["up", "wbe"][..], &["status", "db", "wbe"], &["ssh", "wbe"], &["destroy", "-f", "wbe"]] {
+    for words in [
+        &["up", "wbe"][..],
+        &["status", "db", "wbe"],
+        &["ssh", "wbe"],
+        &["console", "wbe"],
+        &["destroy", "-f", "wbe"],
+    ] {
         let ran = place.run(words);
         assert_eq!(ran.code, 2, "{words:?}");
         assert!(

@@ -77,6 +77,8 @@ pub(super) const TABLES: &[Table] = &[
     // Provider `qemu`: waits for QEMU, and carries its serial output to the log.
     Table { thread: "supervisor", parts: &[WAIT, LAST, SOCKET, MEMORY, THREAD, EVENTS] },
     Table { thread: "console", parts: &[SOCKET, LOG, MEMORY, THREAD, EVENTS] },
+    // And serves who is attached to its virtio console.
+    Table { thread: "attach", parts: &[LISTEN, SOCKET, MEMORY, THREAD, EVENTS] },
 ];
 
 /// What starting a thread takes, beside what threads do. `clone3` hides its flags from filters, so
