@@ -123,6 +123,16 @@ fn output_in_any_pieces_is_one_text() {
 }
 
 #[test]
+fn questions_to_the_terminal_are_not_passed_on() {
+    let mut rig = rig(0);
+    let stream = rig.attach();
+    for piece in [&b"a\x1b["[..], b"6", b"nb\x1b[31mc\x1b]11;?", b"\x07d", b"\x1b[18te"] {
+        rig.print(piece);
+    }
+    expect(&stream, b"ab\x1b[31mcde");
+}
+
+#[test]
 fn what_anybody_types_reaches_the_guest() {
     for features in [0, VIRTIO_F_EVENT_IDX] {
         let mut rig = rig(features);

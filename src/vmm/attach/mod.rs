@@ -6,6 +6,7 @@
 //! guest and readers do.
 
 mod output;
+mod questions;
 pub mod wire;
 
 pub use output::KEPT;
@@ -19,6 +20,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use vmm_sys_util::epoll::EventSet;
 
 use output::Output;
+use questions::Questions;
 use wire::{Item, Parser};
 
 /// How many can be attached at the same time; one more is told so and sent away.
@@ -43,6 +45,7 @@ pub struct Attached {
     knocking: bool,
     clients: [Option<Client>; MAX_ATTACHED],
     output: Output,
+    questions: Questions,
     input: VecDeque<u8>,
     size: Option<Size>,
     first_token: u64,
@@ -74,6 +77,7 @@ impl Attached {
             knocking: true,
             clients: [const { None }; MAX_ATTACHED],
             output: Output::new(),
+            questions: Questions::new(),
             input: VecDeque::with_capacity(MAX_INPUT),
             size: None,
             first_token,
@@ -134,9 +138,10 @@ impl Attached {
         }
     }
 
-    /// Output of the guest.
+    /// Output of the guest. Questions to the terminal are left out.
     pub fn push_output(&mut self, bytes: &[u8]) {
-        self.output.push(bytes);
+        let Self { output, questions, .. } = self;
+        questions.filter(bytes, |text| output.push(text));
     }
 
     /// What was typed and not taken yet, the front of it in one piece.
