@@ -151,8 +151,13 @@ impl VirtioDevice for Block {
             queues.truncate(1);
         }
         for (number, queue) in (0..).zip(queues).filter(|(_, (queue, _))| queue.ready()) {
-            let worker = self.spawn((number, queue), mem.clone(), features, interrupt.clone())?;
-            self.workers.push(worker);
+            match self.spawn((number, queue), mem.clone(), features, interrupt.clone()) {
+                Ok(worker) => self.workers.push(worker),
+                Err(error) => {
+                    self.reset();
+                    return Err(error);
+                }
+            }
         }
         Ok(())
     }
