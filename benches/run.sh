@@ -13,6 +13,8 @@
 # guest's memory in MiB, @D@ a raw disk, @T@ a TAP interface. The serial port has to be standard
 # output. Without words for a disk or a card those rows stay empty. Words may not hold spaces.
 #
+# It takes root, for a TAP interface and for tracing (in the lab one is).
+#
 # RVM_TEST_BIN is the binary (default: the release build); BENCH_KERNEL another kernel than `fast`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -46,7 +48,7 @@ prepare() {
   (cd "$work/tree" && printf '%s\n' . init proc dev | cpio -o -H newc --quiet) >"$work/initrd"
   cp "$kernel" "$work/vmlinux"
   cp "$binary" "$work/rvm"
-  local command=("$PWD/benches/run.sh" --inside "$work" -n "$rounds" "${verbose[@]}" "${rows[@]}")
+  local command=(unshare --mount "$PWD/benches/run.sh" --inside "$work" -n "$rounds" "${verbose[@]}" "${rows[@]}")
   if rvm=$binary kvm_is_real; then
     echo "On this machine's own KVM." >&2
     "${command[@]}"
@@ -70,8 +72,8 @@ fill() {
     case $word in
       @C@) word="console=ttyS0 reboot=k panic=1 quiet bench=$2" ;;
       *)
-        word=${word//@K@/$ram/vmlinux} word=${word//@I@/$ram/initrd} word=${word//@M@/$memory}
-        word=${word//@D@/$ram/disk} word=${word//@T@/bench0}
+        word=${word//@K@/\/bench\/vmlinux} word=${word//@I@/\/bench\/initrd} word=${word//@M@/$memory}
+        word=${word//@D@/\/bench\/disk} word=${word//@T@/bench0}
         ;;
     esac
     words+=("$word")
@@ -90,32 +92,31 @@ measure() {
     # What it costs to have them there, for the memory of all that a machine usually has.
     hold) fill "$disk $card" "$kind" ;;
   esac
-  if ! "$ram/runner" "${verbose[@]}" "$mode" "$memory" "${words[@]}" >"$ram/out"; then
+  if ! chroot "$ram" /bench/runner "${verbose[@]}" "$mode" "$memory" "${words[@]}" >"$ram/bench/out"; then
     echo "bench: $name failed at $kind" >&2
     return 0
   fi
-  sed -n "s/^RESULT /$name /p" "$ram/out" | tee -a "$ram/results" >&2
+  sed -n "s/^RESULT /$name /p" "$ram/bench/out" | tee -a "$results" >&2
 }
 
 wall() {
   local row=$1
   shift
-  "$ram/runner" wall 41 "$@" | sed -n "s/^RESULT wall_ms /cli $row /p" | tee -a "$ram/results" >&2
+  "$@" | sed -n "s/^RESULT wall_ms /cli $row /p" | tee -a "$results" >&2
 }
 
 # Twenty machines that were made and never started, in one project.
 machines() {
   local number id
-  export RVM_HOME=$ram/home
-  mkdir -p "$ram/project"
-  echo 'box = "micro"' >"$ram/project/Vagrantfile"
+  mkdir -p "$ram/bench/project"
+  echo 'box = "micro"' >"$ram/bench/project/Vagrantfile"
   for number in $(seq 1 20); do
     id=$(printf '%032x' "$number")
-    printf '[[machine]]\nname = "m%d"\n' "$number" >>"$ram/project/Vagrantfile"
-    mkdir -p "$RVM_HOME/machines/$id" "$ram/project/.rvm/machines/m$number"
-    printf '%s' "$id" >"$ram/project/.rvm/machines/m$number/id"
-    cat >"$RVM_HOME/machines/$id/machine.json" <<END
-{"version":1,"id":"$id","name":"m$number","project":"$ram/project","file":"$ram/project/Vagrantfile",
+    printf '[[machine]]\nname = "m%d"\n' "$number" >>"$ram/bench/project/Vagrantfile"
+    mkdir -p "$ram/bench/home/machines/$id" "$ram/bench/project/.rvm/machines/m$number"
+    printf '%s' "$id" >"$ram/bench/project/.rvm/machines/m$number/id"
+    cat >"$ram/bench/home/machines/$id/machine.json" <<END
+{"version":1,"id":"$id","name":"m$number","project":"/bench/project","file":"/bench/project/Vagrantfile",
 "created":0,"made":true,"started":false,"reached":false,"applied":{"box_name":"micro","disk":null,"cpus":1,
 "memory":1073741824,"hostname":"m$number","kernel":"stock","provider":null,"ports":[]},"image":null,
 "provider":null,"ports":[],"ssh":null,"user":"vagrant","identity":null}
@@ -124,27 +125,46 @@ END
 }
 
 commands() {
+  local in_ram=(chroot "$ram" /bench/runner wall 41)
+  export RVM_HOME=/bench/home RVM_CWD=/bench/project
   machines
-  cd "$ram/project"
-  "$ram/rvm" status | grep -q 'm20 .*poweroff' || { echo "bench: status does not show the machines" >&2 && return 1; }
-  wall nothing_ms /bin/true
-  wall status_ms "$ram/rvm" status
-  wall global_status_ms "$ram/rvm" global-status
-  ! command -v ruby >/dev/null || wall ruby_ms ruby -e 0
-  cd /
+  take /bin/true
+  if ! chroot "$ram" "$inside/rvm" status | grep -q 'm20 .*poweroff'; then
+    echo "bench: \`rvm status\` does not show the machines" >&2
+    return 1
+  fi
+  wall nothing_ms "${in_ram[@]}" /bin/true
+  wall status_ms "${in_ram[@]}" "$inside/rvm" status
+  wall global_status_ms "${in_ram[@]}" "$inside/rvm" global-status
+  # It is too many files to bring into RAM, where time runs ahead while one is read.
+  [ -n "${RVM_LAB:-}" ] || ! command -v ruby >/dev/null || wall ruby_ms "$ram/bench/runner" wall 41 ruby -e 0
 }
 
+# The shared libraries of a program, with the loader, a path a line.
+libraries() {
+  ldd "$1" 2>/dev/null | sed -n 's/^[^/]*\(\/[^ ]*\).*/\1/p'
+}
+
+# Copies a program with its libraries to the same places in RAM.
+take() {
+  local file
+  for file in "$1" $(libraries "$1"); do
+    mkdir -p "$ram$(dirname "$file")"
+    cp -L "$file" "$ram$file"
+  done
+}
+
+# KiB of each binary and of what it loads.
 sizes() {
-  local name command libraries
+  local name command
   while IFS='|' read -r name command _; do
-    [ -n "$name" ] || continue
     read -r -a words <<<"$command"
-    command=$(command -v "${words[0]}") || continue
-    echo "$name binary_kib $(($(stat -Lc %s "$command") / 1024))"
-    libraries=$(ldd "$command" 2>/dev/null | sed -n 's/.*=> \(\/[^ ]*\).*/\1/p')
-    # shellcheck disable=SC2086 # one path a word
-    [ -z "$libraries" ] || stat -Lc %s $libraries | awk -v name="$name" '{ sum += $1 } END { print name, "libraries_kib", int(sum / 1024) }'
-  done <<<"$templates" | tee -a "$ram/results" >&2
+    command=$ram${words[0]}
+    echo "$name binary_kib $(($(stat -c %s "$command") / 1024))"
+    # The places are the same here and there.
+    libraries "$command" | xargs -r stat -Lc %s |
+      awk -v name="$name" '{ sum += $1 } END { if (sum) print name, "libraries_kib", int(sum / 1024) }'
+  done < <(printf '%s\n' "${list[@]}") | tee -a "$results" >&2
 }
 
 has() {
@@ -155,7 +175,7 @@ has() {
 
 # Medians of all rounds, a row for each figure, a column for each hypervisor.
 table() {
-  sort -k1,1 -k2,2 -k3,3g "$ram/results" | awk -v names="$names" '
+  sort -k1,1 -k2,2 -k3,3g "$results" | awk -v names="$names" '
     { key = $1 SUBSEP $2; value[key, ++count[key]] = $3; if ($1 != "cli") row[$2] = 1; else cli[$2] = 1 }
     function median(key) { return (key in count) ? value[key, int((count[key] + 1) / 2)] : "" }
     END {
@@ -183,32 +203,39 @@ table() {
 }
 
 bench() {
+  # A root of its own: what is timed must wait for no file, see lab/lab.sh --steady. The mounts are
+  # seen by this process alone.
   ram=$(mktemp -d /dev/shm/bench.XXXXXX)
-  # Read from RAM, not through the lab's share of files.
-  cp "$inside"/{vmlinux,initrd,runner,rvm} "$ram"
-  : >"$ram/results"
+  results=$ram/results
+  chmod 755 "$ram"
+  mkdir -p "$ram"/{bench,dev,proc,sys,tmp,usr/share}
+  local place
+  for place in dev proc sys; do mount --rbind "/$place" "$ram/$place"; done
+  cp "$inside"/{vmlinux,initrd,runner} "$ram/bench"
+  cp -RL /usr/share/qemu /usr/share/seabios "$ram/usr/share" 2>/dev/null || true
+  : >"$results"
   mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing
-  own="rvm|$ram/rvm boot --kernel @K@ --initrd @I@ --cmdline @C@ --memory @M@|--disk @D@|--net tap=@T@"
+  own="rvm|$inside/rvm boot --kernel @K@ --initrd @I@ --cmdline @C@ --memory @M@|--disk @D@|--net tap=@T@"
   templates=$(printf '%s\n%s\n%s' "$own" "$qemu" "${BENCH_VMM:-}")
   names=$(cut -d'|' -f1 <<<"$templates" | paste -sd' ')
-  truncate -s 64M "$ram/disk"
   # Pages that are there: what is measured is the way to them.
-  head -c 64M /dev/urandom >"$ram/disk"
+  head -c 64M /dev/urandom >"$ram/bench/disk"
   ip tuntap add dev bench0 mode tap
   ip addr add 192.0.2.1/24 dev bench0
   ip link set bench0 up
-  local round template kind words
-  ! has boot || sizes
-  mapfile -t list < <(grep . <<<"$templates")
-  # Programs and libraries come through a slow share: once, before anything is measured. So does
-  # what else they touch, in a first turn that is thrown away.
-  for template in "${list[@]}"; do
-    read -r -a words < <(cut -d'|' -f2 <<<"$template")
+  local round template kind name command words
+  list=()
+  while IFS='|' read -r name command template; do
+    [ -n "$name" ] || continue
+    read -r -a words <<<"$command"
     words[0]=$(command -v "${words[0]}")
-    { echo "${words[0]}" && ldd "${words[0]}" 2>/dev/null | sed -n 's/.*=> \(\/[^ ]*\).*/\1/p'; } | xargs cat >/dev/null
-  done
+    take "${words[0]}"
+    list+=("$name|${words[*]}|$template")
+  done <<<"$templates"
+  ! has boot || sizes
+  # The first turn is thrown away.
   for template in "${list[@]}"; do measure boot boot "$template"; done
-  sed -i '/start_to/d' "$ram/results"
+  sed -i '/start_to/d' "$results"
   for round in $(seq 1 "$rounds"); do
     echo "round $round" >&2
     for template in "${list[@]}"; do
@@ -224,7 +251,8 @@ bench() {
   ! has cli || commands
   table
   ip link del bench0
-  rm -rf "$ram"
+  for place in dev proc sys; do umount -l "$ram/$place"; done
+  rm -rf --one-file-system "$ram"
 }
 
 if [ -n "$inside" ]; then bench; else prepare; fi

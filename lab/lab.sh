@@ -14,7 +14,9 @@
 #   -c N           its processors (default 2)
 #   -t SECONDS     give up after this long (default 600)
 #   --steady       one processor whose clock counts instructions (1 ns each): times inside hardly
-#                  vary between runs and do not depend on what else this machine does; slower
+#                  vary between runs and do not depend on what else this machine does; slower.
+#                  A wait for this machine, such as for a file, lets that clock run ahead: what is
+#                  timed has to be in RAM
 #   --image DIR    put DIR, packed, on a disk of its own mounted at the same path: fast to read,
 #                  and writes go to a file here, not to the lab's RAM; dropped afterwards
 #   --free MIB     free space on that disk (default 8192, sparse)
@@ -159,11 +161,10 @@ printf '%s\n' ${writable[@]+"${writable[@]}"} >"$run/control/writable"
   if [ -n "$shell" ]; then echo 'exec bash -i'; else printf 'exec' && printf ' %q' "$@" && echo; fi
 } >"$run/control/command"
 
-# Counting instructions takes one thread for all processors. An idle one waits as long as it says:
-# with sleep=off its clock would run ahead while a file is on its way through the share.
+# Counting instructions takes one thread for all processors.
 # shellcheck disable=SC2054 # the commas are QEMU's
 pace=(-accel tcg,thread=multi,tb-size=1024 -smp "$processors")
-[ -z "$steady" ] || pace=(-accel tcg,thread=single,tb-size=1024 -smp 1 -icount shift=0)
+[ -z "$steady" ] || pace=(-accel tcg,thread=single,tb-size=1024 -smp 1 -icount shift=0,sleep=off)
 arguments=(-nodefaults -no-user-config -display none -no-reboot -M q35,smm=off,vmport=off
   "${pace[@]}" -cpu "$cpu" -m "$memory"
   -kernel "$kernel" -initrd "$initrd"

@@ -219,7 +219,12 @@ impl Rig {
     }
 
     /// Cuts a buffer, places the pieces and adds their descriptors.
-    fn pieces(&mut self, u: &mut Unstructured<'_>, buf: &Buf, table: &mut Vec<(u64, u32, u16)>) -> Result<()> {
+    fn pieces(
+        &mut self,
+        u: &mut Unstructured<'_>,
+        buf: &Buf,
+        table: &mut Vec<(u64, u32, u16)>,
+    ) -> Result<()> {
         let mut rest: &[u8] = &buf.bytes;
         for left in (0..u.int_in_range(1..=PIECES)?).rev() {
             let cut = if left == 0 { rest.len() } else { u.int_in_range(0..=rest.len())? };

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use rvm::vmm::virtio::net::Net;
-use rvm::vmm::{NetBackend, Net as Spec};
+use rvm::vmm::{Net as Spec, NetBackend};
 
 use crate::rig::{Rig, mostly, readable, writable};
 
