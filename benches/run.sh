@@ -209,12 +209,12 @@ bench() {
   results=$ram/results
   chmod 755 "$ram"
   mkdir -p "$ram"/{bench,dev,proc,sys,tmp,usr/share}
+  mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing
   local place
   for place in dev proc sys; do mount --rbind "/$place" "$ram/$place"; done
   cp "$inside"/{vmlinux,initrd,runner} "$ram/bench"
   cp -RL /usr/share/qemu /usr/share/seabios "$ram/usr/share" 2>/dev/null || true
   : >"$results"
-  mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing
   own="rvm|$inside/rvm boot --kernel @K@ --initrd @I@ --cmdline @C@ --memory @M@|--disk @D@|--net tap=@T@"
   templates=$(printf '%s\n%s\n%s' "$own" "$qemu" "${BENCH_VMM:-}")
   names=$(cut -d'|' -f1 <<<"$templates" | paste -sd' ')
