@@ -60,7 +60,7 @@ prepare() {
 
 # --- below: where KVM is real; everything in RAM
 # With rtc=off the kernel waits a second for the clock that it is not told to be missing.
-qemu='qemu|qemu-system-x86_64 -M microvm,acpi=on,x-option-roms=off,pit=off,pic=off,isa-serial=on'
+qemu='qemu|qemu-system-x86_64 -M microvm,acpi=on,x-option-roms=off,pit=off,pic=off,rtc=on,isa-serial=on'
 qemu+=' -bios qboot.rom -accel kvm -cpu host -m @M@ -smp 1 -nodefaults -no-user-config -nographic'
 qemu+=' -serial stdio -no-reboot -kernel @K@ -initrd @I@ -append @C@'
 qemu+='|-drive id=d,file=@D@,format=raw,if=none -device virtio-blk-device,drive=d'
