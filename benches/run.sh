@@ -184,7 +184,7 @@ table() {
       order = "start_to_guest_ms start_to_init_ms beside_guest_kib threads binary_kib libraries_kib " \
         "block_read_mib_s block_write_mib_s block_read_4k_us block_write_4k_fsync_us net_out_mib_s net_in_mib_s net_round_trip_us"
       m = split(order, label, " ")
-      printf "| |"; for (i = 1; i <= n; i++) printf " %s |%s", name[i], i > 1 ? " " name[1] " / " name[i] " |" : ""
+      printf "| |"; for (i = 1; i <= n; i++) printf(" %s |%s", name[i], (i > 1 ? " " name[1] " / " name[i] " |" : ""))
       printf "\n|---|"; for (i = 1; i < 2 * n; i++) printf "---|"; printf "\n"
       for (r = 1; r <= m; r++) {
         if (!(label[r] in row)) continue
