@@ -4,7 +4,7 @@
 #   fuzz.sh [-s SECONDS] [TARGET...]   fuzzes each target for that long (default 10; all targets),
 #                                      as many at a time as there are processors
 #   fuzz.sh TARGET FILE                runs one input, such as one that was found to crash
-#   fuzz.sh --keep TARGET...           makes fuzz/corpus/TARGET of what was found, the smallest first
+#   fuzz.sh --keep TARGET...           takes some of what was found over into fuzz/corpus/TARGET
 #
 # One build and one program serve all targets. What is found grows a corpus in the build folder; it
 # starts from fuzz/corpus, which is committed. An input that fails is kept in fuzz/artifacts and
@@ -20,8 +20,8 @@ build=${CARGO_TARGET_DIR:-fuzz/target}
 program=$build/$triple/release/rvm-fuzz
 found=$build/corpus
 artifacts=fuzz/artifacts
-# Bytes of committed corpus for each target.
-keep_bytes=15000
+# Inputs that are committed for each target, beside those of fuzz/seeds.sh, and their bytes at most.
+keep_inputs=50 keep_bytes=15000
 
 mapfile -t targets < <(sed -n 's/^    ("\([a-z0-9]*\)", .*/\1/p' fuzz/src/targets/mod.rs)
 
@@ -89,17 +89,20 @@ run() {
   return 1
 }
 
+# Of a small set that reaches all that was reached: some of each size.
 keep() {
-  local target=$1 file size total=0
+  local target=$1 file size total=0 every
   rm -rf "$build/merged" && mkdir -p "$build/merged" "fuzz/corpus/$target" "$found/$target"
   fuzz "$target" -merge=1 -max_len="$(longest "$target")" "$build/merged" "fuzz/corpus/$target" "$found/$target" \
     >"$build/fuzz-$target.log" 2>&1
-  rm -f "fuzz/corpus/$target"/*
+  # Names of 40 digits are the fuzzer's.
+  find "fuzz/corpus/$target" -type f -regextype posix-extended -regex '.*/[0-9a-f]{40}' -delete
+  every=$(($(find "$build/merged" -type f | wc -l) / keep_inputs + 1))
   while read -r size file; do
     total=$((total + size))
     [ "$total" -le "$keep_bytes" ] || break
     cp "$file" "fuzz/corpus/$target/"
-  done < <(find "$build/merged" -type f -printf '%s %p\n' | sort -n)
+  done < <(find "$build/merged" -type f -printf '%s %p\n' | sort -n | awk -v every="$every" 'NR % every == 0')
   echo "$target: $(find "fuzz/corpus/$target" -type f | wc -l) inputs"
 }
 
