@@ -38,7 +38,7 @@ qcow2() {
   zeros 512
 }
 
-mkdir -p block bzimage chain config control elf mmio net qcow2 rng serial
+mkdir -p balloon block bzimage chain config console control elf mmio net pci qcow2 rng serial vsock
 elf 2 >elf/exec
 elf 3 >elf/dyn
 payload=$(mktemp)
@@ -78,7 +78,7 @@ packages = ["tree"]
 file = { source = "Vagrantfile", destination = "x" }
 END
 printf 'Vagrant.configure("2") do |config|\nend\n' >config/ruby
-for target in block chain mmio net rng serial; do
+for target in balloon block chain console mmio net pci rng serial vsock; do
   for start in 1 2 3; do
     # Numbers of a fixed sequence: chains and accesses of all kinds.
     for ((n = 0, x = start * 7919; n < 160; n++)); do

@@ -156,7 +156,8 @@ impl Rig {
         Ok(())
     }
 
-    fn or_wrong(&mut self, u: &mut Unstructured<'_>, good: u64) -> u64 {
+    /// `good`, rarely any number: then nothing is owed to the driver any more.
+    pub fn or_wrong(&mut self, u: &mut Unstructured<'_>, good: u64) -> u64 {
         let value = mostly(u, good);
         self.dirty |= value != good;
         value
