@@ -64,12 +64,11 @@ done
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 started=$(date +%s)
 PATH=$PATH:/usr/sbin:/sbin
-qemu=${LAB_QEMU:-qemu-system-x86_64}
 package=${LAB_KERNEL_PACKAGE:-linux-image-amd64}
 cache=${LAB_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/rvm/lab}
 mkdir -p "$cache"
 logs=${logs:-$cache}
-for tool in "$qemu:qemu-system-x86" busybox:busybox-static cpio:cpio modprobe:kmod depmod:kmod \
+for tool in "${LAB_QEMU:-qemu-system-x86_64}:qemu-system-x86" busybox:busybox-static cpio:cpio modprobe:kmod depmod:kmod \
   mke2fs:e2fsprogs xz:xz-utils flock:util-linux; do
   command -v "${tool%%:*}" >/dev/null || die "${tool%%:*} is missing: apt-get install ${tool##*:}"
 done
@@ -127,8 +126,11 @@ pack_initrd() {
   rm -rf "$tree"
 }
 
+# shellcheck source=qemu.sh
+. "$here/qemu.sh"
 exec 9>"$cache/lock"
 flock 9
+choose_qemu
 [ -d "$cache/$package" ] || unpack_kernel "$cache/$package"
 kernel=$(find "$cache/$package/boot" -name 'vmlinuz-*' -print -quit)
 module_tree=$(find "$cache/$package" -path '*/lib/modules/*' -prune -print -quit)
@@ -195,14 +197,14 @@ append="panic=1 quiet tsc=reliable mitigations=off audit=0"
 # --- run it
 status=0
 if [ -n "$shell" ]; then
-  timeout --foreground -k 5 "$limit" "$qemu" "${arguments[@]}" -serial mon:stdio \
+  timeout --foreground -k 5 "$limit" "${qemu[@]}" "${arguments[@]}" -serial mon:stdio \
     -append "console=ttyS0 loglevel=3 lab.shell $append" || status=$?
 else
   cat "$run/out" &
   readers=($!)
   cat "$run/err" >&2 &
   readers+=($!)
-  timeout -k 5 "$limit" "$qemu" "${arguments[@]}" -serial "file:$run/console" \
+  timeout -k 5 "$limit" "${qemu[@]}" "${arguments[@]}" -serial "file:$run/console" \
     -append "console=ttyS0 ${verbose:+loglevel=7} $append" </dev/null 2>"$run/qemu.log" &
   emulator=$!
   wait "$emulator" || status=$?

@@ -95,8 +95,8 @@ lab() {
 }
 
 # How many labs may crash under the tests of the provider kvm before that counts as a failure.
-# QEMU 7.2's emulation of nested SVM now and then leaves the lab's own kernel with a broken
-# register and that panics; such a lab says nothing about the tests that it had not finished.
+# A lab whose own kernel panics says nothing about the tests that it had not finished
+# (lab/qemu.sh tells what makes it panic).
 lab_crashes=3
 # How long the tests of the provider kvm may take, in seconds, in all labs together.
 kvm_seconds=2700
