@@ -202,7 +202,7 @@ impl Rig {
             self.describe(u, at, 0, table.len() as u16, &table)?;
             let len = self.or_wrong(u, 16 * table.len() as u64) as u32;
             let flags = self.or_wrong(u, INDIRECT.into()) as u16;
-            self.put(base + 16 * u64::from(head), &entry(at, len, flags, 0));
+            self.put(base.wrapping_add(16 * u64::from(head)), &entry(at, len, flags, 0));
         } else {
             self.describe(u, base, head, size, &table)?;
         }

@@ -33,8 +33,8 @@ fn give(rig: &mut Rig, u: &mut Unstructured<'_>) -> Result<()> {
             0 => {
                 let mut list = Vec::new();
                 for _ in 0..u.int_in_range(0..=40)? {
-                    let page =
-                        rig.or_wrong(u, SPARE.start + u.int_in_range(0..=SPARE.end - SPARE.start - 1)?);
+                    let good = u.int_in_range(SPARE.start..=SPARE.end - 1)?;
+                    let page = rig.or_wrong(u, good);
                     list.extend((page as u32).to_le_bytes());
                 }
                 readable(list)

@@ -35,7 +35,10 @@ fn talk(rig: &mut Rig, peer: &mut UnixStream, u: &mut Unstructured<'_>) -> Resul
             0 => rig.offer(u, RX, &[writable(len)])?,
             // Questions to the terminal among it, cut anywhere.
             1 => rig.offer(u, TX, &[readable(b"ab\x1b[6n\x1b]11;?\x07\x9c".repeat(len / 16 + 1))])?,
-            2 => rig.offer(u, TX, &[readable(u.bytes(u.len().min(64))?)])?,
+            2 => {
+                let printed = u.bytes(u.len().min(64))?;
+                rig.offer(u, TX, &[readable(printed)])?;
+            }
             _ => {
                 let mut frames = Vec::new();
                 wire::push_size(&mut frames, Size { columns: u.arbitrary()?, rows: u.arbitrary()? });

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
-use rvm::vmm::control::{self, Server, State, Status, Target};
+use rvm::vmm::control::{self, Server, State, Status, Target, Usage};
 
 use crate::rig;
 
@@ -24,6 +24,14 @@ impl Target for Machine {
 
     fn stop(&self) -> io::Result<()> {
         Ok(())
+    }
+
+    fn usage(&self) -> io::Result<Usage> {
+        Ok(Usage { memory: 4, ..Usage::default() })
+    }
+
+    fn set_balloon(&self, bytes: u64) -> io::Result<()> {
+        if bytes > 4 { Err(io::ErrorKind::InvalidInput.into()) } else { Ok(()) }
     }
 }
 

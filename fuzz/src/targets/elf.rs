@@ -15,7 +15,8 @@ pub fn run(u: &mut Unstructured<'_>) -> Result<()> {
     static MEMORY: OnceLock<Memory> = OnceLock::new();
     let memory = MEMORY.get_or_init(|| Memory::new(RAM).unwrap());
     let kernel = rig::file("vmlinux", u.peek_bytes(u.len()).unwrap_or_default());
-    if let Ok(entry) = boot::load(memory.guest(), &kernel, None, "console=ttyS0", 0xe_0000) {
+    let images = boot::Images::open(&kernel, None).unwrap();
+    if let Ok(entry) = boot::load(memory.guest(), &images, "console=ttyS0", 0xe_0000) {
         assert!((1 << 20..RAM).contains(&entry.0), "entry at {:#x}", entry.0);
     }
     Ok(())

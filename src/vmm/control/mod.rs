@@ -66,7 +66,7 @@ pub struct Status {
 }
 
 /// What a guest's memory costs the host. Sizes are in bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// What the guest was given.
     pub memory: u64,
