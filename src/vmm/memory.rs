@@ -1,17 +1,13 @@
 //! Guest memory: two regions around the 32-bit hole, on huge pages where the host has them.
 #![allow(unsafe_code)]
 
-use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
-use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, memfd_create};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{
-    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
-    VolatileSlice,
+    GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, VolatileSlice,
 };
 
 use super::layout::{HOLE, HOLE_END};
@@ -78,58 +74,32 @@ pub fn split(size: u64) -> Result<Vec<(u64, u64)>, Error> {
 #[derive(Debug)]
 pub struct Memory {
     guest: GuestMemoryMmap,
-    /// What backs it, where it can be shared with another process.
-    file: Option<File>,
 }
 
 impl Memory {
-    /// Reserves `size` bytes; the host gives the pages when the guest touches them, so that a guest
-    /// may have more than the host has free.
+    /// Reserves `size` bytes; the host gives the pages when the guest touches them.
     ///
     /// # Errors
     /// [`Error::Size`], [`Error::Reserve`], [`Error::Layout`].
     pub fn new(size: u64) -> Result<Self, Error> {
-        Self::build(size, None)
-    }
-
-    /// As [`new`](Self::new), in a file without a name that each region knows
-    /// ([`GuestMemoryRegion::file_offset`]): for devices in another process, which is given the
-    /// descriptor. Its size is sealed, so that nobody can cut it short under us.
-    ///
-    /// # Errors
-    /// [`Error::Size`], [`Error::Reserve`], [`Error::Layout`].
-    pub fn shared(size: u64) -> Result<Self, Error> {
-        split(size)?;
-        let file = memory_file(size).map_err(|source| Error::Reserve { bytes: size, source })?;
-        Self::build(size, Some(file))
-    }
-
-    fn build(size: u64, file: Option<File>) -> Result<Self, Error> {
         let mut regions = Vec::with_capacity(2);
-        let mut offset = 0;
         for (base, len) in split(size)? {
             let len = usize::try_from(len).map_err(|_| Error::Size(size))?;
-            let failed = |source| Error::Reserve { bytes: size, source };
-            let host = reserve(len, file.as_ref().map(|file| (file, offset))).map_err(failed)?;
+            let host = reserve(len).map_err(|source| Error::Reserve { bytes: size, source })?;
             // SAFETY: `reserve` has just mapped `len` bytes at `host`, and nothing ever unmaps them.
-            let mut builder = unsafe { MmapRegionBuilder::new(len).with_raw_mmap_pointer(host) };
-            if let Some(file) = &file {
-                let file = file.try_clone().map_err(failed)?;
-                builder = builder.with_file_offset(FileOffset::new(file, offset));
-            }
+            let builder = unsafe { MmapRegionBuilder::new(len).with_raw_mmap_pointer(host) };
             let region = builder
                 .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-                .with_mmap_flags(if file.is_some() { SHARED } else { PRIVATE })
+                .with_mmap_flags(FLAGS)
                 .build()
                 .map_err(|e| Error::Layout(e.to_string()))?;
-            offset += len as u64;
             regions.push(
                 GuestRegionMmap::new(region, GuestAddress(base))
                     .ok_or_else(|| Error::Layout(format!("region at {base:#x} is too long")))?,
             );
         }
         let guest = GuestMemoryMmap::from_regions(regions).map_err(|e| Error::Layout(e.to_string()))?;
-        Ok(Self { guest, file })
+        Ok(Self { guest })
     }
 
     /// The memory as devices see it.
@@ -159,15 +129,6 @@ impl Memory {
 
     /// Gives all pages back: the memory reads as zeros again.
     pub fn clear(&self) {
-        if let Some(file) = &self.file {
-            // A hole in memory that is ours to the last byte: there is nothing that could fail.
-            let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            let size = self.guest.iter().map(GuestMemoryRegion::len).sum();
-            if let Err(error) = fallocate(file, hole, 0, size) {
-                tracing::error!(%error, "guest memory is not given back");
-            }
-            return;
-        }
         for region in self.guest.iter() {
             if let Ok(all) = region.as_volatile_slice()
                 && let Err(error) = give_back(&all)
@@ -232,25 +193,14 @@ impl Drop for Memory {
     }
 }
 
-const PRIVATE: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-const SHARED: i32 = libc::MAP_SHARED | libc::MAP_NORESERVE;
+const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
 
-/// A file of zeros in memory that nobody can resize.
-fn memory_file(size: u64) -> io::Result<File> {
-    let file = memfd_create("guest-memory", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-    let file = File::from(file);
-    file.set_len(size)?;
-    fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-    Ok(file)
-}
-
-/// Maps `len` bytes of zeros, or of a file from an offset on, at an address that is a multiple of a
-/// huge page.
-fn reserve(len: usize, file: Option<(&File, u64)>) -> io::Result<*mut u8> {
+/// Maps `len` bytes of zeros at an address that is a multiple of a huge page.
+fn reserve(len: usize) -> io::Result<*mut u8> {
     let padded = len.checked_add(HUGE_PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
     let prot = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing of ours.
-    let start = unsafe { libc::mmap(std::ptr::null_mut(), padded, prot, PRIVATE, -1, 0) };
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), padded, prot, FLAGS, -1, 0) };
     if start == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
@@ -261,15 +211,6 @@ fn reserve(len: usize, file: Option<(&File, u64)>) -> io::Result<*mut u8> {
     unsafe { libc::munmap(start.cast(), head) };
     // SAFETY: so are those behind `aligned + len`, because `padded` is `len` and a huge page.
     unsafe { libc::munmap(aligned.wrapping_add(len).cast(), HUGE_PAGE - head) };
-    if let Some((file, offset)) = file {
-        let offset = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let flags = SHARED | libc::MAP_FIXED;
-        // SAFETY: it replaces `len` bytes of the mapping above, which nobody uses yet.
-        let mapped = unsafe { libc::mmap(aligned.cast(), len, prot, flags, file.as_raw_fd(), offset) };
-        if mapped == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-    }
     // SAFETY: advice on our own mapping. A host without huge pages refuses, and only speed is lost.
     unsafe { libc::madvise(aligned.cast(), len, libc::MADV_HUGEPAGE) };
     Ok(aligned)
@@ -311,11 +252,10 @@ mod tests {
 
     #[test]
     fn cleared_memory_reads_zeros() {
-        for memory in [Memory::new(16 << 20).unwrap(), Memory::shared(16 << 20).unwrap()] {
-            memory.guest().write_obj(u64::MAX, GuestAddress(0x1000)).unwrap();
-            memory.clear();
-            assert_eq!(memory.guest().read_obj::<u64>(GuestAddress(0x1000)).unwrap(), 0);
-        }
+        let memory = Memory::new(16 << 20).unwrap();
+        memory.guest().write_obj(u64::MAX, GuestAddress(0x1000)).unwrap();
+        memory.clear();
+        assert_eq!(memory.guest().read_obj::<u64>(GuestAddress(0x1000)).unwrap(), 0);
     }
 
     /// KiB in use of the mappings from `start` to `end`.
@@ -337,34 +277,17 @@ mod tests {
     /// More than any host of ours has: what is not touched costs nothing.
     #[test]
     fn guest_may_have_more_memory_than_the_host() {
-        for memory in [Memory::new(MAX).unwrap(), Memory::shared(MAX).unwrap()] {
-            let last = memory.guest().iter().last().unwrap().last_addr();
-            memory.guest().write_obj(7u8, last).unwrap();
-            memory.guest().write_obj(7u8, GuestAddress(0)).unwrap();
-            assert_eq!(memory.guest().read_obj::<u8>(last).unwrap(), 7);
-            for region in memory.guest().iter() {
-                let start = region.as_ptr() as usize;
-                // A huge page at each end.
-                let used = rss(start, start + region.size());
-                assert!(used <= (4 * HUGE_PAGE as u64) >> 10, "{used} KiB");
-            }
+        let memory = Memory::new(MAX).unwrap();
+        let last = memory.guest().iter().last().unwrap().last_addr();
+        memory.guest().write_obj(7u8, last).unwrap();
+        memory.guest().write_obj(7u8, GuestAddress(0)).unwrap();
+        assert_eq!(memory.guest().read_obj::<u8>(last).unwrap(), 7);
+        for region in memory.guest().iter() {
+            let start = region.as_ptr() as usize;
+            // A huge page at each end.
+            let used = rss(start, start + region.size());
+            assert!(used <= (4 * HUGE_PAGE as u64) >> 10, "{used} KiB");
         }
-    }
-
-    #[test]
-    fn shared_memory_is_what_its_file_holds_and_keeps_its_size() {
-        use std::os::unix::fs::FileExt;
-        let memory = Memory::shared(3 * GIB + (4 << 20)).unwrap();
-        memory.guest().write_obj(*b"high", GuestAddress(4 * GIB + 0x1000)).unwrap();
-        let region = memory.guest().iter().last().unwrap();
-        let place = region.file_offset().unwrap();
-        assert_eq!(place.start(), 3 * GIB);
-        let mut bytes = [0; 4];
-        place.file().read_exact_at(&mut bytes, place.start() + 0x1000).unwrap();
-        assert_eq!(bytes, *b"high");
-        assert!(place.file().set_len(0).is_err());
-        assert_eq!(region.as_ptr() as usize % HUGE_PAGE, 0);
-        assert!(Memory::new(16 << 20).unwrap().guest().iter().all(|region| region.file_offset().is_none()));
     }
 
     #[test]
