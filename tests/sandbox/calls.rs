@@ -12,8 +12,21 @@ use rvm::vmm::sandbox::{EXIT_STATUS, Policy, Role, Violation, enter, prepare, sp
 use crate::inside::{part, play, text};
 
 /// All kinds of threads that are started, and the two that enter the sandbox themselves.
-const STARTED: [&str; 8] =
-    ["vcpu0", "virtio-blk", "virtio-net", "virtio-rng", "control", "control-client", "console", "stop"];
+const STARTED: [&str; 13] = [
+    "vcpu0",
+    "virtio-blk",
+    "virtio-net",
+    "virtio-rng",
+    "virtio-balloon",
+    "virtio-vsock",
+    "virtio-console",
+    "agent",
+    "control",
+    "control-client",
+    "console",
+    "attach",
+    "stop",
+];
 const ENTERING: [&str; 2] = ["main", "supervisor"];
 
 /// Makes a system call with harmless arguments.
