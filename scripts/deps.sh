@@ -10,7 +10,7 @@ packages=(
   # the fuzzer's own library
   g++
   # to run machines and to build boxes
-  passt mmdebstrap uidmap e2fsprogs openssh-client qemu-system-x86 curl
+  passt mmdebstrap uidmap e2fsprogs openssh-client qemu-system-x86 curl iproute2
   # the kernel of `kernel = "fast"`
   flex bison bc perl libelf-dev xz-utils binutils
   # the lab

@@ -231,6 +231,8 @@ const VCPU: &[Rule] = &[only(
         &[Is(1, KVM_SET_GSI_ROUTING)],
         &[Is(1, KVM_IRQFD)],
         &[Is(1, KVM_IOEVENTFD)],
+        // What a driver agreed on, told to its TAP interface.
+        &[Is(1, TUNSETOFFLOAD)],
     ],
 )];
 
@@ -296,6 +298,8 @@ const fn sized<T>(direction: u32, number: u32) -> u32 {
     ioctl_expr(direction, KVMIO, number, size_of::<T>() as u32) as u32
 }
 
+/// `linux/if_tun.h`.
+const TUNSETOFFLOAD: u32 = 0x4004_54d0;
 const KVM_CREATE_VM: u32 = io(0x01);
 const KVM_CHECK_EXTENSION: u32 = io(0x03);
 const KVM_GET_VCPU_MMAP_SIZE: u32 = io(0x04);
