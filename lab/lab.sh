@@ -11,7 +11,8 @@
 # runs about 30 times slower inside than outside, so build outside and run inside.
 #
 #   -m MIB         memory of the lab host (default 3072)
-#   -c N           its processors (default 2)
+#   -c N           its processors (default 1: with more, QEMU emulates nested SVM with a fault that makes
+#                  kernels panic, the lab's or the inner one, after some boots)
 #   -t SECONDS     give up after this long (default 600)
 #   --steady       one processor whose clock counts instructions (1 ns each): times inside hardly
 #                  vary between runs and do not depend on what else this machine does; slower.
@@ -40,7 +41,7 @@ cpu=EPYC,+svm,+npt,-rdseed,-sha-ni,-fxsr-opt,-misalignsse,-3dnowprefetch,-osvw,-
 modules='virtio_pci virtio_net virtio_console virtio_rng virtio_blk 9pnet_virtio 9p overlay ext4
   kvm_amd tun vhost_net vhost_vsock bridge veth loop'
 
-memory=3072 processors=2 limit=600 steady='' image='' free=8192 logs='' shell='' verbose='' writable=()
+memory=3072 processors=1 limit=600 steady='' image='' free=8192 logs='' shell='' verbose='' writable=()
 while [ $# -gt 0 ]; do
   case $1 in
     -m) memory=$2 && shift 2 ;;

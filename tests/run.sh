@@ -17,7 +17,7 @@ began=$(date +%s)
 log=$(mktemp)
 finish() {
   local status=$?
-  rm -f "$log"
+  rm -f "$log" "$log".?
   [ "$status" -eq 0 ] || [ "$failed" -gt 0 ] || failed=1
   echo
   echo "all tests took $(($(date +%s) - began)) s"
@@ -95,48 +95,74 @@ lab() {
 }
 
 # How many labs may crash under the tests of the provider kvm before that counts as a failure.
-# A lab whose own kernel panics says nothing about the tests that it had not finished
-# (lab/qemu.sh tells what makes it panic).
-lab_crashes=3
-# How long the tests of the provider kvm may take, in seconds, in all labs together.
+# A lab whose own kernel panics says nothing about the tests that it had not finished.
+lab_crashes=2
+# How long the tests of the provider kvm may take, in seconds.
 kvm_seconds=2700
 
+# On a real KVM all tests run in one program. A lab has one processor, so there are two side by side,
+# each with half of the tests, one after the other.
 kvm() {
-  local program status left=() name before=$failed
+  local program names=() shards=1 shard n pids=() pid status=0
   program=$(test_program e2e_kvm)
   if kvm_is_real; then
     stage "end to end on the provider kvm, on this machine's KVM"
   else
-    stage "end to end on the provider kvm, in the lab: this machine's KVM cannot run stock guests"
-    # Their files belong on the disk that the store is on: the lab's root is in RAM.
-    set -- RVM_TEST_TMP="$store/tmp"
+    stage "end to end on the provider kvm, in two labs: this machine's KVM cannot run stock guests"
+    # The first use fetches what labs are made of; that is not to be done twice.
+    lab/lab.sh -- true
+    shards=2
   fi
-  local end=$(($(date +%s) + kvm_seconds))
-  mapfile -t left < <("$program" --list "${only[@]}" 2>/dev/null | sed -n 's/: test$//p')
+  mapfile -t names < <("$program" --list "${only[@]}" 2>/dev/null | sed -n 's/: test$//p')
+  for ((shard = 0; shard < shards; shard++)); do
+    local mine=()
+    for ((n = shard; n < ${#names[@]}; n += shards)); do mine+=("${names[n]}"); done
+    # With no names the program would run them all.
+    [ "${#mine[@]}" -gt 0 ] || continue
+    if [ "$shards" -eq 1 ]; then
+      kvm_shard "$log.0" "${mine[@]}" &
+    else
+      kvm_shard "$log.$shard" "${mine[@]}" > >(sed -u "s/^/lab $shard: /") 2>&1 &
+    fi
+    pids+=($!)
+  done
+  for pid in "${pids[@]}"; do wait "$pid" || status=1; done
+  passed=$((passed + $(cat "$log".? | grep -cE '^test .* \.\.\. ok$' || true)))
+  failed=$((failed + $(cat "$log".? | grep -cE '^test .* \.\.\. FAILED$' || true)))
+  return "$status"
+}
+
+# Runs tests, and again in a new lab those that a lab which crashed had not finished. What they print
+# goes to `out`, too.
+kvm_shard() {
+  local out=$1 left=("${@:2}") end=$(($(date +%s) + kvm_seconds)) status name unfinished
+  local variables=(RVM_TEST_BIN="$rvm" RVM_TEST_STORE="$store") run=("$program" --test-threads=2 --exact)
+  if ! kvm_is_real; then
+    # Their files belong on the disk that the store is on: a lab's root is in RAM.
+    variables+=(RVM_TEST_TMP="$store/tmp")
+    # shellcheck disable=SC2016
+    run=(bash -c 'for name in "${@:2}"; do "$1" --test-threads=2 --exact "$name" || failed=1; done; exit ${failed:-0}'
+      one-by-one "$program")
+  fi
+  : >"$out"
   while :; do
     status=0
     lab_options=(-t $((end - $(date +%s))))
-    with_kvm timeout -k 10 $kvm_seconds env RVM_TEST_BIN="$rvm" RVM_TEST_STORE="$store" "$@" "$program" --test-threads=2 --exact "${left[@]}" 2>&1 |
-      tee "$log" || status=$?
-    passed=$((passed + $(grep -cE '^test .* \.\.\. ok$' "$log" || true)))
-    failed=$((failed + $(grep -cE '^test .* \.\.\. FAILED$' "$log" || true)))
+    with_kvm timeout -k 10 $kvm_seconds env "${variables[@]}" "${run[@]}" "${left[@]}" 2>&1 |
+      tee -a "$out" || status=$?
     [ "$status" -ne 124 ] || echo "STOPPED: not done after $kvm_seconds s"
     # 125: the lab itself failed, and has shown its console.
-    if [ "$status" -ne 125 ] || [ "$lab_crashes" -eq 0 ]; then
-      [ "$failed" -eq "$before" ] || status=1
-      return "$status"
-    fi
+    if [ "$status" -ne 125 ] || [ "$lab_crashes" -eq 0 ]; then return "$status"; fi
     lab_crashes=$((lab_crashes - 1))
-    local unfinished=()
+    unfinished=()
     for name in "${left[@]}"; do
-      grep -qE "^test $name \.\.\. (ok|FAILED)$" "$log" || unfinished+=("$name")
+      grep -qE "^test $name \.\.\. (ok|FAILED)$" "$out" || unfinished+=("$name")
     done
     left=("${unfinished[@]}")
-    echo "THE LAB HOST CRASHED (its console is above): a new one runs the ${#left[@]} tests that it had not finished"
-    # With no names the program would run them all.
     [ "${#left[@]}" -gt 0 ] || break
+    echo "THE LAB HOST CRASHED (its console is above): a new one runs the ${#left[@]} tests that it had not finished"
   done
-  [ "$failed" -eq "$before" ]
+  ! grep -qE '^test .* \.\.\. FAILED$' "$out"
 }
 
 stages=("$@")
