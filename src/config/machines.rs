@@ -20,10 +20,6 @@ const ONLY_MACHINE: &str = "default";
 /// Machines of one file; what a large cluster on one host would need, several times over.
 const MOST_MACHINES: usize = 256;
 const MEMORY: (u64, u64) = (64 * MIB, 1024 * 1024 * MIB);
-const DEFAULT_CPUS: u8 = 1;
-const DEFAULT_MEMORY: u64 = 1024 * MIB;
-const DEFAULT_BOOT_TIMEOUT: Duration = Duration::from_secs(300);
-const DEFAULT_HALT_TIMEOUT: Duration = Duration::from_secs(60);
 const PROVIDERS: [(&str, ProviderKind); 2] = [("kvm", ProviderKind::Kvm), ("qemu", ProviderKind::Qemu)];
 const KERNELS: [(&str, KernelChoice); 2] = [("stock", KernelChoice::Stock), ("fast", KernelChoice::Fast)];
 
@@ -211,12 +207,11 @@ impl Reader<'_> {
         }
         // Without a box the file is refused anyway.
         let Some(box_name) = own.box_name.or_else(|| defaults.box_name.clone()) else { return };
+        let base = Machine::new(name, box_name.value);
         into.list.push(Machine {
-            name,
-            box_name: box_name.value,
-            cpus: own.cpus.or(defaults.cpus).unwrap_or(DEFAULT_CPUS),
-            nested: own.nested.or(defaults.nested).unwrap_or(false),
-            memory: own.memory.or(defaults.memory).unwrap_or(DEFAULT_MEMORY),
+            cpus: own.cpus.or(defaults.cpus).unwrap_or(base.cpus),
+            nested: own.nested.or(defaults.nested).unwrap_or(base.nested),
+            memory: own.memory.or(defaults.memory).unwrap_or(base.memory),
             disk: own.disks.root.or(defaults.disks.root),
             disks,
             hostname,
@@ -224,8 +219,9 @@ impl Reader<'_> {
             kernel: own.kernel.or(defaults.kernel).unwrap_or_default(),
             ports,
             steps,
-            boot_timeout: own.boot_timeout.or(defaults.boot_timeout).unwrap_or(DEFAULT_BOOT_TIMEOUT),
-            halt_timeout: own.halt_timeout.or(defaults.halt_timeout).unwrap_or(DEFAULT_HALT_TIMEOUT),
+            boot_timeout: own.boot_timeout.or(defaults.boot_timeout).unwrap_or(base.boot_timeout),
+            halt_timeout: own.halt_timeout.or(defaults.halt_timeout).unwrap_or(base.halt_timeout),
+            ..base
         });
     }
 

@@ -2,12 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::record::Record;
 use super::{MachineError, Machines, State};
 use crate::image::{Settings, Store};
-use crate::model::{Cancel, KernelChoice, Machine, Silent};
+use crate::model::{Cancel, Machine, Silent};
 use crate::plan::Applied;
 use crate::state::{Layout, store};
 
@@ -52,22 +51,7 @@ impl World {
 }
 
 fn applied() -> Applied {
-    Applied::of(&Machine {
-        name: "default".into(),
-        box_name: "micro".into(),
-        cpus: 1,
-        nested: false,
-        memory: 1 << 28,
-        disk: None,
-        disks: Vec::new(),
-        hostname: "default".into(),
-        provider: None,
-        kernel: KernelChoice::Stock,
-        ports: Vec::new(),
-        steps: Vec::new(),
-        boot_timeout: Duration::from_secs(1),
-        halt_timeout: Duration::from_secs(1),
-    })
+    Applied::of(&Machine { memory: 1 << 28, ..Machine::new("default", "micro") })
 }
 
 #[test]

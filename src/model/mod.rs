@@ -63,6 +63,67 @@ pub struct Machine {
     pub boot_timeout: Duration,
     /// How long `halt` waits for the guest before it is switched off.
     pub halt_timeout: Duration,
+    /// Groups it belongs to, without repeats: a command takes a group's name for all of its machines.
+    pub groups: Vec<String>,
+    /// The one that commands for a single machine take when none is named; at most one a project.
+    pub primary: bool,
+    /// Whether `up` without names brings it up.
+    pub autostart: bool,
+    /// Names of the machines of this project that must be ready before it starts; no circle.
+    pub depends_on: Vec<String>,
+    /// What must hold inside it, after its steps, before it counts as ready; tried in order.
+    pub ready: Vec<Probe>,
+    /// Printed after `up` and `reload`.
+    pub message: Option<String>,
+}
+
+impl Machine {
+    /// A machine of this name and box with every default of `docs/config.md`.
+    pub fn new(name: impl Into<String>, box_name: impl Into<String>) -> Machine {
+        let name = name.into();
+        Machine {
+            hostname: name.clone(),
+            name,
+            box_name: box_name.into(),
+            cpus: 1,
+            nested: false,
+            memory: 1 << 30,
+            disk: None,
+            disks: Vec::new(),
+            provider: None,
+            kernel: KernelChoice::default(),
+            ports: Vec::new(),
+            steps: Vec::new(),
+            boot_timeout: Duration::from_secs(300),
+            halt_timeout: Duration::from_secs(60),
+            groups: Vec::new(),
+            primary: false,
+            autostart: true,
+            depends_on: Vec::new(),
+            ready: Vec::new(),
+            message: None,
+        }
+    }
+}
+
+/// Something that holds in a guest once it is ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// What is looked at.
+    pub check: Check,
+    /// How long it may take until it holds.
+    pub timeout: Duration,
+}
+
+/// What a [`Probe`] looks at, always from inside the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Check {
+    /// A TCP port of the guest's own accepts a connection.
+    Port(u16),
+    /// A command of the guest's shell, run as the login user, ends with 0.
+    Command(String),
+    /// An absolute path exists.
+    File(String),
 }
 
 /// A disk beside the root disk.

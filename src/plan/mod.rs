@@ -159,25 +159,9 @@ fn ports(list: &[Forward]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn machine() -> Machine {
-        Machine {
-            name: "web".into(),
-            box_name: "debian/13".into(),
-            cpus: 2,
-            nested: false,
-            memory: 1 << 30,
-            disk: None,
-            disks: Vec::new(),
-            hostname: "web".into(),
-            provider: None,
-            kernel: KernelChoice::Stock,
-            ports: Vec::new(),
-            steps: Vec::new(),
-            boot_timeout: Duration::from_secs(300),
-            halt_timeout: Duration::from_secs(60),
-        }
+        Machine { cpus: 2, ..Machine::new("web", "debian/13") }
     }
 
     #[test]
