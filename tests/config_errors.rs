@@ -210,7 +210,7 @@ memory = 512
 
 [[machine]]
 name = "a"
-primary = true
+post_up_message = "hello"
 
 [[machine.port]]
 guest_port = 80
@@ -298,6 +298,77 @@ hostname = "web"
     insta::assert_snapshot!("shared_hostname", told_file(text));
     let many = format!("box = 'micro'\n{}", "[[machine]]\nname = 'a'\n".repeat(300));
     insta::assert_snapshot!("too_many_machines", told_file(&many));
+}
+
+#[test]
+fn relations() {
+    let text = r#"
+box = "micro"
+groups = ["Every One", "web"]
+
+[[machine]]
+name = "a"
+depends_on = ["b"]
+primary = true
+[[machine]]
+name = "b"
+depends_on = ["last", "c"]
+[[machine]]
+name = "c"
+depends_on = ["a", "a"]
+primary = true
+[[machine]]
+name = "web"
+groups = ["last"]
+depends_on = ["web", "bb", "nothing-near"]
+primary = 1
+autostart = "sometimes"
+message = 5
+"#;
+    insta::assert_snapshot!("relations", told_file(text));
+    let two = "box = 'micro'\n[[machine]]\nname = 'a'\ndepends_on = ['b']\n[[machine]]\nname = 'b'\ngroups = ['g']\n\
+               depends_on = ['c']\n[[machine]]\nname = 'c'\ngroups = ['g']\ndepends_on = ['g', 'a']\n";
+    insta::assert_snapshot!("circles", told_file(two));
+    let own = "box = 'micro'\n[[machine]]\nname = 'a'\ngroups = ['g']\ndepends_on = ['g', 'x']\n";
+    insta::assert_snapshot!("depends_on_itself", told_file(own));
+    // A machine that is missing for another reason is not told to be unknown.
+    let text = "box = 'micro'\n[[machine]]\nname = 'A B'\n[[machine]]\nname = 'c'\ndepends_on = ['a-b']\n";
+    insta::assert_snapshot!("depends_on_a_bad_name", told_file(text));
+    insta::assert_snapshot!(
+        "relations_at_the_top",
+        told_file("box = 'micro'\nprimary = true\ndepends_on = ['x']\n")
+    );
+}
+
+#[test]
+fn readiness() {
+    let text = r#"
+box = "micro"
+[[ready]]
+[[ready]]
+port = 0
+[[ready]]
+port = 80
+command = "true"
+file = "/x"
+[[ready]]
+command = " "
+timeout = "soon"
+[[ready]]
+file = "run/app"
+[[ready]]
+file = 7
+time = 5
+[[machine]]
+name = "a"
+ready = "ssh"
+[[machine]]
+name = "b"
+healthcheck = []
+[machine.ready]
+port = 1
+"#;
+    insta::assert_snapshot!("readiness", told_file(text));
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn value() -> impl Strategy<Value = String> {
 }
 
 fn line() -> impl Strategy<Value = String> {
-    const KEYS: [&str; 32] = [
+    const KEYS: [&str; 40] = [
         "box",
         "cpus",
         "memory",
@@ -69,13 +69,29 @@ fn line() -> impl Strategy<Value = String> {
         "privileged",
         "packages",
         "file",
+        "groups",
+        "primary",
+        "autostart",
+        "depends_on",
+        "message",
+        "ready",
+        "command",
+        "timeout",
         "bx",
         "a.b",
         "\"é\u{7}\"",
         "''",
     ];
-    let headers =
-        ["[[machine]]", "[[port]]", "[[provision]]", "[[machine.port]]", "[[machine.provision]]", "[x]"];
+    let headers = [
+        "[[machine]]",
+        "[[port]]",
+        "[[ready]]",
+        "[[provision]]",
+        "[[machine.port]]",
+        "[[machine.ready]]",
+        "[[machine.provision]]",
+        "[x]",
+    ];
     prop_oneof![
         8 => (prop::sample::select(KEYS.to_vec()), value()).prop_map(|(key, value)| format!("{key} = {value}")),
         3 => prop::sample::select(headers.to_vec()).prop_map(str::to_owned),
@@ -128,6 +144,15 @@ fn large_files_take_no_time() {
                 n % 250
             )),
             numbered(256, &|n| format!("[[machine]]\nname = 'm{n}'\n"))
+        ),
+        // Everyone waits for everyone, by name and by group.
+        format!(
+            "box = 'micro'\ngroups = [{0}]\n{1}",
+            numbered(64, &|n| format!("'g{n}', ")),
+            numbered(256, &|n| format!(
+                "[[machine]]\nname = 'm{n}'\ndepends_on = [{}]\n",
+                numbered(250, &|n| format!("'{}{n}', ", if n < 64 { 'g' } else { 'm' }))
+            ))
         ),
     ];
     for file in files {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rvm::config::{self, ConfigError};
-use rvm::model::{KernelChoice, Project, Protocol, ProviderKind, RunPolicy, Script, StepKind};
+use rvm::model::{Check, KernelChoice, Probe, Project, Protocol, ProviderKind, RunPolicy, Script, StepKind};
 
 /// A project folder with these files.
 fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
@@ -44,6 +44,60 @@ fn the_smallest_file_gives_one_machine_with_defaults() {
     assert_eq!(machine.halt_timeout, Duration::from_secs(60));
     assert!(machine.ports.is_empty() && machine.steps.is_empty());
     assert_eq!((project.login.user.as_str(), project.login.key.is_none()), ("vagrant", true));
+}
+
+#[test]
+fn machines_belong_together() {
+    let text = r#"
+box = "micro"
+groups = ["shop"]
+message = "${GREETING:-hello}"
+
+[[ready]]
+file = "/run/booted"
+timeout = 5
+
+[[machine]]
+name = "lb"
+groups = ["front", "shop"]
+depends_on = ["front", "db", "db"]
+primary = true
+message = "http://localhost:8080"
+
+[[machine]]
+name = "web"
+groups = ["front"]
+depends_on = ["db"]
+
+[[machine.ready]]
+port = 80
+
+[[machine.ready]]
+command = "test ${UP} = 1"
+timeout = "2m"
+
+[[machine]]
+name = "db"
+autostart = false
+"#;
+    let (_dir, project) = project(&[("Vagrantfile", text)]);
+    let [lb, web, db] = project.machines.as_slice() else { panic!("three machines") };
+    assert_eq!(
+        (&lb.groups[..], &db.groups[..]),
+        (&["shop".into(), "front".into()][..], &["shop".into()][..])
+    );
+    assert_eq!(lb.depends_on, ["web", "db"]);
+    assert_eq!((&web.depends_on[..], db.depends_on.len()), (&["db".to_owned()][..], 0));
+    assert_eq!([lb.primary, web.primary, db.primary], [true, false, false]);
+    assert_eq!([lb.autostart, web.autostart, db.autostart], [true, true, false]);
+    assert_eq!(lb.message.as_deref(), Some("http://localhost:8080"));
+    assert_eq!(db.message.as_deref(), Some("hello"));
+    let probe = |check, seconds| Probe { check, timeout: Duration::from_secs(seconds) };
+    let booted = probe(Check::File("/run/booted".into()), 5);
+    let port = probe(Check::Port(80), 60);
+    let command = probe(Check::Command("test ${UP} = 1".into()), 120);
+    assert_eq!(web.ready, [booted.clone(), port, command]);
+    assert_eq!(db.ready, [booted]);
 }
 
 #[test]

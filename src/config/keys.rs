@@ -12,17 +12,23 @@ pub(super) const MACHINE: &[&str] = &[
     "kernel",
     "boot_timeout",
     "halt_timeout",
+    "groups",
+    "autostart",
+    "message",
     "port",
+    "ready",
     "provision",
 ];
 /// Keys that stand only at the top of the file.
 pub(super) const TOP_ONLY: &[&str] = &["rvm_version", "env_file", "machine"];
 /// Keys that stand only in a `[[machine]]`.
-pub(super) const MACHINE_ONLY: &[&str] = &["name"];
+pub(super) const MACHINE_ONLY: &[&str] = &["name", "primary", "depends_on"];
 /// Keys of a `[[disk]]`.
 pub(super) const DISK: &[&str] = &["name", "size", "filesystem", "image", "format", "mount", "read_only"];
 /// Keys of a `[[port]]`.
 pub(super) const PORT: &[&str] = &["guest", "host", "host_ip", "protocol", "auto_correct"];
+/// Keys of a `[[ready]]`.
+pub(super) const READY: &[&str] = &["port", "command", "file", "timeout"];
 /// Keys of a `[[provision]]`.
 pub(super) const STEP: &[&str] =
     &["name", "run", "env", "shell", "path", "args", "privileged", "packages", "file"];
@@ -50,6 +56,16 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("machines", "machine"),
     ("vm", "machine"),
     ("define", "machine"),
+    ("group", "groups"),
+    ("tags", "groups"),
+    ("auto_start", "autostart"),
+    ("dependsOn", "depends_on"),
+    ("needs", "depends_on"),
+    ("requires", "depends_on"),
+    ("healthcheck", "ready"),
+    ("probe", "ready"),
+    ("probes", "ready"),
+    ("post_up_message", "message"),
     ("provisions", "provision"),
     ("provisioner", "provision"),
     ("provisioners", "provision"),
@@ -81,6 +97,8 @@ pub(super) enum Place {
     Disk,
     /// `[[port]]`.
     Port,
+    /// `[[ready]]`.
+    Ready,
     /// `[[provision]]`.
     Step,
     /// `file = { … }`.
@@ -95,6 +113,7 @@ impl Place {
             Place::Machine => "in a machine",
             Place::Disk => "in a disk",
             Place::Port => "in a port",
+            Place::Ready => "in a readiness check",
             Place::Step => "in a provision step",
             Place::File => "in `file`",
         }
@@ -107,6 +126,7 @@ impl Place {
             Place::Machine => (MACHINE_ONLY, MACHINE),
             Place::Disk => (DISK, &[]),
             Place::Port => (PORT, &[]),
+            Place::Ready => (READY, &[]),
             Place::Step => (STEP, &[]),
             Place::File => (FILE, &[]),
         };
@@ -120,7 +140,7 @@ pub(super) fn help_for(key: &str, place: Place) -> String {
     let other = OTHER_NAMES.iter().find(|(other, _)| key.eq_ignore_ascii_case(other));
     if let Some((_, name)) = other.filter(|(_, name)| here(name)) {
         return match *name {
-            "machine" | "disk" | "port" | "provision" => format!("it is written `[[{name}]]` here"),
+            "machine" | "disk" | "port" | "ready" | "provision" => format!("it is written `[[{name}]]` here"),
             "shell" if key == "type" => {
                 "the kind follows from the key: `shell`, `path`, `packages` or `file`".into()
             }
@@ -137,6 +157,7 @@ pub(super) fn help_for(key: &str, place: Place) -> String {
         (Place::Disk, "in a `[[disk]]`"),
         (Place::Port, "in a `[[port]]`"),
         (Place::Step, "in a `[[provision]]`"),
+        (Place::Ready, "in a `[[ready]]`"),
     ];
     let home = belongs.iter().find(|(home, _)| *home != place && home.keys().any(|known| known == key));
     match home {
@@ -162,7 +183,8 @@ mod tests {
 
     #[test]
     fn other_names_lead_to_real_keys_and_are_none_themselves() {
-        let places = [Place::Top, Place::Machine, Place::Disk, Place::Port, Place::Step, Place::File];
+        let places =
+            [Place::Top, Place::Machine, Place::Disk, Place::Port, Place::Ready, Place::Step, Place::File];
         for (other, name) in OTHER_NAMES {
             assert!(places.iter().any(|place| place.keys().any(|key| key == *name)), "{name}");
             let same = places
@@ -176,7 +198,7 @@ mod tests {
     fn the_reference_describes_every_key() {
         let reference = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/config.md");
         let text = std::fs::read_to_string(reference).unwrap();
-        for key in [TOP_ONLY, MACHINE_ONLY, MACHINE, DISK, PORT, STEP, FILE].concat() {
+        for key in [TOP_ONLY, MACHINE_ONLY, MACHINE, DISK, PORT, READY, STEP, FILE].concat() {
             let row = format!("| `{key}` |");
             assert!(text.contains(&row), "docs/config.md has no row for `{key}`");
         }

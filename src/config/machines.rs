@@ -1,59 +1,34 @@
-//! The defaults at the top of the file, the machines, and how one is laid over the other.
+//! The machines of the file, each with the layers of keys that hold for it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::collections::HashMap;
 use std::ops::Range;
-use std::time::Duration;
 
-use crate::model::{Forward, KernelChoice, Machine, Protocol, ProviderKind, Step};
+use crate::model::Machine;
 
-use super::disks::{Disks, ImageOwners};
+use super::claims::PortOwners;
+use super::disks::ImageOwners;
 use super::keys::Place;
+use super::layer::Stack;
+use super::relations::Member;
 use super::report::brief;
-use super::steps::RawStep;
-use super::units::MIB;
 use super::vars::Text;
-use super::walk::{Reader, Sp, Table};
+use super::walk::{Reader, Table};
 
 /// The name of the machine of a file that declares none.
 const ONLY_MACHINE: &str = "default";
 /// Machines of one file; what a large cluster on one host would need, several times over.
 const MOST_MACHINES: usize = 256;
-const MEMORY: (u64, u64) = (64 * MIB, 1024 * 1024 * MIB);
-const PROVIDERS: [(&str, ProviderKind); 2] = [("kvm", ProviderKind::Kvm), ("qemu", ProviderKind::Qemu)];
-const KERNELS: [(&str, KernelChoice); 2] = [("stock", KernelChoice::Stock), ("fast", KernelChoice::Fast)];
 
-/// The keys of one machine as they stand; at the top of the file, those of all.
-#[derive(Clone, Default)]
-struct Layer {
-    box_name: Option<Sp<String>>,
-    cpus: Option<u8>,
-    nested: Option<bool>,
-    memory: Option<u64>,
-    disks: Disks,
-    hostname: Option<Sp<String>>,
-    provider: Option<ProviderKind>,
-    kernel: Option<KernelChoice>,
-    boot_timeout: Option<Duration>,
-    halt_timeout: Option<Duration>,
-    ports: Vec<Sp<Forward>>,
-    steps: Vec<RawStep>,
-}
-
-/// A machine of the file before the defaults are applied.
+/// A machine of the file before its layers are laid over each other.
 struct Named {
-    name: String,
-    /// The name as messages may show it.
-    shown: String,
+    name: Text,
     /// Its header; `None` for the one machine of a file that declares none.
     header: Option<Range<usize>>,
     /// Its `box` or the default is there, if perhaps a wrong one.
     has_box: bool,
-    layer: Layer,
+    /// The outer layers give it a host name that has been told to be wrong.
+    shared_hostname: bool,
 }
-
-/// Who has a host port: for each address the machine, and where that is said.
-type PortOwners = HashMap<(u16, Protocol), BTreeMap<IpAddr, (String, usize)>>;
 
 /// The machines so far, and what only one of them can have.
 #[derive(Default)]
@@ -69,13 +44,13 @@ impl Reader<'_> {
     /// All machines of the file, checked against each other.
     pub fn machines(&mut self, top: &Table<'_>) -> Vec<Machine> {
         let defaults = self.layer(top);
-        let mut machines = Merged::default();
+        let mut merged = Merged::default();
         let Some(declared) = top.raw("machine") else {
+            let name = Text::plain(ONLY_MACHINE);
             let has_box = top.raw("box").is_some();
-            let name = ONLY_MACHINE.to_owned();
-            let only = Named { shown: name.clone(), name, header: None, has_box, layer: Layer::default() };
-            self.merge(only, &defaults, &mut machines);
-            return machines.list;
+            let only = Named { name, header: None, has_box, shared_hostname: false };
+            self.merge(only, &Stack(vec![&defaults]), &mut merged);
+            return merged.list;
         };
         let count = declared.get_ref().as_array().map_or(1, |list| list.len());
         if count == 0 {
@@ -89,22 +64,42 @@ impl Reader<'_> {
             self.wrong(&declared.span(), message, format!("at most {MOST_MACHINES} are accepted"));
             return Vec::new();
         }
-        if let Some(hostname) = defaults.hostname.as_ref().filter(|_| count > 1) {
+        let shared_hostname = defaults.hostname.as_ref().filter(|_| count > 1);
+        if let Some(hostname) = shared_hostname {
             let help = "give each `[[machine]]` its own, or none: its name serves";
             self.wrong(&hostname.span, "several machines cannot share one `hostname`", help);
         }
         let mut seen = HashMap::new();
+        let mut members = Vec::new();
         for table in self.tables(top, "machine", Place::Machine) {
             let name = self.machine_name(&table, &mut seen);
             let layer = self.layer(&table);
             let has_box = top.raw("box").is_some() || table.raw("box").is_some();
+            let primary = self.boolean(&table, "primary").unwrap_or(false);
+            let waits = self.texts(&table, "depends_on", "[\"db\"]").unwrap_or_default();
             if let Some(name) = name {
-                let Text { value: name, shown, .. } = name;
-                let header = Some(table.span);
-                self.merge(Named { name, shown, header, has_box, layer }, &defaults, &mut machines);
+                let stack = Stack(vec![&defaults, &layer]);
+                members.push(Member {
+                    name: name.clone(),
+                    groups: stack.all(|layer| &layer.groups).cloned().collect(),
+                    waits,
+                    primary: table.key_span("primary").filter(|_| primary),
+                });
+                let shared_hostname = shared_hostname.is_some() && layer.hostname.is_none();
+                let named = Named { name, header: Some(table.span), has_box, shared_hostname };
+                self.merge(named, &stack, &mut merged);
             }
         }
-        machines.list
+        let waits = self.relate(&members, members.len() == count);
+        let mut members: HashMap<&str, (&Member, Vec<String>)> =
+            members.iter().map(|member| member.name.value.as_str()).zip(members.iter().zip(waits)).collect();
+        for machine in &mut merged.list {
+            if let Some((member, waits)) = members.remove(machine.name.as_str()) {
+                machine.depends_on = waits;
+                machine.primary = member.primary.is_some();
+            }
+        }
+        merged.list
     }
 
     fn machine_name(&mut self, table: &Table<'_>, seen: &mut HashMap<String, usize>) -> Option<Text> {
@@ -133,57 +128,10 @@ impl Reader<'_> {
         Some(name.value)
     }
 
-    fn layer(&mut self, table: &Table<'_>) -> Layer {
-        let cpus = self.number(table, "cpus", 1, 64);
-        Layer {
-            box_name: self.box_name(table),
-            cpus: cpus.and_then(|cpus| u8::try_from(cpus.value).ok()),
-            nested: self.boolean(table, "nested"),
-            memory: self.size(table, "memory", Some(MIB), MEMORY).map(|size| size.value),
-            disks: self.disks(table),
-            hostname: self.hostname(table),
-            provider: self.choice(table, "provider", &PROVIDERS).map(|choice| choice.value),
-            kernel: self.choice(table, "kernel", &KERNELS).map(|choice| choice.value),
-            boot_timeout: self.time(table, "boot_timeout").map(|time| time.value),
-            halt_timeout: self.time(table, "halt_timeout").map(|time| time.value),
-            ports: {
-                let tables = self.tables(table, "port", Place::Port);
-                tables.iter().filter_map(|port| self.port(port)).collect()
-            },
-            steps: {
-                let tables = self.tables(table, "provision", Place::Step);
-                tables.iter().filter_map(|step| self.step(step)).collect()
-            },
-        }
-    }
-
-    fn box_name(&mut self, table: &Table<'_>) -> Option<Sp<String>> {
-        let name = self.text(table, "box", "\"debian/13\"")?;
-        if !is_box_name(&name.value.value) {
-            let message = format!("{:?} is not the name of a box", brief(&name.value.shown));
-            let help = "write a name such as \"debian/13\", \"debian/12\" or \"micro\"";
-            self.wrong(&name.span, message, help);
-            return None;
-        }
-        Some(name.map(|text| text.value))
-    }
-
-    fn hostname(&mut self, table: &Table<'_>) -> Option<Sp<String>> {
-        const LONGEST: usize = 253;
-        let name = self.text(table, "hostname", "\"web.example\"")?;
-        let text = name.value.value.as_str();
-        if text.len() > LONGEST || !text.split('.').all(is_label) {
-            let message = format!("{:?} is not a host name", brief(&name.value.shown));
-            let help = "use a to z, 0 to 9 and `-` in parts with dots between, such as \"web.example\"";
-            self.wrong(&name.span, message, help);
-            return None;
-        }
-        Some(name.map(|text| text.value))
-    }
-
-    /// Adds a machine with the defaults applied; outer ports and steps come first.
-    fn merge(&mut self, named: Named, defaults: &Layer, into: &mut Merged) {
-        let Named { name, shown, header, has_box, layer: own } = named;
+    /// Adds a machine with its layers applied.
+    fn merge(&mut self, named: Named, stack: &Stack<'_>, into: &mut Merged) {
+        let Named { name, header, has_box, shared_hostname } = named;
+        let shown = &name.shown;
         if !has_box {
             let message = format!("nothing says which box the machine `{shown}` starts from");
             match &header {
@@ -191,102 +139,46 @@ impl Reader<'_> {
                 None => self.problems.add_whole(message, "add `box = \"debian/13\"` at the top of the file"),
             }
         }
-        let steps = self.name_steps(defaults.steps.iter().chain(&own.steps));
-        for port in defaults.ports.iter().chain(&own.ports) {
-            self.claim_port(port, &shown, &mut into.ports);
+        let steps = self.name_steps(stack.all(|layer| &layer.steps));
+        let ports = stack.all(|layer| &layer.ports);
+        for port in ports.clone() {
+            self.claim_port(port, shown, &mut into.ports);
         }
-        let disks = defaults.disks.extra.iter().chain(&own.disks.extra);
-        let disks = self.merge_disks(&shown, disks, &mut into.images);
-        let ports = defaults.ports.iter().chain(&own.ports).map(|port| port.value.clone()).collect();
-        let place = own.hostname.as_ref().map(|hostname| hostname.span.clone()).or(header);
-        let hostname = own.hostname.or_else(|| defaults.hostname.clone());
-        let hostname = hostname.map_or_else(|| name.clone(), |hostname| hostname.value);
-        let shared = defaults.hostname.as_ref().is_some_and(|shared| shared.value == hostname);
-        if let Some(place) = place.filter(|_| !shared) {
-            self.claim_hostname(&hostname, &shown, &place, &mut into.hostnames);
+        let disks = self.merge_disks(shown, stack.all(|layer| &layer.disks.extra), &mut into.images);
+        let given = stack.pick(|layer| layer.hostname.as_ref());
+        let hostname = given.map_or_else(|| name.value.clone(), |hostname| hostname.value.clone());
+        let place = given.map(|hostname| hostname.span.clone()).or(header);
+        if let Some(place) = place.filter(|_| !shared_hostname) {
+            self.claim_hostname(&hostname, shown, &place, &mut into.hostnames);
         }
-        // Without a box the file is refused anyway.
-        let Some(box_name) = own.box_name.or_else(|| defaults.box_name.clone()) else { return };
-        let base = Machine::new(name, box_name.value);
-        into.list.push(Machine {
-            cpus: own.cpus.or(defaults.cpus).unwrap_or(base.cpus),
-            nested: own.nested.or(defaults.nested).unwrap_or(base.nested),
-            memory: own.memory.or(defaults.memory).unwrap_or(base.memory),
-            disk: own.disks.root.or(defaults.disks.root),
-            disks,
-            hostname,
-            provider: own.provider.or(defaults.provider),
-            kernel: own.kernel.or(defaults.kernel).unwrap_or_default(),
-            ports,
-            steps,
-            boot_timeout: own.boot_timeout.or(defaults.boot_timeout).unwrap_or(base.boot_timeout),
-            halt_timeout: own.halt_timeout.or(defaults.halt_timeout).unwrap_or(base.halt_timeout),
-            ..base
-        });
-    }
-
-    /// Notes a host port that an earlier forward of the project has, unless this one may move.
-    fn claim_port(&mut self, port: &Sp<Forward>, machine: &str, taken: &mut PortOwners) {
-        const ANY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
-        let Forward { host, host_ip, protocol, auto_correct, .. } = port.value;
-        let owners = taken.entry((host, protocol)).or_default();
-        // An address that stands for all of them meets every other one.
-        let owner = match host_ip.is_unspecified() {
-            true => owners.values().next(),
-            false => owners.get(&host_ip).or_else(|| ANY.iter().find_map(|any| owners.get(any))),
-        };
-        if let Some((owner, at)) = owner.filter(|_| !auto_correct) {
-            let line = self.problems.line_of(*at);
-            let message = format!("this port of the host already leads to `{owner}` (line {line})");
-            let help = "choose another `host`, or set `auto_correct = true` to let this one move";
-            self.wrong(&port.span, message, help);
-        } else {
-            owners.entry(host_ip).or_insert_with(|| (machine.to_owned(), port.span.start));
-        }
-    }
-
-    fn claim_hostname(
-        &mut self,
-        hostname: &str,
-        machine: &str,
-        place: &Range<usize>,
-        taken: &mut HashMap<String, String>,
-    ) {
-        if let Some(first) = taken.get(hostname) {
-            let message = format!("the machines `{first}` and `{machine}` have the same host name");
-            self.wrong(place, message, "give each its own `hostname`");
-        } else {
-            taken.insert(hostname.to_owned(), machine.to_owned());
-        }
-    }
-
-    /// Names from kind and position where the file gives none; each is there once.
-    fn name_steps<'s>(&mut self, raw: impl Iterator<Item = &'s RawStep> + Clone) -> Vec<Step> {
-        let mut given: HashMap<&str, usize> = HashMap::new();
-        for name in raw.clone().filter_map(|step| step.name.as_ref()) {
-            if let Some(first) = given.insert(&name.value, name.span.start) {
-                let first = self.problems.line_of(first);
-                let message = format!("a step of this name is already on line {first}");
-                self.wrong(&name.span, message, "give each step of a machine a name of its own");
+        let mut groups: Vec<String> = Vec::new();
+        for group in stack.all(|layer| &layer.groups) {
+            if !groups.contains(&group.value.value) {
+                groups.push(group.value.value.clone());
             }
         }
-        let mut taken: HashSet<String> = given.keys().map(|name| (*name).to_owned()).collect();
-        let mut steps = Vec::new();
-        for (index, raw) in raw.enumerate() {
-            let name = match &raw.name {
-                Some(name) => name.value.clone(),
-                None => {
-                    let mut name = format!("{}-{}", raw.step.kind.type_name(), index + 1);
-                    while taken.contains(&name) {
-                        name.push('x');
-                    }
-                    taken.insert(name.clone());
-                    name
-                }
-            };
-            steps.push(Step { name, ..raw.step.clone() });
-        }
-        steps
+        // Without a box the file is refused anyway.
+        let Some(box_name) = stack.pick(|layer| layer.box_name.as_ref()) else { return };
+        let base = Machine::new(name.value, box_name.value.clone());
+        into.list.push(Machine {
+            cpus: stack.pick(|layer| layer.cpus).unwrap_or(base.cpus),
+            nested: stack.pick(|layer| layer.nested).unwrap_or(base.nested),
+            memory: stack.pick(|layer| layer.memory).unwrap_or(base.memory),
+            disk: stack.pick(|layer| layer.disks.root),
+            disks,
+            hostname,
+            provider: stack.pick(|layer| layer.provider),
+            kernel: stack.pick(|layer| layer.kernel).unwrap_or_default(),
+            ports: ports.map(|port| port.value.clone()).collect(),
+            steps,
+            boot_timeout: stack.pick(|layer| layer.boot_timeout).unwrap_or(base.boot_timeout),
+            halt_timeout: stack.pick(|layer| layer.halt_timeout).unwrap_or(base.halt_timeout),
+            groups,
+            autostart: stack.pick(|layer| layer.autostart).unwrap_or(base.autostart),
+            ready: stack.all(|layer| &layer.probes).cloned().collect(),
+            message: stack.pick(|layer| layer.message.clone()),
+            ..base
+        });
     }
 }
 

@@ -5,15 +5,19 @@
 //! so can every problem be told in one run, each with its own place and suggestion.
 //! `docs/config.md` is the reference of what is read here.
 
+mod claims;
 mod disks;
 mod envfile;
 mod error;
 mod find;
 mod keys;
+mod layer;
 mod load;
 mod login;
 mod machines;
 mod read;
+mod ready;
+mod relations;
 mod report;
 mod ruby;
 mod steps;

@@ -46,6 +46,11 @@ pub(super) struct Text {
 }
 
 impl Text {
+    /// A text in which nothing was filled in.
+    pub fn plain(text: &str) -> Text {
+        Text { value: text.to_owned(), shown: text.to_owned(), secret: None }
+    }
+
     /// Whether `shown` is not what it says.
     pub fn is_filled(&self) -> bool {
         self.shown != self.value
