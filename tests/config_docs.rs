@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rvm::config;
+use rvm::config::{self, Host, Inputs};
 use rvm::model::Project;
 
 const ENV: &str = "DB_HOST=db\nDB_NAME=shop\nDB_USER=shop\nDB_PASSWORD='p4$$ w0rd'\nGREETING=hello\n";
@@ -24,7 +24,8 @@ fn load(text: &str, what: &str) -> Project {
     write("scripts/setup.sh", "true\n");
     write("site/index.html", "hello\n");
     write("images/samples.raw", "");
-    config::load(&dir.path().join("Vagrantfile"), &|_| None)
+    let host = Some(Host { cpus: 4, memory: 8 << 30 });
+    config::load_with(&dir.path().join("Vagrantfile"), &Inputs { env: &|_| None, host })
         .unwrap_or_else(|error| panic!("{what}:\n{text}\n{error}"))
 }
 

@@ -341,6 +341,64 @@ message = 5
 }
 
 #[test]
+fn copies() {
+    let text = r#"
+box = "micro"
+cpus = "most"
+hostname = "{i+1}"
+
+[[machine]]
+name = "one-{i}"
+
+[[machine]]
+name = "web"
+count = 3
+primary = true
+hostname = "web.example"
+depends_on = ["web", "db-{i}"]
+
+[[machine]]
+name = "two-{i%2}"
+count = 4
+
+[[machine]]
+name = "far"
+count = 300
+
+[[machine]]
+name = "{i+}"
+count = "several"
+
+[[machine]]
+name = "port"
+count = 5
+[[machine.port]]
+guest = 80
+host = "{i+65533}"
+
+[[machine]]
+name = "same"
+count = 5
+[[machine.port]]
+guest = 80
+host = 8080
+
+[[machine]]
+name = "long-{i-2}"
+count = 2
+"#;
+    insta::assert_snapshot!("copies", told_file(text));
+    let text = "box = 'micro'\n[[machine]]\nname = 'web'\ncount = 3\ndepends_on = ['web', 'wob-{i}']\n\
+                [[machine]]\nname = 'db'\ncount = 2\n[[machine]]\nname = 'db'\n";
+    insta::assert_snapshot!("families", told_file(text));
+    insta::assert_snapshot!("no_copies", told_file("box = 'micro'\n[[machine]]\nname = 'a'\ncount = 0\n"));
+    let many = "box = 'micro'\n[[machine]]\nname = 'a'\ncount = 200\n[[machine]]\nname = 'b'\ncount = 57\n";
+    insta::assert_snapshot!("too_many_copies", told_file(many));
+    let unknown = "box = 'micro'\ncpus = 'auto'\nmemory = '50%'\n";
+    insta::assert_snapshot!("unknown_host", told_file(unknown));
+}
+
+#[test]
 fn readiness() {
     let text = r#"
 box = "micro"

@@ -3,14 +3,15 @@
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use rvm::config;
+use rvm::config::{self, Host, Inputs};
 
 fn try_load(vagrantfile: &[u8], env_file: &[u8]) {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("Vagrantfile"), vagrantfile).unwrap();
     std::fs::write(dir.path().join(".env"), env_file).unwrap();
     let env = |name: &str| (name.len() == 1).then(|| name.repeat(3));
-    match config::load(&dir.path().join("Vagrantfile"), &env) {
+    let host = Some(Host { cpus: 3, memory: 5 << 30 });
+    match config::load_with(&dir.path().join("Vagrantfile"), &Inputs { env: &env, host }) {
         Ok(project) => assert!(!project.machines.is_empty()),
         Err(error) => {
             assert!(!error.render(false).is_empty() && !error.render(true).is_empty());
@@ -27,6 +28,10 @@ fn value() -> impl Strategy<Value = String> {
         "\"[a-zA-Z0-9 ./$\\{\\}:\\-_é]{0,16}\"",
         Just("\"${S}\"".to_owned()),
         Just("\"x${S:-}${\"".to_owned()),
+        "'[a-c]{0,2}\\{[i0-9+*/%():-]{1,8}\\}'",
+        Just("'half'".to_owned()),
+        Just("'a{i}'".to_owned()),
+        Just("'{i}'".to_owned()),
         Just("'micro'".to_owned()),
         Just("true".to_owned()),
         Just("1.5".to_owned()),
@@ -40,7 +45,7 @@ fn value() -> impl Strategy<Value = String> {
 }
 
 fn line() -> impl Strategy<Value = String> {
-    const KEYS: [&str; 40] = [
+    const KEYS: [&str; 41] = [
         "box",
         "cpus",
         "memory",
@@ -69,6 +74,7 @@ fn line() -> impl Strategy<Value = String> {
         "privileged",
         "packages",
         "file",
+        "count",
         "groups",
         "primary",
         "autostart",
@@ -145,6 +151,17 @@ fn large_files_take_no_time() {
             )),
             numbered(256, &|n| format!("[[machine]]\nname = 'm{n}'\n"))
         ),
+        format!(
+            "box = 'micro'\n[[machine]]\nname = 'a'\ncount = 256\n{}",
+            numbered(1000, &|n| format!(
+                "[[machine.provision]]\nname = 'x{n}'\npath = 'Vagrantfile'\nargs = ['{{i+{n}}}']\n"
+            ))
+        ),
+        format!(
+            "box = 'micro'\nmessage = '{}'\n[[machine]]\nname = 'a'\ncount = 256\n",
+            "{i}".repeat(300_000)
+        ),
+        format!("box = 'micro'\nmessage = '{}'\n", "${L}".repeat(200_000)),
         // Everyone waits for everyone, by name and by group.
         format!(
             "box = 'micro'\ngroups = [{0}]\n{1}",
@@ -158,6 +175,7 @@ fn large_files_take_no_time() {
     for file in files {
         let start = Instant::now();
         try_load(file.as_bytes(), repeat("A='x\n").as_bytes());
+        try_load(file.as_bytes(), format!("L={}\n", "x".repeat(1_000_000)).as_bytes());
         let took = start.elapsed();
         assert!(took < Duration::from_secs(20), "{took:?} for {}…", &file[..40]);
     }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::Duration;
 
-use rvm::config::{self, ConfigError};
+use rvm::config::{self, ConfigError, Host, Inputs};
 use rvm::model::{Check, KernelChoice, Probe, Project, Protocol, ProviderKind, RunPolicy, Script, StepKind};
 
 /// A project folder with these files.
@@ -98,6 +98,78 @@ autostart = false
     let command = probe(Check::Command("test ${UP} = 1".into()), 120);
     assert_eq!(web.ready, [booted.clone(), port, command]);
     assert_eq!(db.ready, [booted]);
+}
+
+#[test]
+fn copies_have_numbers() {
+    let text = r#"
+box = "micro"
+
+[[port]]
+guest = 22
+host = "{i+2300}"
+auto_correct = true
+
+[[machine]]
+name = "k8s-{i:02}"
+count = "${NODES:-3}"
+hostname = "node{i}.${DOMAIN:-example}"
+groups = ["all"]
+depends_on = ["mon", "rgw"]
+message = "10.0.0.{i+100} {{i}} {{.Names}} {x}"
+
+[[machine.port]]
+guest = 6443
+host = "{(i-1)*10+6443}"
+
+[[machine.provision]]
+name = "join-{i}"
+shell = "echo {i} ${i}"
+args = ["{i}", "{{ i }}"]
+
+[[machine]]
+name = "mon"
+count = 2
+groups = ["all", "ceph"]
+
+[[machine]]
+name = "rgw"
+count = 0
+groups = ["ceph"]
+"#;
+    let (_dir, project) = project(&[("Vagrantfile", text)]);
+    let names: Vec<_> = project.machines.iter().map(|m| m.name.as_str()).collect();
+    assert_eq!(names, ["k8s-01", "k8s-02", "k8s-03", "mon-1", "mon-2"]);
+    let third = &project.machines[2];
+    assert_eq!(third.hostname, "node3.example");
+    assert_eq!(third.groups, ["all", "k8s"]);
+    assert_eq!(third.depends_on, ["mon-1", "mon-2"]);
+    assert_eq!(third.message.as_deref(), Some("10.0.0.103 {{i}} {{.Names}} {x}"));
+    assert_eq!(third.ports.iter().map(|port| port.host).collect::<Vec<_>>(), [2303, 6463]);
+    assert_eq!(third.steps[0].name, "join-3");
+    let StepKind::Shell { script: Script::Inline(script), args, .. } = &third.steps[0].kind else { panic!() };
+    assert_eq!((script.as_str(), &args[..]), ("echo {i} ${i}", &["3".to_owned(), "{{ i }}".to_owned()][..]));
+    assert_eq!(project.machines[4].hostname, "mon-2");
+    assert_eq!(project.machines[4].groups, ["all", "ceph", "mon"]);
+}
+
+#[test]
+fn shares_of_the_host() {
+    let of = |cpus: &str, memory: &str, host: Host| {
+        let dir = folder(&[("Vagrantfile", &format!("box = 'micro'\ncpus = {cpus}\nmemory = {memory}\n"))]);
+        let inputs = Inputs { env: &|_| None, host: Some(host) };
+        let project = config::load_with(&dir.path().join("Vagrantfile"), &inputs).unwrap();
+        (project.machines[0].cpus, project.machines[0].memory >> 20)
+    };
+    let host = Host { cpus: 6, memory: (10 << 30) + 4096 };
+    assert_eq!(of("'auto'", "'half'", host), (6, 5120));
+    assert_eq!(of("'half'", "'1/3'", host), (3, 3413));
+    assert_eq!(of("'1/4'", "'25%'", host), (1, 2560));
+    assert_eq!(of("'10%'", "'100%'", host), (1, 10240));
+    assert_eq!(of("'${C:-1/2}'", "'${M:-1GiB}'", host), (3, 1024));
+    let large = Host { cpus: 512, memory: u64::MAX };
+    assert_eq!(of("'auto'", "'100%'", large), (64, 1 << 20));
+    assert_eq!(of("'2/3'", "64", large), (64, 64));
 }
 
 #[test]

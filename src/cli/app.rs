@@ -16,6 +16,16 @@ pub fn env(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// What shares such as `cpus = "half"` are shares of.
+fn host() -> Option<config::Host> {
+    let cpus = std::thread::available_parallelism().ok()?;
+    let info = rustix::system::sysinfo();
+    Some(config::Host {
+        cpus: u32::try_from(cpus.get()).unwrap_or(u32::MAX),
+        memory: (info.totalram as u64).saturating_mul(u64::from(info.mem_unit)),
+    })
+}
+
 /// The surroundings of one command.
 pub struct App {
     /// The screen.
@@ -60,7 +70,7 @@ impl App {
     /// The project found from `start` upward.
     pub fn project_at(&self, start: PathBuf) -> Result<Project, CliError> {
         let file = config::find(&start, env("RVM_VAGRANTFILE").as_deref())?;
-        let project = config::load(&file, &env)?;
+        let project = config::load_with(&file, &config::Inputs { env: &env, host: host() })?;
         self.ui.add_masker(project.masker.clone());
         Ok(project)
     }

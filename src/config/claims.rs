@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use crate::model::{Forward, Protocol, Step};
 
+use super::index::Turn;
 use super::steps::RawStep;
 use super::walk::{Reader, Sp};
 
@@ -26,7 +27,11 @@ impl Reader<'_> {
         if let Some((owner, at)) = owner.filter(|_| !auto_correct) {
             let line = self.problems.line_of(*at);
             let message = format!("this port of the host already leads to `{owner}` (line {line})");
-            let help = "choose another `host`, or set `auto_correct = true` to let this one move";
+            let own_copy = *at == port.span.start && matches!(self.vars.turn, Turn::Number(_));
+            let help = match own_copy {
+                true => "give each copy its own, such as `host = \"{i+8000}\"`, or set `auto_correct = true`",
+                false => "choose another `host`, or set `auto_correct = true` to let this one move",
+            };
             self.wrong(&port.span, message, help);
         } else {
             owners.entry(host_ip).or_insert_with(|| (machine.to_owned(), port.span.start));
@@ -43,7 +48,11 @@ impl Reader<'_> {
     ) {
         if let Some(first) = taken.get(hostname) {
             let message = format!("the machines `{first}` and `{machine}` have the same host name");
-            self.wrong(place, message, "give each its own `hostname`");
+            let help = match self.vars.turn {
+                Turn::Number(_) => "give each its own `hostname`, such as `\"web-{i}.example\"`",
+                _ => "give each its own `hostname`",
+            };
+            self.wrong(place, message, help);
         } else {
             taken.insert(hostname.to_owned(), machine.to_owned());
         }

@@ -22,7 +22,7 @@ pub(super) const MACHINE: &[&str] = &[
 /// Keys that stand only at the top of the file.
 pub(super) const TOP_ONLY: &[&str] = &["rvm_version", "env_file", "machine"];
 /// Keys that stand only in a `[[machine]]`.
-pub(super) const MACHINE_ONLY: &[&str] = &["name", "primary", "depends_on"];
+pub(super) const MACHINE_ONLY: &[&str] = &["name", "count", "primary", "depends_on"];
 /// Keys of a `[[disk]]`.
 pub(super) const DISK: &[&str] = &["name", "size", "filesystem", "image", "format", "mount", "read_only"];
 /// Keys of a `[[port]]`.
@@ -56,6 +56,9 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("machines", "machine"),
     ("vm", "machine"),
     ("define", "machine"),
+    ("replicas", "count"),
+    ("scale", "count"),
+    ("instances", "count"),
     ("group", "groups"),
     ("tags", "groups"),
     ("auto_start", "autostart"),

@@ -9,11 +9,9 @@ use super::keys::Place;
 use super::machines::{is_box_name, is_label};
 use super::report::brief;
 use super::steps::RawStep;
-use super::units::MIB;
 use super::vars::Text;
 use super::walk::{Reader, Sp, Table};
 
-const MEMORY: (u64, u64) = (64 * MIB, 1024 * 1024 * MIB);
 const PROVIDERS: [(&str, ProviderKind); 2] = [("kvm", ProviderKind::Kvm), ("qemu", ProviderKind::Qemu)];
 const KERNELS: [(&str, KernelChoice); 2] = [("stock", KernelChoice::Stock), ("fast", KernelChoice::Fast)];
 
@@ -59,12 +57,11 @@ impl<'l> Stack<'l> {
 impl Reader<'_> {
     /// What a table says of a machine.
     pub fn layer(&mut self, table: &Table<'_>) -> Layer {
-        let cpus = self.number(table, "cpus", 1, 64);
         Layer {
             box_name: self.box_name(table),
-            cpus: cpus.and_then(|cpus| u8::try_from(cpus.value).ok()),
+            cpus: self.cpus(table),
             nested: self.boolean(table, "nested"),
-            memory: self.size(table, "memory", Some(MIB), MEMORY).map(|size| size.value),
+            memory: self.memory(table),
             disks: self.disks(table),
             hostname: self.hostname(table),
             provider: self.choice(table, "provider", &PROVIDERS).map(|choice| choice.value),

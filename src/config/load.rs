@@ -12,6 +12,7 @@ use super::keys::Place;
 use super::read::{self, ReadError};
 use super::report::{Problems, Report, brief};
 use super::ruby::looks_like_ruby;
+use super::shares::Host;
 use super::vars::Vars;
 use super::version;
 use super::walk::{Reader, Table};
@@ -22,9 +23,23 @@ const DEFAULT_ENV_FILE: &str = ".env";
 const MOST_SYNTAX_ERRORS: usize = 5;
 const SMALLEST: &str = "the smallest useful file is the one line `box = \"debian/13\"`";
 
-/// Reads and checks `file`, and the ENV file that belongs to it. `env` gives the
-/// environment of the process. All problems are told at once.
+/// What is handed in beside the file.
+#[derive(Clone, Copy)]
+pub struct Inputs<'a> {
+    /// The environment of the process.
+    pub env: &'a dyn Fn(&str) -> Option<String>,
+    /// What this host has; `None`: not known, so that shares of it are errors.
+    pub host: Option<Host>,
+}
+
+/// As [`load_with`], with nothing known of the host.
 pub fn load(file: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Project, ConfigError> {
+    load_with(file, &Inputs { env, host: None })
+}
+
+/// Reads and checks `file`, and the ENV file that belongs to it. All problems are told at once.
+pub fn load_with(file: &Path, inputs: &Inputs<'_>) -> Result<Project, ConfigError> {
+    let Inputs { env, host } = *inputs;
     let source = read_source(file)?;
     let unreadable = |source| ConfigError::Unreadable { file: file.to_owned(), source };
     // The folder is what identifies a project: the same through every link to it.
@@ -38,6 +53,7 @@ pub fn load(file: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Project
     let mut reader = Reader {
         problems: Problems::new(&file, &source),
         vars: Vars::from_environment(env),
+        host,
         root: root.clone(),
     };
     let top = reader.open(tree.get_ref(), tree.span(), Place::Top);

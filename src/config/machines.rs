@@ -1,23 +1,24 @@
 //! The machines of the file, each with the layers of keys that hold for it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
 use crate::model::Machine;
 
 use super::claims::PortOwners;
 use super::disks::ImageOwners;
+use super::index::Turn;
 use super::keys::Place;
-use super::layer::Stack;
+use super::layer::{Layer, Stack};
 use super::relations::Member;
 use super::report::brief;
 use super::vars::Text;
-use super::walk::{Reader, Table};
+use super::walk::{Reader, Sp, Table};
 
 /// The name of the machine of a file that declares none.
 const ONLY_MACHINE: &str = "default";
 /// Machines of one file; what a large cluster on one host would need, several times over.
-const MOST_MACHINES: usize = 256;
+const MOST_MACHINES: u32 = 256;
 
 /// A machine of the file before its layers are laid over each other.
 struct Named {
@@ -34,80 +35,175 @@ struct Named {
 #[derive(Default)]
 struct Merged {
     list: Vec<Machine>,
+    /// For each name of `list` and those that lack a box: its place among the others.
+    members: Vec<Member>,
     ports: PortOwners,
     images: ImageOwners,
     /// Host name to machine.
     hostnames: HashMap<String, String>,
+    /// Name to where it is said.
+    names: HashMap<String, usize>,
+    /// Groups and families without a machine, because their `count` is 0.
+    empty: BTreeSet<String>,
+    /// A machine is missing because something is wrong with it.
+    incomplete: bool,
+}
+
+/// What holds for all machines.
+struct Outer<'r, 't> {
+    top: &'r Table<'t>,
+    layer: Layer,
+    /// `{i}` stands in it, so that it is read anew for each copy.
+    counted: bool,
+    /// Its host name would be that of several machines.
+    shared_hostname: bool,
 }
 
 impl Reader<'_> {
     /// All machines of the file, checked against each other.
     pub fn machines(&mut self, top: &Table<'_>) -> Vec<Machine> {
-        let defaults = self.layer(top);
         let mut merged = Merged::default();
         let Some(declared) = top.raw("machine") else {
+            let layer = self.layer(top);
             let name = Text::plain(ONLY_MACHINE);
             let has_box = top.raw("box").is_some();
             let only = Named { name, header: None, has_box, shared_hostname: false };
-            self.merge(only, &Stack(vec![&defaults]), &mut merged);
+            self.merge(only, &Stack(vec![&layer]), &mut merged);
             return merged.list;
         };
-        let count = declared.get_ref().as_array().map_or(1, |list| list.len());
-        if count == 0 {
-            self.wrong(
-                &declared.span(),
-                "this file declares no machine",
-                "remove it, or add a `[[machine]]`",
-            );
-        } else if count > MOST_MACHINES {
-            let message = format!("this file declares {count} machines");
+        (self.vars.turn, self.vars.counted) = (Turn::Any, false);
+        let layer = self.layer(top);
+        let counted = std::mem::take(&mut self.vars.counted);
+        self.vars.turn = Turn::Uncounted;
+        let mut tables = Vec::new();
+        for table in self.tables(top, "machine", Place::Machine) {
+            let count = self.count(&table);
+            tables.push((table, count));
+        }
+        let total = tables.iter().map(|(_, count)| count.unwrap_or(1)).sum::<u32>();
+        if total == 0 && declared.get_ref().as_array().is_some_and(|list| list.len() == tables.len()) {
+            let help = match tables.is_empty() {
+                true => "remove it, or add a `[[machine]]`",
+                false => "one of them needs a `count` of 1 or more",
+            };
+            self.wrong(&declared.span(), "this file declares no machine", help);
+        } else if total > MOST_MACHINES {
+            let message = format!("this file declares {total} machines");
             self.wrong(&declared.span(), message, format!("at most {MOST_MACHINES} are accepted"));
             return Vec::new();
         }
-        let shared_hostname = defaults.hostname.as_ref().filter(|_| count > 1);
-        if let Some(hostname) = shared_hostname {
+        let shared = layer.hostname.as_ref().filter(|_| total > 1 && !counted);
+        if let Some(hostname) = shared {
             let help = "give each `[[machine]]` its own, or none: its name serves";
             self.wrong(&hostname.span, "several machines cannot share one `hostname`", help);
         }
-        let mut seen = HashMap::new();
-        let mut members = Vec::new();
-        for table in self.tables(top, "machine", Place::Machine) {
-            let name = self.machine_name(&table, &mut seen);
-            let layer = self.layer(&table);
-            let has_box = top.raw("box").is_some() || table.raw("box").is_some();
-            let primary = self.boolean(&table, "primary").unwrap_or(false);
-            let waits = self.texts(&table, "depends_on", "[\"db\"]").unwrap_or_default();
-            if let Some(name) = name {
-                let stack = Stack(vec![&defaults, &layer]);
-                members.push(Member {
-                    name: name.clone(),
-                    groups: stack.all(|layer| &layer.groups).cloned().collect(),
-                    waits,
-                    primary: table.key_span("primary").filter(|_| primary),
-                });
-                let shared_hostname = shared_hostname.is_some() && layer.hostname.is_none();
-                let named = Named { name, header: Some(table.span), has_box, shared_hostname };
-                self.merge(named, &stack, &mut merged);
-            }
+        let shared_hostname = shared.is_some();
+        let outer = Outer { top, layer, counted, shared_hostname };
+        for (table, count) in &tables {
+            self.copies(table, *count, &outer, &mut merged);
         }
-        let waits = self.relate(&members, members.len() == count);
+        let Merged { mut list, members, empty, incomplete, .. } = merged;
+        let waits = self.relate(&members, &empty, !incomplete);
         let mut members: HashMap<&str, (&Member, Vec<String>)> =
             members.iter().map(|member| member.name.value.as_str()).zip(members.iter().zip(waits)).collect();
-        for machine in &mut merged.list {
+        for machine in &mut list {
             if let Some((member, waits)) = members.remove(machine.name.as_str()) {
                 machine.depends_on = waits;
                 machine.primary = member.primary.is_some();
             }
         }
-        merged.list
+        list
     }
 
-    fn machine_name(&mut self, table: &Table<'_>, seen: &mut HashMap<String, usize>) -> Option<Text> {
+    /// How many copies of a machine there are to be; `None`: just itself.
+    fn count(&mut self, table: &Table<'_>) -> Option<u32> {
+        table.raw("count")?;
+        let count = self.number(table, "count", 0, u64::from(MOST_MACHINES));
+        // What is wrong has been noted; one copy finds what else is.
+        Some(count.and_then(|count| u32::try_from(count.value).ok()).unwrap_or(1))
+    }
+
+    /// Reads a `[[machine]]` once for each of its copies.
+    fn copies(&mut self, table: &Table<'_>, count: Option<u32>, outer: &Outer<'_, '_>, merged: &mut Merged) {
+        let turns: Vec<Turn> = match count {
+            None => vec![Turn::Uncounted],
+            Some(0) => vec![Turn::Any],
+            Some(count) => (1..=count).map(Turn::Number).collect(),
+        };
+        for turn in turns {
+            let before = self.problems.count();
+            self.vars.turn = turn;
+            self.one_machine(table, count, outer, merged);
+            // What is wrong with one copy is mostly wrong with all.
+            if self.problems.count() > before {
+                merged.incomplete |= count.is_some_and(|count| turn != Turn::Number(count));
+                break;
+            }
+        }
+        self.vars.turn = Turn::Uncounted;
+    }
+
+    fn one_machine(
+        &mut self,
+        table: &Table<'_>,
+        count: Option<u32>,
+        outer: &Outer<'_, '_>,
+        merged: &mut Merged,
+    ) {
+        let again = if outer.counted { Some(self.layer(outer.top)) } else { None };
+        let shared = again.as_ref().unwrap_or(&outer.layer);
+        let name = self.machine_name(table, merged);
+        let layer = self.layer(table);
+        let has_box = outer.top.raw("box").is_some() || table.raw("box").is_some();
+        let primary = self.boolean(table, "primary").unwrap_or(false);
+        let waits = self.texts(table, "depends_on", "[\"db\"]").unwrap_or_default();
+        let stack = Stack(vec![shared, &layer]);
+        let mut groups: Vec<Sp<Text>> = stack.all(|layer| &layer.groups).cloned().collect();
+        let primary = table.key_span("primary").filter(|_| primary);
+        if let (Some(span), Some(count @ 2..)) = (&primary, count) {
+            let message = format!("only one machine can be primary, and this one has {count} copies");
+            self.wrong(span, message, "give the primary one a `[[machine]]` of its own");
+        }
+        let family = count.and_then(|_| self.family(table));
+        if count == Some(0) {
+            groups.extend(family);
+            merged.empty.extend(groups.into_iter().map(|group| group.value.value));
+            return;
+        }
+        let Some(name) = name else {
+            merged.incomplete = true;
+            return;
+        };
+        merged.members.push(Member { name: name.clone(), groups, family, waits, primary });
+        let shared_hostname = outer.shared_hostname && layer.hostname.is_none();
+        let named = Named { name, header: Some(table.span.clone()), has_box, shared_hostname };
+        self.merge(named, &stack, merged);
+    }
+
+    /// The name that all copies of a machine share, where there is one.
+    fn family(&mut self, table: &Table<'_>) -> Option<Sp<Text>> {
+        let turn = std::mem::replace(&mut self.vars.turn, Turn::Family);
+        let name = self.text(table, "name", "\"web\"");
+        self.vars.turn = turn;
+        let mut name = name?;
+        for text in [&mut name.value.value, &mut name.value.shown] {
+            *text = text.replace("--", "-").trim_matches('-').to_owned();
+        }
+        Some(name).filter(|name| is_label(&name.value.value))
+    }
+
+    fn machine_name(&mut self, table: &Table<'_>, merged: &mut Merged) -> Option<Text> {
         if table.raw("name").is_none() {
             self.wrong(&table.span, "this machine has no `name`", "add `name = \"web\"`");
             return None;
         }
-        let name = self.text(table, "name", "\"web\"")?;
+        self.vars.counted = false;
+        let mut name = self.text(table, "name", "\"web\"")?;
+        if let (Turn::Number(i), false) = (self.vars.turn, self.vars.counted) {
+            for text in [&mut name.value.value, &mut name.value.shown] {
+                text.push_str(&format!("-{i}"));
+            }
+        }
         if !is_label(&name.value.value) {
             let message = format!("a machine cannot be called {:?}", brief(&name.value.shown));
             let rule = "use a to z, 0 to 9 and `-`, beginning and ending with a letter or digit, at most 63";
@@ -118,10 +214,17 @@ impl Reader<'_> {
             self.wrong(&name.span, message, help);
             return None;
         }
-        if let Some(first) = seen.insert(name.value.value.clone(), name.span.start) {
-            let first = self.problems.line_of(first);
-            let message =
-                format!("a machine called {:?} is already on line {first}", brief(&name.value.shown));
+        // A `count` of 0 makes no machine that could have the name.
+        if self.vars.turn == Turn::Any {
+            return Some(name.value);
+        }
+        if let Some(first) = merged.names.insert(name.value.value.clone(), name.span.start) {
+            let message = if first == name.span.start {
+                format!("several copies of this machine are called {:?}", brief(&name.value.shown))
+            } else {
+                let line = self.problems.line_of(first);
+                format!("a machine called {:?} is already on line {line}", brief(&name.value.shown))
+            };
             self.wrong(&name.span, message, "give each machine a name of its own");
             return None;
         }
@@ -151,10 +254,12 @@ impl Reader<'_> {
         if let Some(place) = place.filter(|_| !shared_hostname) {
             self.claim_hostname(&hostname, shown, &place, &mut into.hostnames);
         }
+        let member = into.members.last();
+        let named = member.iter().flat_map(|member| member.groups.iter().chain(&member.family));
         let mut groups: Vec<String> = Vec::new();
-        for group in stack.all(|layer| &layer.groups) {
-            if !groups.contains(&group.value.value) {
-                groups.push(group.value.value.clone());
+        for group in named.map(|group| &group.value.value) {
+            if !groups.contains(group) {
+                groups.push(group.clone());
             }
         }
         // Without a box the file is refused anyway.

@@ -21,6 +21,8 @@ pub(super) struct Member {
     pub name: Text,
     /// Its groups; names may repeat.
     pub groups: Vec<Sp<Text>>,
+    /// The name that it shares with the other copies of its `[[machine]]`: a group as well.
+    pub family: Option<Sp<Text>>,
     /// The entries of its `depends_on`.
     pub waits: Vec<Sp<Text>>,
     /// Where it says that it is the primary one.
@@ -57,15 +59,21 @@ impl Reader<'_> {
     }
 
     /// Checks what the machines say of each other. For each, in the same order, the names of
-    /// those that it waits for. `complete`: no machine is missing because of another problem.
-    pub fn relate(&mut self, members: &[Member], complete: bool) -> Vec<Vec<String>> {
+    /// those that it waits for. `empty`: groups without a machine. `complete`: no machine is
+    /// missing because of another problem.
+    pub fn relate(
+        &mut self,
+        members: &[Member],
+        empty: &BTreeSet<String>,
+        complete: bool,
+    ) -> Vec<Vec<String>> {
         self.check_primary(members);
         let machines: HashMap<&str, usize> =
             members.iter().enumerate().map(|(at, member)| (member.name.value.as_str(), at)).collect();
         let mut names: Names<'_> = machines.iter().map(|(name, at)| (*name, vec![*at])).collect();
         let mut clashes = BTreeSet::new();
         for (at, member) in members.iter().enumerate() {
-            for group in &member.groups {
+            for group in member.groups.iter().chain(&member.family) {
                 let name = group.value.value.as_str();
                 if !machines.contains_key(name) {
                     let list = names.entry(name).or_default();
@@ -74,19 +82,30 @@ impl Reader<'_> {
                     }
                 } else if clashes.insert(name) {
                     let shown = brief(&group.value.shown);
-                    let message = format!("{shown:?} is the name of a machine, so it cannot be a group");
+                    let is_family = member.family.as_ref().is_some_and(|family| family.span == group.span);
+                    let message = match is_family {
+                        true => format!(
+                            "another machine has the name {shown:?}, which all copies of this one share"
+                        ),
+                        false => format!("{shown:?} is the name of a machine, so it cannot be a group"),
+                    };
                     self.wrong(&group.span, message, "commands take both: give one of them another name");
                 }
             }
         }
+        for name in empty {
+            names.entry(name).or_default();
+        }
         // What a variable stands for is not shown.
         let all = members.iter().flat_map(|member| {
-            std::iter::once(&member.name).chain(member.groups.iter().map(|group| &group.value))
+            let groups = member.groups.iter().chain(&member.family);
+            std::iter::once(&member.name).chain(groups.map(|group| &group.value))
         });
         let known = all.filter(|name| !name.is_filled()).map(|name| name.value.as_str()).collect();
         let mut edges = Vec::new();
+        let mut told = BTreeSet::new();
         for (at, member) in members.iter().enumerate() {
-            edges.push(self.targets(at, member, &names, complete.then_some(&known)));
+            edges.push(self.targets(at, member, &names, complete.then_some(&known), &mut told));
         }
         self.check_circles(members, &edges);
         let named = |targets: &Targets| {
@@ -120,6 +139,7 @@ impl Reader<'_> {
         member: &Member,
         names: &Names<'_>,
         known: Option<&BTreeSet<&str>>,
+        told: &mut BTreeSet<usize>,
     ) -> Targets {
         let mut targets = Targets::new();
         let mut seen = BTreeSet::new();
@@ -130,8 +150,11 @@ impl Reader<'_> {
             }
             match names.get(name) {
                 Some(list) if *list == [own] => {
-                    let message = format!("the machine `{}` waits for itself", member.name.shown);
-                    self.wrong(&entry.span, message, "name the machines that must be ready before this one");
+                    self.wrong(
+                        &entry.span,
+                        "this machine waits for itself",
+                        "name the machines that must be ready before this one",
+                    );
                 }
                 // A group stands for its other machines.
                 Some(list) => {
@@ -140,7 +163,8 @@ impl Reader<'_> {
                     }
                 }
                 None => {
-                    let Some(known) = known else { continue };
+                    // What is wrong in one copy is wrong in the others.
+                    let Some(known) = known.filter(|_| told.insert(entry.span.start)) else { continue };
                     let shown = brief(&entry.value.shown);
                     let message = format!("no machine and no group of this file is called {shown:?}");
                     let known = known.iter().copied().filter(|name| *name != member.name.value);
@@ -157,6 +181,7 @@ impl Reader<'_> {
 
     /// Tells each circle of machines that wait for each other, once.
     fn check_circles(&mut self, members: &[Member], edges: &[Targets]) {
+        let mut told = BTreeSet::new();
         let mut done = vec![false; members.len()];
         for start in 0..members.len() {
             let mut path: Vec<usize> = Vec::new();
@@ -173,7 +198,7 @@ impl Reader<'_> {
                     continue;
                 }
                 if let Some(from) = path.iter().position(|other| *other == at) {
-                    self.tell_circle(members, edges, path.get(from..).unwrap_or_default());
+                    self.tell_circle(members, edges, path.get(from..).unwrap_or_default(), &mut told);
                     // One of its machines is enough to end the search in this circle.
                     mark(&mut done, at);
                     continue;
@@ -186,9 +211,19 @@ impl Reader<'_> {
         }
     }
 
-    fn tell_circle(&mut self, members: &[Member], edges: &[Targets], circle: &[usize]) {
+    /// `told`: places (bytes) of which a circle has been told; copies have theirs in common.
+    fn tell_circle(
+        &mut self,
+        members: &[Member],
+        edges: &[Targets],
+        circle: &[usize],
+        told: &mut BTreeSet<usize>,
+    ) {
         let (Some(first), Some(last)) = (circle.first(), circle.last()) else { return };
         let Some(span) = edges.get(*last).and_then(|edges| edges.get(first)) else { return };
+        if !told.insert(span.start) {
+            return;
+        }
         let name = |at: &usize| members.get(*at).map_or("", |member| member.name.shown.as_str());
         let mut chain: Vec<String> =
             circle.iter().take(MOST_LISTED).map(|at| format!("`{}`", name(at))).collect();

@@ -185,7 +185,11 @@ impl<'s> Problems<'s> {
 
     /// A default that several machines share is read once for each: one report is enough.
     fn push(&mut self, problem: Problem) {
-        if !self.list.contains(&problem) {
+        let same = |other: &Problem| {
+            (&other.file, other.line, other.column, &other.message)
+                == (&problem.file, problem.line, problem.column, &problem.message)
+        };
+        if !self.list.iter().any(same) {
             self.list.push(problem);
         }
     }
@@ -193,6 +197,11 @@ impl<'s> Problems<'s> {
     /// Whether further problems would not be kept.
     pub fn is_full(&self) -> bool {
         self.list.len() >= MOST
+    }
+
+    /// How many problems there are so far, those not kept among them.
+    pub fn count(&self) -> usize {
+        self.list.len() + usize::from(self.cut)
     }
 
     /// Whether nothing is wrong so far.

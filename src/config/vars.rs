@@ -6,6 +6,8 @@ use std::ops::Range;
 use crate::model::Masker;
 
 use super::envfile::EnvFile;
+use super::index::{self, Turn};
+use super::report::brief;
 use super::suggest::nearest;
 
 /// The password that logs in to the guests: never a part of anything else.
@@ -15,6 +17,10 @@ const SHOWN: [&str; 2] = ["RVM_SSH_USER", "RVM_SSH_KEY"];
 
 /// Bad references that are told for one string.
 const MOST_BAD: usize = 20;
+/// Bytes that may be filled in in all, so that copies and long values do not multiply without end.
+const MOST_FILLED: usize = 64 * 1024 * 1024;
+/// What a reference counts beside its value.
+const REFERENCE: usize = 64;
 
 /// Names and values: the environment of the process over the ENV file.
 pub(super) struct Vars<'a> {
@@ -24,6 +30,12 @@ pub(super) struct Vars<'a> {
     incomplete: bool,
     /// Values of the environment that stand in for, or beside, those of the ENV file.
     secrets: Vec<(String, String)>,
+    /// What `{i}` stands for.
+    pub turn: Turn,
+    /// `{i}` was filled in since this was last set to false.
+    pub counted: bool,
+    /// What is left of [`MOST_FILLED`].
+    left: usize,
 }
 
 /// A value and where it came from.
@@ -66,7 +78,13 @@ struct Resolved {
     secret: Option<String>,
 }
 
-/// A `${…}` that cannot be filled in.
+impl Resolved {
+    fn plain(value: &str) -> Self {
+        Resolved { value: value.to_owned(), filled: false, secret: None }
+    }
+}
+
+/// A `${…}` or `{i}` that cannot be filled in.
 #[derive(Debug)]
 pub(super) struct BadRef {
     /// Its bytes in the string.
@@ -83,7 +101,15 @@ type News = (String, String);
 impl<'a> Vars<'a> {
     /// `incomplete`: parts of the ENV file could not be read, which is a problem of its own.
     pub fn new(env: &'a dyn Fn(&str) -> Option<String>, file: EnvFile, incomplete: bool) -> Self {
-        Vars { env, file, incomplete, secrets: Vec::new() }
+        Vars {
+            env,
+            file,
+            incomplete,
+            secrets: Vec::new(),
+            turn: Turn::Uncounted,
+            counted: false,
+            left: MOST_FILLED,
+        }
     }
 
     /// Only the environment of the process.
@@ -137,52 +163,74 @@ impl<'a> Vars<'a> {
         Some((format!("`{name}` is not defined"), help))
     }
 
-    /// Fills in `${NAME}` and `${NAME:-default}`; `$${` stands for `${`. An error without
+    /// Fills in `${NAME}`, `${NAME:-default}` and `{i}`; `$${` stands for `${`. An error without
     /// a reference in it is one that has been told already.
     pub fn expand(&mut self, text: &str) -> Result<Text, Vec<BadRef>> {
         let mut out = Text { value: String::with_capacity(text.len()), shown: text.to_owned(), secret: None };
         let (mut bad, mut failed, mut filled) = (Vec::new(), false, false);
         let mut at = 0;
         while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
-            let Some(dollar) = rest.find('$') else {
+            let Some(next) = rest.find(['$', '{']) else {
                 out.value.push_str(rest);
                 break;
             };
-            let (plain, from) = rest.split_at(dollar);
+            let (plain, from) = rest.split_at(next);
             out.value.push_str(plain);
-            at += dollar;
-            if from.starts_with("$${") {
-                out.value.push_str("${");
-                at += 3;
+            at += next;
+            let (length, resolved) = if from.starts_with("$${") {
+                (3, Ok(Resolved::plain("${")))
             } else if from.starts_with("${") {
                 let length = from.find('}').map_or(from.len(), |end| end + 1);
-                let reference = from.get(..length).unwrap_or(from);
-                match self.resolve(reference) {
-                    Ok(resolved) => {
-                        out.value.push_str(&resolved.value);
-                        out.secret = out.secret.or(resolved.secret);
-                        filled |= resolved.filled;
-                    }
-                    Err(news) => {
-                        failed = true;
-                        let news = news.filter(|_| bad.len() < MOST_BAD);
-                        bad.extend(news.map(|(message, help)| BadRef {
-                            range: at..at + length,
-                            message,
-                            help,
-                        }));
-                    }
-                }
-                at += length;
+                (length, self.resolve(from.get(..length).unwrap_or(from)))
+            } else if from.starts_with("{{") {
+                // What templates of other tools are written with.
+                (2, Ok(Resolved::plain("{{")))
+            } else if let Some(length) = index::reference(from) {
+                (length, self.resolve_index(from.get(..length).unwrap_or(from)))
             } else {
-                out.value.push('$');
-                at += 1;
+                (1, Ok(Resolved::plain(from.get(..1).unwrap_or_default())))
+            };
+            match resolved {
+                Ok(resolved) => {
+                    let Some(left) = self.left.checked_sub(resolved.value.len() + REFERENCE) else {
+                        let message =
+                            format!("more than {} MiB are filled in in this project", MOST_FILLED >> 20);
+                        let help = "use shorter values, fewer of them or fewer copies".to_owned();
+                        return Err(vec![BadRef { range: 0..text.len(), message, help }]);
+                    };
+                    self.left = left;
+                    out.value.push_str(&resolved.value);
+                    out.secret = out.secret.or(resolved.secret);
+                    filled |= resolved.filled;
+                }
+                Err(news) => {
+                    failed = true;
+                    let news = news.filter(|_| bad.len() < MOST_BAD);
+                    bad.extend(news.map(|(message, help)| BadRef { range: at..at + length, message, help }));
+                }
             }
+            at += length;
         }
         if !filled {
             out.shown.clone_from(&out.value);
         }
         if failed { Err(bad) } else { Ok(out) }
+    }
+
+    /// The value of one `{i}`.
+    fn resolve_index(&mut self, reference: &str) -> Result<Resolved, Option<News>> {
+        self.counted = true;
+        let i = match self.turn {
+            Turn::Number(i) => i,
+            Turn::Any => 1,
+            Turn::Family => return Ok(Resolved::plain("")),
+            Turn::Uncounted => {
+                let message =
+                    format!("`{}` is the number of a copy, and nothing is counted here", brief(reference));
+                return Err(Some((message, "add `count = 3` to the machine".into())));
+            }
+        };
+        index::value(reference, i).map(|value| Resolved::plain(&value)).map_err(Some)
     }
 
     /// The value of one `${…}`, and its name where the value is a secret.

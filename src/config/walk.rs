@@ -10,6 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::keys::{Place, help_for};
 use super::report::{Problems, brief};
+use super::shares::Host;
 use super::suggest::{nearest, one_of};
 use super::units;
 use super::vars::{Text, Vars};
@@ -57,8 +58,10 @@ impl<'t> Table<'t> {
 pub(super) struct Reader<'a> {
     /// The folder of the file, absolute.
     pub root: PathBuf,
-    /// What `${NAME}` stands for.
+    /// What `${NAME}` and `{i}` stand for.
     pub vars: Vars<'a>,
+    /// What shares are shares of.
+    pub host: Option<Host>,
     /// What is wrong so far.
     pub problems: Problems<'a>,
 }
@@ -151,7 +154,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A value written as a bare number or as a string, which is what variables give.
-    fn scalar<T>(
+    pub fn scalar<T>(
         &mut self,
         table: &Table<'_>,
         key: &str,

@@ -14,7 +14,8 @@ pub fn run(u: &mut Unstructured<'_>) -> Result<()> {
     let vagrantfile = rig::file("Vagrantfile", parts.next().unwrap_or_default());
     rig::file(".env", parts.next().unwrap_or_default());
     let env = |name: &str| (name.len() == 1).then(|| name.repeat(3));
-    match config::load(&vagrantfile, &env) {
+    let host = Some(config::Host { cpus: 3, memory: 5 << 30 });
+    match config::load_with(&vagrantfile, &config::Inputs { env: &env, host }) {
         Ok(project) => assert!(!project.machines.is_empty()),
         Err(error) => {
             assert!(!error.render(false).is_empty() && !error.render(true).is_empty());
