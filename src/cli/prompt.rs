@@ -9,6 +9,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::app::App;
 use super::error::{CliError, Kind};
+use super::signals;
 
 /// Longest answer that is read.
 const MAX_ANSWER: usize = 4096;
@@ -22,7 +23,7 @@ pub fn can_ask() -> bool {
 /// [`Kind::Interrupted`].
 pub fn yes(app: &App, question: &str) -> Result<bool, CliError> {
     app.ui.question(question);
-    let answer = line(app).map_err(|e| CliError::failed("cannot read the answer").because(&e))?;
+    let answer = line().map_err(|e| CliError::failed("cannot read the answer").because(&e))?;
     match answer {
         Some(answer) => Ok(is_yes(&answer)),
         None => Err(CliError::new(Kind::Interrupted, "interrupted at the question: nothing was changed")),
@@ -34,25 +35,25 @@ fn is_yes(answer: &str) -> bool {
 }
 
 /// A line of standard input; `None` when a signal came first.
-fn line(app: &App) -> io::Result<Option<String>> {
+fn line() -> io::Result<Option<String>> {
     let (wake, signal) = UnixStream::pair()?;
     let handlers = [
         signal_hook::low_level::pipe::register(SIGINT, signal.try_clone()?)?,
         signal_hook::low_level::pipe::register(SIGTERM, signal)?,
     ];
-    let result = read_line(app, &wake);
+    let result = read_line(&wake);
     for handler in handlers {
         signal_hook::low_level::unregister(handler);
     }
     result
 }
 
-fn read_line(app: &App, wake: &UnixStream) -> io::Result<Option<String>> {
+fn read_line(wake: &UnixStream) -> io::Result<Option<String>> {
     let stdin = io::stdin();
     let mut answer = Vec::new();
     loop {
-        // A signal that came before the handlers were set has set this.
-        if app.cancel.is_cancelled() {
+        // One that came before the handlers of this question were there.
+        if signals::arrived() {
             return Ok(None);
         }
         let mut fds = [PollFd::new(&stdin, PollFlags::IN), PollFd::new(wake, PollFlags::IN)];
