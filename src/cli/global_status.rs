@@ -75,6 +75,7 @@ mod tests {
             box_name: "micro".into(),
             pid: Some(42),
             ports: vec![],
+            places: vec![],
             ssh: None,
             uptime: None,
             cause: None,

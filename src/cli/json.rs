@@ -48,6 +48,14 @@ struct Machine {
     cause: Option<String>,
     ssh: Option<Ssh>,
     ports: Vec<Port>,
+    networks: Vec<Place>,
+}
+
+/// A machine's place in a private network.
+#[derive(Debug, Serialize)]
+struct Place {
+    network: String,
+    addresses: Vec<String>,
 }
 
 impl Machine {
@@ -65,6 +73,7 @@ impl Machine {
             cause: status.cause.clone(),
             ssh: status.ssh.map(|at| Ssh { host: at.ip().to_string(), port: at.port() }),
             ports: status.ports.iter().map(Port::from).collect(),
+            networks: status.places.iter().map(Place::from).collect(),
         }
     }
 }
@@ -104,6 +113,13 @@ impl Memory {
 struct Ssh {
     host: String,
     port: u16,
+}
+
+impl From<&crate::machine::Place> for Place {
+    fn from(place: &crate::machine::Place) -> Self {
+        let addresses = place.addresses.iter().map(|net| net.addr().to_string()).collect();
+        Place { network: place.network.clone(), addresses }
+    }
 }
 
 /// One forwarded port.
@@ -148,6 +164,11 @@ mod tests {
                 host_ip: std::net::IpAddr::from([127, 0, 0, 1]),
                 protocol: Protocol::Tcp,
                 auto_correct: true,
+            }],
+            places: vec![crate::machine::Place {
+                network: "backend".into(),
+                id: "0123456789abcdef".into(),
+                addresses: vec!["10.10.0.5/24".parse().unwrap()],
             }],
             ssh: Some(([127, 0, 0, 1], 2222).into()),
             uptime: Some(7),
@@ -198,6 +219,14 @@ mod tests {
                   "host": 8080,
                   "host_ip": "127.0.0.1",
                   "protocol": "tcp"
+                }
+              ],
+              "networks": [
+                {
+                  "network": "backend",
+                  "addresses": [
+                    "10.10.0.5"
+                  ]
                 }
               ]
             }

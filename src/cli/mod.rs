@@ -187,10 +187,15 @@ struct Json {
 pub fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
     // What `up` starts for each machine: no terminal, no options, no threads of ours.
-    if let [_, verb, dir] = words.as_slice()
-        && verb == "__vm"
-    {
-        return crate::provider::process::main(std::path::Path::new(dir));
+    if let [_, verb, dir] = words.as_slice() {
+        let dir = std::path::Path::new(dir);
+        match verb.to_str() {
+            Some("__vm") => return crate::provider::process::main(dir),
+            // The same for a private network.
+            Some("__switch") => return crate::net::switch::process::watch(dir),
+            Some(crate::net::switch::process::PORTS) => return crate::net::switch::process::ports(dir),
+            _ => {}
+        }
     }
     ExitCode::from(run(&words))
 }

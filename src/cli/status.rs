@@ -161,6 +161,7 @@ mod tests {
             box_name: "micro".into(),
             pid: (state == State::Running).then_some(42),
             ports: vec![],
+            places: vec![],
             ssh: None,
             uptime: (state == State::Running).then_some(3725),
             cause: None,

@@ -20,15 +20,19 @@ pub(super) const MACHINE: &[&str] = &[
     "provision",
 ];
 /// Keys that stand only at the top of the file.
-pub(super) const TOP_ONLY: &[&str] = &["rvm_version", "env_file", "machine"];
+pub(super) const TOP_ONLY: &[&str] = &["rvm_version", "env_file", "network", "machine"];
 /// Keys that stand only in a `[[machine]]`.
-pub(super) const MACHINE_ONLY: &[&str] = &["name", "count", "primary", "depends_on"];
+pub(super) const MACHINE_ONLY: &[&str] = &["name", "count", "network", "primary", "depends_on"];
 /// Keys of a `[[disk]]`.
 pub(super) const DISK: &[&str] = &["name", "size", "filesystem", "image", "format", "mount", "read_only"];
 /// Keys of a `[[port]]`.
 pub(super) const PORT: &[&str] = &["guest", "host", "host_ip", "protocol", "auto_correct"];
 /// Keys of a `[[ready]]`.
 pub(super) const READY: &[&str] = &["port", "command", "file", "timeout"];
+/// Keys of a `[[network]]` at the top of the file.
+pub(super) const NETWORK: &[&str] = &["name", "subnet", "shared", "dhcp", "mtu"];
+/// Keys of a `[[machine.network]]`.
+pub(super) const CARD: &[&str] = &["private", "ip"];
 /// Keys of a `[[provision]]`.
 pub(super) const STEP: &[&str] =
     &["name", "run", "env", "shell", "path", "args", "privileged", "packages", "file"];
@@ -53,6 +57,12 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("ports", "port"),
     ("forwarded_port", "port"),
     ("forwarded_ports", "port"),
+    ("networks", "network"),
+    ("private_network", "network"),
+    ("cidr", "subnet"),
+    ("subnets", "subnet"),
+    ("ip_address", "ip"),
+    ("ips", "ip"),
     ("machines", "machine"),
     ("vm", "machine"),
     ("define", "machine"),
@@ -102,6 +112,10 @@ pub(super) enum Place {
     Port,
     /// `[[ready]]`.
     Ready,
+    /// `[[network]]`.
+    Network,
+    /// `[[machine.network]]`.
+    Card,
     /// `[[provision]]`.
     Step,
     /// `file = { … }`.
@@ -117,6 +131,8 @@ impl Place {
             Place::Disk => "in a disk",
             Place::Port => "in a port",
             Place::Ready => "in a readiness check",
+            Place::Network => "in a network",
+            Place::Card => "in a machine's network",
             Place::Step => "in a provision step",
             Place::File => "in `file`",
         }
@@ -130,6 +146,8 @@ impl Place {
             Place::Disk => (DISK, &[]),
             Place::Port => (PORT, &[]),
             Place::Ready => (READY, &[]),
+            Place::Network => (NETWORK, &[]),
+            Place::Card => (CARD, &[]),
             Place::Step => (STEP, &[]),
             Place::File => (FILE, &[]),
         };
@@ -143,7 +161,9 @@ pub(super) fn help_for(key: &str, place: Place) -> String {
     let other = OTHER_NAMES.iter().find(|(other, _)| key.eq_ignore_ascii_case(other));
     if let Some((_, name)) = other.filter(|(_, name)| here(name)) {
         return match *name {
-            "machine" | "disk" | "port" | "ready" | "provision" => format!("it is written `[[{name}]]` here"),
+            "machine" | "disk" | "port" | "ready" | "network" | "provision" => {
+                format!("it is written `[[{name}]]` here")
+            }
             "shell" if key == "type" => {
                 "the kind follows from the key: `shell`, `path`, `packages` or `file`".into()
             }
@@ -161,6 +181,8 @@ pub(super) fn help_for(key: &str, place: Place) -> String {
         (Place::Port, "in a `[[port]]`"),
         (Place::Step, "in a `[[provision]]`"),
         (Place::Ready, "in a `[[ready]]`"),
+        (Place::Network, "in a `[[network]]` at the top of the file"),
+        (Place::Card, "in a `[[machine.network]]`"),
     ];
     let home = belongs.iter().find(|(home, _)| *home != place && home.keys().any(|known| known == key));
     match home {
@@ -186,8 +208,17 @@ mod tests {
 
     #[test]
     fn other_names_lead_to_real_keys_and_are_none_themselves() {
-        let places =
-            [Place::Top, Place::Machine, Place::Disk, Place::Port, Place::Ready, Place::Step, Place::File];
+        let places = [
+            Place::Top,
+            Place::Machine,
+            Place::Disk,
+            Place::Port,
+            Place::Ready,
+            Place::Network,
+            Place::Card,
+            Place::Step,
+            Place::File,
+        ];
         for (other, name) in OTHER_NAMES {
             assert!(places.iter().any(|place| place.keys().any(|key| key == *name)), "{name}");
             let same = places
@@ -201,7 +232,7 @@ mod tests {
     fn the_reference_describes_every_key() {
         let reference = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/config.md");
         let text = std::fs::read_to_string(reference).unwrap();
-        for key in [TOP_ONLY, MACHINE_ONLY, MACHINE, DISK, PORT, READY, STEP, FILE].concat() {
+        for key in [TOP_ONLY, MACHINE_ONLY, MACHINE, DISK, PORT, READY, NETWORK, CARD, STEP, FILE].concat() {
             let row = format!("| `{key}` |");
             assert!(text.contains(&row), "docs/config.md has no row for `{key}`");
         }

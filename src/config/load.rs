@@ -55,18 +55,21 @@ pub fn load_with(file: &Path, inputs: &Inputs<'_>) -> Result<Project, ConfigErro
         vars: Vars::from_environment(env),
         host,
         root: root.clone(),
+        networks: Default::default(),
     };
     let top = reader.open(tree.get_ref(), tree.span(), Place::Top);
     reader.check_version(&top);
     let (env_file, incomplete) = reader.env_file(&top);
     reader.vars = Vars::new(env, env_file, incomplete);
+    reader.declare_networks(&top);
     let machines = reader.machines(&top);
     let login = reader.login();
     if !reader.problems.is_empty() {
         return Err(ConfigError::Invalid(reader.problems.into_report()));
     }
     let masker = reader.vars.masker(&shown_words(&machines));
-    Ok(Project { root, file, machines, login, masker })
+    let networks = std::mem::take(&mut reader.networks).into_list();
+    Ok(Project { root, file, machines, networks, login, masker })
 }
 
 fn read_source(file: &Path) -> Result<String, ConfigError> {
@@ -140,6 +143,10 @@ fn shown_words(machines: &[Machine]) -> Vec<String> {
         words.extend([machine.name.clone(), machine.hostname.clone(), machine.box_name.clone()]);
         for port in &machine.ports {
             words.extend([port.guest.to_string(), port.host.to_string(), port.host_ip.to_string()]);
+        }
+        for card in &machine.cards {
+            words.push(card.network.clone());
+            words.extend(card.addresses.iter().map(|address| address.to_string()));
         }
     }
     words

@@ -10,6 +10,7 @@ use super::disks::ImageOwners;
 use super::index::Turn;
 use super::keys::Place;
 use super::layer::{Layer, Stack};
+use super::networks::RawCard;
 use super::relations::Member;
 use super::report::brief;
 use super::vars::Text;
@@ -29,6 +30,8 @@ struct Named {
     has_box: bool,
     /// The outer layers give it a host name that has been told to be wrong.
     shared_hostname: bool,
+    /// Its cards in private networks.
+    cards: Vec<RawCard>,
 }
 
 /// The machines so far, and what only one of them can have.
@@ -67,7 +70,7 @@ impl Reader<'_> {
             let layer = self.layer(top);
             let name = Text::plain(ONLY_MACHINE);
             let has_box = top.raw("box").is_some();
-            let only = Named { name, header: None, has_box, shared_hostname: false };
+            let only = Named { name, header: None, has_box, shared_hostname: false, cards: Vec::new() };
             self.merge(only, &Stack(vec![&layer]), &mut merged);
             return merged.list;
         };
@@ -170,13 +173,15 @@ impl Reader<'_> {
             merged.empty.extend(groups.into_iter().map(|group| group.value.value));
             return;
         }
+        let cards = self.cards(table);
         let Some(name) = name else {
             merged.incomplete = true;
             return;
         };
         merged.members.push(Member { name: name.clone(), groups, family, waits, primary });
         let shared_hostname = outer.shared_hostname && layer.hostname.is_none();
-        let named = Named { name, header: Some(table.span.clone()), has_box, shared_hostname };
+        let header = Some(table.span.clone());
+        let named = Named { name, header, has_box, shared_hostname, cards };
         self.merge(named, &stack, merged);
     }
 
@@ -233,7 +238,7 @@ impl Reader<'_> {
 
     /// Adds a machine with its layers applied.
     fn merge(&mut self, named: Named, stack: &Stack<'_>, into: &mut Merged) {
-        let Named { name, header, has_box, shared_hostname } = named;
+        let Named { name, header, has_box, shared_hostname, cards } = named;
         let shown = &name.shown;
         if !has_box {
             let message = format!("nothing says which box the machine `{shown}` starts from");
@@ -262,6 +267,7 @@ impl Reader<'_> {
                 groups.push(group.clone());
             }
         }
+        let cards = self.attach(&cards, shown);
         // Without a box the file is refused anyway.
         let Some(box_name) = stack.pick(|layer| layer.box_name.as_ref()) else { return };
         let base = Machine::new(name.value, box_name.value.clone());
@@ -275,6 +281,7 @@ impl Reader<'_> {
             provider: stack.pick(|layer| layer.provider),
             kernel: stack.pick(|layer| layer.kernel).unwrap_or_default(),
             ports: ports.map(|port| port.value.clone()).collect(),
+            cards,
             steps,
             boot_timeout: stack.pick(|layer| layer.boot_timeout).unwrap_or(base.boot_timeout),
             halt_timeout: stack.pick(|layer| layer.halt_timeout).unwrap_or(base.halt_timeout),

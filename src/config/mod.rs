@@ -16,6 +16,7 @@ mod layer;
 mod load;
 mod login;
 mod machines;
+mod networks;
 mod read;
 mod ready;
 mod relations;

@@ -64,6 +64,8 @@ pub(super) struct Reader<'a> {
     pub host: Option<Host>,
     /// What is wrong so far.
     pub problems: Problems<'a>,
+    /// The private networks so far.
+    pub networks: super::networks::Networks,
 }
 
 impl<'a> Reader<'a> {

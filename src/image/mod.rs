@@ -34,7 +34,7 @@ pub use disk::{check_image, create_disk, grow_disk};
 pub use error::ImageError;
 pub use overlay::{check_overlay, create_overlay};
 pub use password::hash_password;
-pub use seed::{HostKey, Seed, SeedDisk, write_seed};
+pub use seed::{HostKey, Seed, SeedDisk, SeedNetwork, write_seed};
 pub use store::Store;
 
 /// What the store is told about its surroundings.

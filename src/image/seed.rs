@@ -1,6 +1,9 @@
 //! What a guest reads at boot to learn who it is.
 
+use std::net::IpAddr;
 use std::path::Path;
+
+use ipnet::IpNet;
 
 use super::ImageError;
 use super::iso::{IsoFile, iso_image};
@@ -24,6 +27,31 @@ pub struct Seed {
     pub host_key: Option<HostKey>,
     /// Disks to mount, in this order.
     pub disks: Vec<SeedDisk>,
+    /// Ethernet address of the card that leads out to the world.
+    pub mac: [u8; 6],
+    /// Cards in private networks.
+    pub networks: Vec<SeedNetwork>,
+}
+
+/// A card in a private network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeedNetwork {
+    /// Its Ethernet address, by which the guest knows it.
+    pub mac: [u8; 6],
+    /// Most bytes of an IP packet.
+    pub mtu: u16,
+    /// Ask for an IPv4 address by DHCP.
+    pub dhcp: bool,
+    /// Believe machines that call themselves routers.
+    pub routers: bool,
+    /// Addresses with the lengths of their prefixes.
+    pub addresses: Vec<IpNet>,
+    /// Who knows the names of the network.
+    pub resolvers: Vec<IpAddr>,
+    /// Domains in which names without a dot are looked up, asked of these resolvers.
+    pub search: Vec<String>,
+    /// More domains and names to ask of them.
+    pub domains: Vec<String>,
 }
 
 /// A disk that a guest mounts at each boot.
@@ -65,6 +93,10 @@ pub fn write_seed(path: &Path, seed: &Seed) -> Result<(), ImageError> {
     if !seed.disks.is_empty() {
         files.push(file("disks", 0o444, seed.disks.iter().map(disk_line).collect()));
     }
+    if !seed.networks.is_empty() {
+        files.push(file("network-config", 0o444, network_config(seed)));
+        files.push(file("networks", 0o444, seed.networks.iter().map(network_line).collect()));
+    }
     if let Some(hash) = &seed.password_hash {
         files.push(file("password_hash", 0o400, line(hash.expose())));
     }
@@ -84,6 +116,54 @@ fn disk_line(disk: &SeedDisk) -> String {
     let access = if disk.read_only { "ro" } else { "rw" };
     let filesystem = if disk.ours { "ext4" } else { "auto" };
     format!("{} {access} {filesystem} {}\n", disk.name, disk.mount)
+}
+
+fn colons(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// Ethernet address, MTU, how it gets its IPv4 address, whether it believes routers, its addresses, resolvers, search
+/// domains, more domains; lists with commas, `-` for an empty one.
+fn network_line(network: &SeedNetwork) -> String {
+    fn list<T: ToString>(items: &[T]) -> String {
+        let words: Vec<String> = items.iter().map(T::to_string).collect();
+        if words.is_empty() { "-".into() } else { words.join(",") }
+    }
+    let SeedNetwork { mac, mtu, dhcp, routers, addresses, resolvers, search, domains } = network;
+    format!(
+        "{} {mtu} {} {} {} {} {} {}\n",
+        colons(*mac),
+        if *dhcp { "dhcp" } else { "static" },
+        if *routers { "routers" } else { "no-routers" },
+        list(addresses),
+        list(resolvers),
+        list(search),
+        list(domains)
+    )
+}
+
+/// For cloud-init, in version 2 of its format: <https://cloudinit.readthedocs.io/en/latest/reference/network-config-format-v2.html>.
+fn network_config(seed: &Seed) -> String {
+    let mut cards = serde_json::Map::new();
+    let out = serde_json::json!({
+        "match": { "macaddress": colons(seed.mac) }, "dhcp4": true, "accept-ra": true,
+    });
+    cards.insert("rvm".into(), out);
+    for (n, network) in seed.networks.iter().enumerate() {
+        let card = serde_json::json!({
+            "match": { "macaddress": colons(network.mac) },
+            "mtu": network.mtu,
+            "optional": true,
+            "dhcp4": network.dhcp,
+            "dhcp4-overrides": { "use-dns": false, "use-routes": false },
+            "accept-ra": network.routers,
+            "addresses": network.addresses,
+            "nameservers": { "addresses": network.resolvers, "search": network.search },
+        });
+        cards.insert(format!("rvm{n}"), card);
+    }
+    // JSON is YAML.
+    format!("{}\n", serde_json::json!({ "version": 2, "ethernets": cards }))
 }
 
 /// Refuses what no guest could take, or would take for something else.
@@ -106,6 +186,10 @@ fn check(seed: &Seed) -> Result<(), ImageError> {
         |disk: &SeedDisk| is_word(&disk.name) && is_word(&disk.mount) && disk.mount.starts_with('/');
     if !seed.disks.iter().all(is_mount) {
         return bad("a disk and its mount point must each be one word".into());
+    }
+    let names = seed.networks.iter().flat_map(|network| network.search.iter().chain(&network.domains));
+    if let Some(name) = names.into_iter().find(|name| !is_host_name(name)) {
+        return bad(format!("`{}` is not a domain", name.escape_debug()));
     }
     // A colon would begin another field of /etc/shadow.
     let is_hash =
@@ -208,6 +292,19 @@ mod tests {
         SeedDisk { name: name.into(), mount: mount.into(), read_only, ours }
     }
 
+    fn network() -> SeedNetwork {
+        SeedNetwork {
+            mac: [2, 0, 0, 0, 0, 0xab],
+            mtu: 9000,
+            dhcp: false,
+            routers: false,
+            addresses: vec!["10.10.0.5/24".parse().unwrap(), "fd10::5/64".parse().unwrap()],
+            resolvers: vec!["10.10.0.254".parse().unwrap()],
+            search: vec!["backend".into(), "front".into()],
+            domains: vec![],
+        }
+    }
+
     fn seed() -> Seed {
         Seed {
             instance_id: "i-\"1\": {x}".into(),
@@ -219,6 +316,8 @@ mod tests {
             ],
             password_hash: Some(Secret::new("$6$rounds=5000$salt$hash./")),
             disks: vec![disk("data", "/srv/data", false, true), disk("cd", "/cd", true, false)],
+            mac: [2, 0, 0, 0, 0, 1],
+            networks: vec![network()],
             host_key: Some(HostKey {
                 private_openssh: Secret::new(
                     "-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n-----END OPENSSH PRIVATE KEY-----\n",
@@ -248,6 +347,12 @@ mod tests {
         assert_eq!(get("hostname"), "web-1.example\n");
         assert_eq!(get("user"), "vagrant\n");
         assert_eq!(get("disks"), "data rw ext4 /srv/data\ncd ro auto /cd\n");
+        let line =
+            "02:00:00:00:00:ab 9000 static no-routers 10.10.0.5/24,fd10::5/64 10.10.0.254 backend,front -\n";
+        assert_eq!(get("networks"), line);
+        let config: serde_json::Value = serde_json::from_str(get("network-config")).unwrap();
+        assert_eq!(config["ethernets"]["rvm"]["match"]["macaddress"], "02:00:00:00:00:01");
+        assert_eq!(config["ethernets"]["rvm0"]["addresses"][1], "fd10::5/64");
         assert_eq!(get("password_hash"), "$6$rounds=5000$salt$hash./\n");
         assert_eq!(get("authorized_keys").lines().count(), 2);
         assert!(get("host_key").ends_with("KEY-----\n"));
@@ -308,6 +413,8 @@ mod tests {
             refused(&|s| s.disks = vec![disk("data", mount, false, true)]);
         }
         refused(&|s| s.disks[0].name = "a b".into());
+        refused(&|s| s.networks[0].search = vec!["a\nb".into()]);
+        refused(&|s| s.networks[0].domains = vec!["a b".into()]);
         refused(&|s| s.authorized_keys = vec!["a\nb".into()]);
         refused(&|s| s.password_hash = Some(Secret::new("hunter2")));
         refused(&|s| s.password_hash = Some(Secret::new("$6$hunter2:0:0")));

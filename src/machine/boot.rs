@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use super::console;
 use super::disks::seed_disks;
+use super::networks::seed_networks;
 use super::record::Record;
 use super::{MachineError, Machines};
 use crate::image::{self, HostKey, Kernel, Seed};
 use crate::model::{Forward, Login, Machine, Phase, Project, Protocol, ProviderKind, Secret};
-use crate::net::{self, NetError, Passt};
+use crate::net::{self, NetError, Passt, Seat};
 use crate::plan::Applied;
 use crate::provider::{self, DiskSpec, ImageFormat, VmSpec};
 use crate::ssh::{self, Session, SshError, Target, WaitError};
@@ -54,7 +55,8 @@ impl Machines<'_> {
         let dir = self.layout.machine(&record.id);
         let choice = self.choose_provider(machine, record, forced)?;
         let extra = self.extra_disks(machine, &dir)?;
-        self.write_seed(project, machine, record, &dir)?;
+        let seats = self.take_seats(project, machine, record)?;
+        self.write_seed(project, machine, record, &seats)?;
         let (ports, passt) = self.open_ports(machine)?;
         let _watch = self.time(&machine.name, Phase::Vmm);
         let mut ports = ports.into_iter();
@@ -102,11 +104,12 @@ impl Machines<'_> {
                 },
             ],
             mac: provider::mac_of(&record.id),
+            cards: seats.iter().map(|seat| seat.member.mac).collect(),
         };
         spec.disks.extend(extra);
         console::rotate(&dir);
         provider::start(&self.exe, &self.path, &dir, &spec, passt.socket)?;
-        Ok(())
+        self.connect_seats(project, machine, &seats)
     }
 
     fn choose_provider(
@@ -171,8 +174,9 @@ impl Machines<'_> {
         project: &Project,
         machine: &Machine,
         record: &Record,
-        dir: &Path,
+        seats: &[Seat],
     ) -> Result<(), MachineError> {
+        let dir = self.layout.machine(&record.id);
         let _watch = self.time(&machine.name, Phase::Seed);
         image::check_overlay(&dir.join(DISK))?;
         let mut authorized_keys = vec![ssh::keys::public_line_of(&dir.join(LOGIN_KEY))?];
@@ -199,6 +203,8 @@ impl Machines<'_> {
             password_hash,
             host_key,
             disks: seed_disks(&machine.disks),
+            mac: provider::mac_of(&record.id),
+            networks: seed_networks(project, machine, seats),
         };
         Ok(image::write_seed(&dir.join(SEED), &seed)?)
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use crate::image::ImageError;
-use crate::net::{NetError, PortError};
+use crate::net::{NetError, NetworkError, PortError};
 use crate::provider::ProviderError;
 use crate::provision::ProvisionError;
 use crate::ssh::SshError;
@@ -66,6 +66,19 @@ pub enum MachineError {
     /// The network.
     #[error(transparent)]
     Net(NetError),
+    /// A private network.
+    #[error(transparent)]
+    Network(NetworkError),
+    /// Two networks of a machine have addresses in common.
+    #[error("machine `{machine}` is in network `{other}`, whose addresses overlap {subnet}")]
+    Overlap {
+        /// The machine.
+        machine: String,
+        /// One of the networks.
+        other: String,
+        /// Subnet of the other one.
+        subnet: ipnet::IpNet,
+    },
     /// The provider.
     #[error(transparent)]
     Provider(ProviderError),
@@ -106,6 +119,8 @@ impl MachineError {
             MachineError::Image(e) => e.hint(),
             MachineError::Port(e) => e.hint(),
             MachineError::Net(e) => e.hint(),
+            MachineError::Network(e) => e.hint(),
+            MachineError::Overlap { .. } => Some("give one of the two another `subnet`".into()),
             MachineError::Provider(e) => e.hint(),
             MachineError::Boot { hint, .. } => Some(hint.clone()),
             MachineError::Ssh(e) => e.hint(),
@@ -118,6 +133,7 @@ impl MachineError {
     pub fn is_interrupt(&self) -> bool {
         match self {
             MachineError::Interrupted(_) | MachineError::Lock(LockError::Cancelled { .. }) => true,
+            MachineError::Network(NetworkError::Lock(LockError::Cancelled { .. })) => true,
             MachineError::Image(ImageError::Cancelled { .. }) => true,
             MachineError::Ssh(e) => e.is_interrupt(),
             MachineError::Provision(e) => e.is_interrupt(),
@@ -141,6 +157,7 @@ from!(
     Image(ImageError),
     Port(PortError),
     Net(NetError),
+    Network(NetworkError),
     Provider(ProviderError),
     Ssh(SshError),
     Provision(ProvisionError)

@@ -7,6 +7,7 @@ mod boot;
 mod console;
 mod disks;
 mod error;
+mod networks;
 mod query;
 mod record;
 mod stop;
@@ -27,6 +28,7 @@ use crate::state::{Layout, Lock};
 
 pub use crate::model::ProvisionChoice;
 pub use error::MachineError;
+pub use networks::Place;
 
 /// State of a machine, asked of the live process, with Vagrant's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +65,8 @@ pub struct Status {
     pub pid: Option<u32>,
     /// Ports as they are, after `auto_correct`, without the SSH one.
     pub ports: Vec<Forward>,
+    /// Places in private networks.
+    pub places: Vec<Place>,
     /// Where SSH answers on the host, once it was started.
     pub ssh: Option<SocketAddr>,
     /// Seconds since the virtual machine was started, when running.

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::{MachineError, Machines};
+use super::{MachineError, Machines, Place};
 use crate::image::BoxImage;
 use crate::model::{Forward, ProviderKind};
 use crate::plan::Applied;
@@ -49,6 +49,9 @@ pub(super) struct Record {
     pub provider: Option<ProviderKind>,
     /// Ports of the last start, without the SSH one.
     pub ports: Vec<Forward>,
+    /// Places in private networks since the last start.
+    #[serde(default)]
+    pub places: Vec<Place>,
     /// Where SSH answered after the last start.
     pub ssh: Option<SocketAddr>,
     /// Login user of the last start.
@@ -81,6 +84,7 @@ impl Record {
             image: None,
             provider: None,
             ports: Vec::new(),
+            places: Vec::new(),
             ssh: None,
             user: String::new(),
             identity: None,

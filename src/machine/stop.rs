@@ -72,6 +72,7 @@ impl Machines<'_> {
         let dir = self.layout.machine(&record.id);
         self.stage(&record.name, "Destroying.".into());
         provider::stop(&dir)?;
+        self.leave_networks(id)?;
         self.unpoint(&record);
         self.discard(id)
     }
@@ -83,6 +84,7 @@ impl Machines<'_> {
             return Err(MachineError::NotCreated(id.into()));
         }
         provider::stop(&dir)?;
+        self.leave_networks(id)?;
         self.discard(id)
     }
 

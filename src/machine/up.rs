@@ -83,6 +83,9 @@ impl Machines<'_> {
                 Action::Connect => {
                     was_running = true;
                     self.stage(&machine.name, "Running already.".into());
+                    if let Some(record) = &record {
+                        self.mend_networks(record)?;
+                    }
                 }
             }
         }

@@ -5,6 +5,7 @@
 
 mod cancel;
 mod event;
+mod network;
 mod secret;
 
 use std::net::IpAddr;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use cancel::Cancel;
 pub use event::{Event, Phase, Reporter, Silent, Stopwatch, Stream};
+pub use network::{Card, Network, station, unusable};
 pub use secret::{Masker, Secret};
 
 /// The folder that holds a `Vagrantfile`, with all that the file declares, checked.
@@ -26,6 +28,8 @@ pub struct Project {
     pub file: PathBuf,
     /// Machines in the order of the file; never empty, names are unique.
     pub machines: Vec<Machine>,
+    /// Private networks that its machines have cards in, or that the file declares; names are unique.
+    pub networks: Vec<Network>,
     /// How to log in, from the ENV file where it says so.
     pub login: Login,
     /// Masks every value of the ENV file in text that is printed.
@@ -57,6 +61,8 @@ pub struct Machine {
     pub kernel: KernelChoice,
     /// Ports of the host that lead into the guest (the SSH one is not among them).
     pub ports: Vec<Forward>,
+    /// Cards in private networks, in the order in which the guest finds them.
+    pub cards: Vec<Card>,
     /// Provision steps in the order of the file.
     pub steps: Vec<Step>,
     /// How long `up` waits for SSH.
@@ -93,6 +99,7 @@ impl Machine {
             provider: None,
             kernel: KernelChoice::default(),
             ports: Vec::new(),
+            cards: Vec::new(),
             steps: Vec::new(),
             boot_timeout: Duration::from_secs(300),
             halt_timeout: Duration::from_secs(60),

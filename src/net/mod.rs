@@ -1,12 +1,18 @@
-//! Networks without root: one `passt` process a machine.
+//! Networks without root: one `passt` process a machine, one switch a private network.
 //!
 //! passt (<https://passt.top>) translates between Ethernet frames on a stream socket and
 //! ordinary sockets of the host: it gives the guest an address by DHCP, a resolver and a
 //! way out, and listens on the host for the forwarded ports. It ends when the virtual
 //! machine closes its end of the socket, so nothing has to be cleaned up.
+//!
+//! [`switch`] joins machines with each other, and has no way out at all.
 
+mod networks;
 mod passt;
 mod ports;
+mod routes;
+pub mod switch;
 
+pub use networks::{Applicant, NetworkError, NetworkStatus, Networks, Seat, network_id, owner};
 pub use passt::{NetError, Passt};
 pub use ports::{PortError, choose};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{DiskSource, ExtraDisk, Forward, KernelChoice, Machine, ProviderKind};
+use crate::model::{Card, DiskSource, ExtraDisk, Forward, KernelChoice, Machine, ProviderKind};
 
 /// What a machine was made from and last started with; kept in its record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,9 @@ pub struct Applied {
     pub provider: Option<ProviderKind>,
     /// Ports as declared, before `auto_correct`.
     pub ports: Vec<Forward>,
+    /// Cards in private networks.
+    #[serde(default)]
+    pub cards: Vec<Card>,
 }
 
 impl Applied {
@@ -45,6 +48,7 @@ impl Applied {
             kernel: machine.kernel,
             provider: machine.provider,
             ports: machine.ports.clone(),
+            cards: machine.cards.clone(),
         }
     }
 }
@@ -127,6 +131,7 @@ fn needs_reload(applied: &Applied, wanted: &Applied) -> Vec<String> {
     note("kernel", applied.kernel.as_str().into(), wanted.kernel.as_str().into());
     note("disks", disks(&applied.disks), disks(&wanted.disks));
     note("ports", ports(&applied.ports), ports(&wanted.ports));
+    note("networks", cards(&applied.cards), cards(&wanted.cards));
     changed
 }
 
@@ -153,6 +158,20 @@ fn ports(list: &[Forward]) -> String {
         .iter()
         .map(|f| format!("{}:{}→{}/{}", f.host_ip, f.host, f.guest, f.protocol.as_str()))
         .collect();
+    if words.is_empty() { "none".into() } else { words.join(" ") }
+}
+
+fn cards(list: &[Card]) -> String {
+    let word = |card: &Card| {
+        let mut words: Vec<String> = card.addresses.iter().map(ToString::to_string).collect();
+        words.extend(card.dhcp.then(|| "dhcp".to_owned()));
+        if words.is_empty() {
+            card.network.clone()
+        } else {
+            format!("{} ({})", card.network, words.join(", "))
+        }
+    };
+    let words: Vec<String> = list.iter().map(word).collect();
     if words.is_empty() { "none".into() } else { words.join(" ") }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::agent::{self, Agent};
 use super::{
     CONSOLE_LIMIT, CONSOLE_LOG, CONSOLE_SOCKET, DiskSpec, EndReason, Engine, ImageFormat, ProviderError,
-    Running, VmSpec,
+    Running, VmSpec, card_socket,
 };
 use crate::vmm::sandbox::Role;
 use crate::vmm::{self, control};
@@ -38,6 +38,11 @@ impl Engine for Kvm {
     fn start(&self, dir: &Path, spec: &VmSpec, net: OwnedFd) -> Result<Box<dyn Running>, ProviderError> {
         let socket = listener(dir, VSOCK)?;
         let console = listener(dir, CONSOLE_SOCKET)?;
+        let mut nets = vec![vmm::Net { mac: spec.mac, backend: vmm::NetBackend::Stream(net) }];
+        for (place, mac) in spec.cards.iter().enumerate() {
+            let backend = vmm::NetBackend::Listen(listener(dir, &card_socket(place))?);
+            nets.push(vmm::Net { mac: *mac, backend });
+        }
         let (agent, service) = Agent::new().map_err(ProviderError::Spawn)?;
         let spec = vmm::Spec {
             cpus: spec.cpus,
@@ -48,7 +53,7 @@ impl Engine for Kvm {
             // The i8042's reset line is the way out that this hypervisor has besides ACPI.
             cmdline: format!("{} reboot=k", spec.cmdline),
             disks: spec.disks.iter().map(disk).collect(),
-            nets: vec![vmm::Net { mac: spec.mac, backend: vmm::NetBackend::Stream(net) }],
+            nets,
             transport: vmm::Transport::default(),
             vsock: Some(vmm::Vsock {
                 cid: GUEST_CID,

@@ -68,6 +68,15 @@ pub struct VmSpec {
     pub disks: Vec<DiskSpec>,
     /// Ethernet address of the network card.
     pub mac: [u8; 6],
+    /// Cards in private networks, in order, each with its Ethernet address. The one at place N listens
+    /// for its switch at [`card_socket`]`(N)`, in the machine's folder.
+    #[serde(default)]
+    pub cards: Vec<[u8; 6]>,
+}
+
+/// Name of the socket, in a machine's folder, at which a private card's switch connects.
+pub fn card_socket(place: usize) -> String {
+    format!("net{place}.sock")
 }
 
 /// A disk of a [`VmSpec`].
@@ -217,6 +226,11 @@ pub fn mac_of(id: &str) -> [u8; 6] {
         *to = *from;
     }
     mac
+}
+
+/// The same for a card in a private network, by the network's id.
+pub fn mac_in(id: &str, network: &str) -> [u8; 6] {
+    mac_of(&format!("{id} {network}"))
 }
 
 /// The address by which the host reaches its own forwarded ports.

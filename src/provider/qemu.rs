@@ -17,7 +17,7 @@ use std::time::Instant;
 use super::qmp::Qmp;
 use super::{
     CONSOLE_LIMIT, CONSOLE_LOG, CONSOLE_SOCKET, DiskSpec, EndReason, Engine, ImageFormat, ProviderError,
-    Running, VmSpec, console, tsc,
+    Running, VmSpec, card_socket, console, tsc,
 };
 use crate::vmm::sandbox::Role;
 use crate::vmm::{BoundedLog, control};
@@ -177,6 +177,12 @@ fn arguments(spec: &VmSpec) -> Vec<String> {
     add(&["-netdev", "stream,id=n,server=off,addr.type=fd,addr.str=4"]);
     let mac = spec.mac.map(|b| format!("{b:02x}")).join(":");
     add(&["-device", &format!("virtio-net-device,netdev=n,mac={mac}")]);
+    for (place, mac) in spec.cards.iter().enumerate() {
+        let path = card_socket(place);
+        let netdev = format!("stream,id=n{place},server=on,addr.type=unix,addr.path={path}");
+        let mac = mac.map(|b| format!("{b:02x}")).join(":");
+        add(&["-netdev", &netdev, "-device", &format!("virtio-net-device,netdev=n{place},mac={mac}")]);
+    }
     add(&["-device", "virtio-rng-device"]);
     add(&["-device", "virtio-serial-device", "-device", "virtconsole,chardev=hvc"]);
     // Memory that the guest freed goes back to the host.
@@ -314,6 +320,7 @@ mod tests {
             cmdline: "console=ttyS0".into(),
             disks: vec![disk],
             mac: [2, 1, 2, 3, 4, 5],
+            cards: vec![],
         }
     }
 

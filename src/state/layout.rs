@@ -10,6 +10,7 @@ use thiserror::Error;
 /// boxes/NAME/DIGEST/…      images and their kernels (room `image`)
 /// kernels/…                kernels built or unpacked once (room `image`)
 /// machines/ID/…            one folder a machine: record, disk, keys, sockets, logs
+/// networks/ID/…            one folder a private network: its members, socket, log (room `net`)
 /// locks/…                  lock files
 /// ```
 #[derive(Debug, Clone)]
@@ -83,6 +84,11 @@ impl Layout {
     /// One machine, by its full id.
     pub fn machine(&self, id: &str) -> PathBuf {
         self.machines().join(id)
+    }
+
+    /// All private networks.
+    pub fn networks(&self) -> PathBuf {
+        self.home.join("networks")
     }
 
     /// Lock file of that name.

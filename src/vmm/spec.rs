@@ -97,6 +97,8 @@ pub enum NetBackend {
     Stream(OwnedFd),
     /// An existing TAP interface of the host, by name.
     Tap(String),
+    /// A socket at which whoever carries frames, in that form, connects, once or again and again.
+    Listen(UnixListener),
 }
 
 /// Sockets between guest and host (virtio-vsock). They are this process's own, so any number of machines

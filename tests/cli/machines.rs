@@ -49,7 +49,7 @@ fn status_as_json() {
         "machines": [{
             "id": null, "name": "web", "provider": null, "state": "not_created",
             "directory": "[DIR]/project", "box": "micro", "pid": null, "uptime_seconds": null, "memory": null,
-            "cause": null, "ssh": null, "ports": [],
+            "cause": null, "ssh": null, "ports": [], "networks": [],
         }],
     });
     assert_eq!(document(&ran), expected);

@@ -313,14 +313,19 @@ impl Drop for Project {
 impl Project {
     /// Processes of this project's machines.
     pub fn pids(&self) -> Vec<i32> {
-        let mine = self.home.join("machines").to_string_lossy().into_owned();
+        self.pids_of("__vm", "machines")
+    }
+
+    /// Processes that were started with such a word and a folder below that one of the store.
+    pub fn pids_of(&self, word: &str, folder: &str) -> Vec<i32> {
+        let mine = self.home.join(folder).to_string_lossy().into_owned();
         let entries = fs::read_dir("/proc").unwrap().flatten();
         let numbers = entries.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok());
         numbers
             .filter(|pid: &i32| {
                 let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
                 let words = String::from_utf8_lossy(&line).into_owned();
-                words.contains("__vm") && words.contains(&mine)
+                words.contains(word) && words.contains(&mine)
             })
             .collect()
     }

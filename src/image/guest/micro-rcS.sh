@@ -17,11 +17,40 @@ ip link set lo up
 # The network needs the name for its DHCP request, the SSH server its keys.
 /usr/lib/rvm/seed
 
+# Sets up the card $1 as its line of the seed says; fails where it still has to ask for an address.
+private_card() {
+    name=$1
+    set -- $(grep "^$(cat "/sys/class/net/$name/address") " /run/rvm-networks 2>/dev/null)
+    [ $# -eq 8 ] || return 1
+    # 1: its Ethernet address, 2: MTU, 3: mode, 4: routers, 5: addresses, 6: resolvers, 7: search, 8: domains.
+    private=yes
+    ip link set "$name" mtu "$2"
+    [ "$4" = routers ] || echo 0 >"/proc/sys/net/ipv6/conf/$name/accept_ra"
+    ip link set "$name" up
+    for address in $(echo "$5" | tr , ' '); do
+        [ "$address" = - ] || ip addr add "$address" dev "$name"
+    done
+    [ "$3" = static ]
+}
+
+# The first resolvers are those of private networks, which refuse what they do not know, and then the next one is
+# asked. Three are asked at most, and one of them has to lead out.
+if [ -r /run/rvm-networks ]; then
+    while read -r mac mtu mode routers addresses resolvers search domains; do
+        searched="${searched:-} $(echo "$search" | tr , ' ')"
+        echo "nameserver ${resolvers%%,*}"
+    done </run/rvm-networks >/run/rvm-resolvers
+    { echo "search$searched" && head -n 2 /run/rvm-resolvers; } >/run/rvm-resolv.conf
+    cp /run/rvm-resolv.conf /run/resolv.conf
+fi
+
 for card in /sys/class/net/*; do
     # Only what has hardware behind it.
     [ -e "$card/device" ] || continue
+    private=no
+    private_card "${card##*/}" && continue
     ip link set "${card##*/}" up
-    udhcpc -S -b -t 10 -T 1 -A 5 -i "${card##*/}" -x "hostname:$(cat /proc/sys/kernel/hostname)" \
+    PRIVATE=$private udhcpc -S -b -t 10 -T 1 -A 5 -i "${card##*/}" -x "hostname:$(cat /proc/sys/kernel/hostname)" \
         -p "/run/udhcpc.${card##*/}.pid" -s /usr/lib/rvm/udhcpc >/dev/null 2>&1 &
 done
 

@@ -4,11 +4,11 @@ PATH=/usr/sbin:/usr/bin:/sbin:/bin
 export PATH
 case $1 in
 deconfig)
-    ip addr flush dev "$interface"
+    ip -4 addr flush dev "$interface"
     ip link set "$interface" up
     ;;
 bound | renew)
-    ip addr flush dev "$interface"
+    ip -4 addr flush dev "$interface"
     ip addr add "$ip/${mask:-24}" dev "$interface"
     for gateway in ${router:-}; do
         # passt and others may give a gateway outside the subnet.
@@ -16,8 +16,13 @@ bound | renew)
         ip route replace default via "$gateway" dev "$interface"
         break
     done
+    # The seed has said who knows the names of a private network.
+    [ "${PRIVATE:-no}" = no ] || exit 0
     {
-        [ -z "${domain:-}" ] || echo "search $domain"
+        private=/run/rvm-resolv.conf
+        search="$(sed -n 's/^search //p' "$private" 2>/dev/null) ${domain:-}"
+        [ "$search" = " " ] || echo "search $search"
+        grep '^nameserver' "$private" 2>/dev/null
         for server in ${dns:-}; do echo "nameserver $server"; done
     } >/run/resolv.conf.new
     # Networks without a name server leave the ones of others alone.

@@ -181,6 +181,35 @@ mount_disks() {
     done <"$seed/disks" >/run/rvm-disks
 }
 
+# A file of networkd's for a card in a private network. "~" makes a domain one that is only asked about.
+networkd_file() {
+    printf '[Match]\nMACAddress=%s\nKind=!*\n\n[Link]\nMTUBytes=%s\nRequiredForOnline=no\n\n[Network]\n' "$mac" "$mtu"
+    [ "$mode" = dhcp ] && echo DHCP=ipv4 || echo DHCP=no
+    [ "$routers" = routers ] && echo IPv6AcceptRA=yes || echo IPv6AcceptRA=no
+    for address in $(words "$addresses"); do echo "Address=$address"; done
+    for resolver in $(words "$resolvers"); do echo "DNS=$resolver"; done
+    printf 'DNSDefaultRoute=no\nDomains=%s' "$(words "$search")"
+    for domain in $(words "$domains"); do printf ' ~%s' "$domain"; done
+    printf '\n\n[DHCPv4]\nClientIdentifier=mac\nUseDNS=no\nUseDomains=no\nUseGateway=no\n'
+}
+
+# The items of a list of the seed.
+words() { [ "$1" = - ] || echo "$1" | tr , ' '; }
+
+# Cards in private networks: for networkd, or for the start script of the micro box.
+set_networks() {
+    rm -f /run/systemd/network/70-rvm-*.network /run/rvm-networks
+    [ -r "$seed/networks" ] || return 0
+    if [ ! -d /etc/systemd/network ]; then
+        cat "$seed/networks" >/run/rvm-networks
+        return
+    fi
+    mkdir -p /run/systemd/network
+    while read -r mac mtu mode routers addresses resolvers search domains; do
+        networkd_file >"/run/systemd/network/70-rvm-$(echo "$mac" | tr -d :).network"
+    done <"$seed/networks"
+}
+
 # The root file system grows when its disk is not as large as last time.
 grow() {
     while read -r _ _ numbers _ mountpoint _; do
@@ -197,6 +226,7 @@ if open_seed; then
     set_hostname || say "cannot set the host name"
     set_user || say "cannot set up the user"
     mount_disks
+    set_networks || say "cannot set up the private networks"
 else
     say "no seed disk (label CIDATA): the machine keeps the identity that it has"
 fi

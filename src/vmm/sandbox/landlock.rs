@@ -39,7 +39,7 @@ pub enum Landlock {
 pub fn close_files(policy: &Policy) -> Result<Landlock, Error> {
     let files = AccessFs::from_all(WANTED);
     let scope = match policy.role {
-        Role::Hypervisor => Scope::from_all(WANTED),
+        Role::Hypervisor | Role::Switch => Scope::from_all(WANTED),
         // The kernel asks whether we may signal our child, too, when it dies with us.
         Role::Supervisor => Scope::AbstractUnixSocket.into(),
     };

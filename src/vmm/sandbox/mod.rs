@@ -42,6 +42,8 @@ pub enum Role {
     Hypervisor,
     /// Waits for another program that runs the machine.
     Supervisor,
+    /// Carries frames between machines.
+    Switch,
 }
 
 impl Role {
@@ -50,6 +52,7 @@ impl Role {
         match self {
             Self::Hypervisor => "main",
             Self::Supervisor => "supervisor",
+            Self::Switch => "switch",
         }
     }
 }

@@ -60,7 +60,7 @@ pub(super) struct Table {
 pub(super) const TABLES: &[Table] = &[
     Table { thread: "vcpu", parts: &[VCPU, MEMORY, THREAD, EVENTS, LOG] },
     Table { thread: "virtio-blk", parts: &[BLOCK, MEMORY, THREAD, EVENTS] },
-    Table { thread: "virtio-net", parts: &[SOCKET, MEMORY, THREAD, EVENTS] },
+    Table { thread: "virtio-net", parts: &[LISTEN, SOCKET, MEMORY, THREAD, EVENTS] },
     Table { thread: "virtio-rng", parts: &[TIMER, MEMORY, THREAD, EVENTS] },
     Table { thread: "virtio-balloon", parts: &[MEMORY, THREAD, EVENTS] },
     Table { thread: "virtio-vsock", parts: &[PAIR, LISTEN, SOCKET, MEMORY, THREAD, EVENTS] },
@@ -79,6 +79,8 @@ pub(super) const TABLES: &[Table] = &[
     Table { thread: "console", parts: &[SOCKET, LOG, MEMORY, THREAD, EVENTS] },
     // And serves who is attached to its virtio console.
     Table { thread: "attach", parts: &[LISTEN, SOCKET, MEMORY, THREAD, EVENTS] },
+    // The process that carries the frames of a private network.
+    Table { thread: "switch", parts: &[LISTEN, SOCKET, MEMORY, THREAD, EVENTS] },
 ];
 
 /// What starting a thread takes, beside what threads do. `clone3` hides its flags from filters, so

@@ -7,6 +7,7 @@ use super::HEADER_LEN;
 use super::batch::Batch;
 use super::error::NetError;
 use super::offload::{self, F_CSUM, F_GUEST_CSUM};
+use super::served::Served;
 use super::stream::{Down, Stream};
 use super::tap::Tap;
 use crate::vmm::NetBackend;
@@ -19,6 +20,7 @@ pub(super) type Incoming<'a> = ([u8; HEADER_LEN], &'a [u8]);
 pub(super) enum Backend {
     Stream(Stream),
     Tap(Tap),
+    Served(Served),
 }
 
 impl Backend {
@@ -26,6 +28,7 @@ impl Backend {
         Ok(match backend {
             NetBackend::Stream(socket) => Self::Stream(Stream::new(socket)?),
             NetBackend::Tap(name) => Self::Tap(Tap::open(&name)?),
+            NetBackend::Listen(listener) => Self::Served(Served::new(listener)?),
         })
     }
 
@@ -34,6 +37,7 @@ impl Backend {
         match self {
             Self::Stream(stream) => stream.set_readable(hung_up),
             Self::Tap(tap) => tap.set_readable(),
+            Self::Served(served) => served.set_readable(hung_up),
         }
     }
 
@@ -43,7 +47,7 @@ impl Backend {
             // Frames come whole and with their checksums, from a process of this host over a socket
             // that loses nothing, so the guest need not look at them. None is longer than the MTU:
             // older versions of passt lose their place in the stream when a read ends within one.
-            Self::Stream(_) => F_CSUM | F_GUEST_CSUM,
+            Self::Stream(_) | Self::Served(_) => F_CSUM | F_GUEST_CSUM,
             Self::Tap(_) => offload::HOST | offload::GUEST,
         }
     }
@@ -53,6 +57,7 @@ impl Backend {
         match self {
             Self::Stream(stream) => stream.set_features(features),
             Self::Tap(tap) => tap.set_features(features)?,
+            Self::Served(served) => served.set_features(features),
         }
         Ok(())
     }
@@ -67,6 +72,7 @@ impl Backend {
         match self {
             Self::Stream(stream) => stream.peek(),
             Self::Tap(tap) => tap.peek(),
+            Self::Served(served) => Ok(served.peek()),
         }
     }
 
@@ -75,6 +81,7 @@ impl Backend {
         match self {
             Self::Stream(stream) => stream.consume(),
             Self::Tap(tap) => tap.consume(),
+            Self::Served(served) => served.consume(),
         }
     }
 
@@ -83,22 +90,41 @@ impl Backend {
         match self {
             Self::Stream(stream) => stream.send(batch),
             Self::Tap(tap) => tap.send(batch),
+            Self::Served(served) => Ok(served.send(batch)),
         }
     }
 
     /// Keeps the rest of a frame that is sent in part.
     pub(super) fn keep_tail(&mut self, batch: &Batch<'_>) {
-        if let Self::Stream(stream) = self {
-            stream.keep_tail(batch);
+        match self {
+            Self::Stream(stream) => stream.keep_tail(batch),
+            Self::Tap(_) => {}
+            Self::Served(served) => served.keep_tail(batch),
         }
     }
-}
 
-impl AsRawFd for Backend {
-    fn as_raw_fd(&self) -> RawFd {
+    /// What carries frames, if it is there already.
+    pub(super) fn link(&self) -> Option<RawFd> {
         match self {
-            Self::Stream(stream) => stream.as_fd().as_raw_fd(),
-            Self::Tap(tap) => tap.as_fd().as_raw_fd(),
+            Self::Stream(stream) => Some(stream.as_fd().as_raw_fd()),
+            Self::Tap(tap) => Some(tap.as_fd().as_raw_fd()),
+            Self::Served(served) => served.link(),
+        }
+    }
+
+    /// Where another link may come from.
+    pub(super) fn listener(&self) -> Option<RawFd> {
+        match self {
+            Self::Stream(_) | Self::Tap(_) => None,
+            Self::Served(served) => Some(served.listener()),
+        }
+    }
+
+    /// Takes a new link; whether there is one.
+    pub(super) fn accept(&mut self) -> bool {
+        match self {
+            Self::Stream(_) | Self::Tap(_) => false,
+            Self::Served(served) => served.accept(),
         }
     }
 }

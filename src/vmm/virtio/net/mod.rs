@@ -6,6 +6,7 @@ mod checksum;
 mod error;
 mod offload;
 mod receive;
+mod served;
 mod stream;
 mod tap;
 mod worker;

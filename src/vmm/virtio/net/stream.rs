@@ -65,7 +65,12 @@ impl Stream {
         rustix::net::getpeername(&socket).map_err(not_a_stream)?;
         // A small buffer costs speed, nothing else.
         let _ = sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER);
-        Ok(Self {
+        Ok(Self::accepted(socket))
+    }
+
+    /// A socket that is known to be one.
+    pub(super) fn accepted(socket: OwnedFd) -> Self {
+        Self {
             socket,
             header: PLAIN,
             buffer: vec![0; BUFFER],
@@ -74,7 +79,7 @@ impl Stream {
             readable: true,
             hung_up: false,
             tail: vec![],
-        })
+        }
     }
 
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {

@@ -1,6 +1,6 @@
 //! The thread behind a network card: frames from the back-end to the guest and the other way.
 
-use std::os::fd::AsRawFd;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use virtio_queue::Queue;
@@ -21,6 +21,7 @@ use crate::vmm::virtio::worker::{Events, Source, WorkerError, give_up};
 pub(super) const RX: u16 = 0;
 pub(super) const TX: u16 = 1;
 const BACKEND: u64 = 2;
+const LISTENER: u64 = 3;
 /// Frames in one direction before the other one, and the order to stop, get a look.
 const BUDGET: usize = 64;
 /// Most bytes in a chain. Receive buffers are a few pages each, but nothing says so.
@@ -41,10 +42,12 @@ pub(super) fn run(events: &Events, setup: &Setup, backend: &mut Backend, shared:
     let mut work = || -> Result<(), WorkerError> {
         let rx = Ring::new(&setup.mem, &setup.rx.0, setup.features, BYTE_LIMIT)?;
         let tx = Ring::new(&setup.mem, &setup.tx.0, setup.features, BYTE_LIMIT)?;
-        let any = EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP;
         events.watch(&setup.rx.1, u64::from(RX), EventSet::IN)?;
         events.watch(&setup.tx.1, u64::from(TX), EventSet::IN)?;
-        events.watch(&Source(backend.as_raw_fd()), BACKEND, any)?;
+        watch_link(events, backend)?;
+        if let Some(listener) = backend.listener() {
+            events.watch(&Source(listener), LISTENER, EventSet::IN)?;
+        }
         let mergeable = setup.features & F_MRG_RXBUF != 0;
         let mut worker = Worker {
             receiver: Receiver::new(rx, mergeable),
@@ -56,6 +59,7 @@ pub(super) fn run(events: &Events, setup: &Setup, backend: &mut Backend, shared:
             setup,
             rx_state: Rx::Work,
             tx_state: Tx::Work,
+            called: false,
         };
         let result = worker.work(events);
         worker.backend.keep_tail(&worker.batch);
@@ -64,6 +68,12 @@ pub(super) fn run(events: &Events, setup: &Setup, backend: &mut Backend, shared:
     if let Err(error) = work() {
         give_up(NAME, &error, &setup.interrupt);
     }
+}
+
+/// Has the events of what carries frames reported, if it is there.
+fn watch_link(events: &Events, backend: &Backend) -> io::Result<()> {
+    let any = EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP;
+    backend.link().map_or(Ok(()), |link| events.watch(&Source(link), BACKEND, any))
 }
 
 /// What reception waits for.
@@ -98,6 +108,8 @@ struct Worker<'m, 'a> {
     setup: &'a Setup,
     rx_state: Rx,
     tx_state: Tx,
+    /// A new link waits to be taken.
+    called: bool,
 }
 
 impl Worker<'_, '_> {
@@ -106,6 +118,11 @@ impl Worker<'_, '_> {
             let idle = self.rx_state != Rx::Work && self.tx_state != Tx::Work;
             if !events.wait(idle, |token, set| self.note(token, set))? {
                 return Ok(());
+            }
+            if std::mem::take(&mut self.called) && self.backend.accept() {
+                watch_link(events, self.backend)?;
+                self.rx_state = Rx::Work;
+                self.tx_state = Tx::Work;
             }
             if self.rx_state == Rx::Work {
                 self.rx_state = self.receive()?;
@@ -124,6 +141,7 @@ impl Worker<'_, '_> {
         if token == u64::from(TX) && self.tx_state == Tx::Frames {
             self.tx_state = Tx::Work;
         }
+        self.called |= token == LISTENER;
         if token == BACKEND {
             let gone = EventSet::HANG_UP | EventSet::ERROR;
             let hung_up = set.intersects(EventSet::READ_HANG_UP | gone);

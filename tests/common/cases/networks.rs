@@ -1,0 +1,43 @@
+//! Private networks: what a killed switch costs. `e2e_qemu.rs` has who reaches whom, by which name.
+
+use super::MICRO;
+use crate::common::Project;
+
+const PAIR: &str = r#"
+[[machine]]
+name = "one"
+network = [{ private = "pair", ip = "10.81.0.5/24" }]
+
+[[machine]]
+name = "two"
+network = [{ private = "pair" }]
+"#;
+
+/// The process that carries the frames is killed: another one takes over. Both are killed: the next `up`
+/// connects the machines again.
+pub fn two_machines_and_a_killed_switch(provider: &str) {
+    let project = Project::new(provider, &format!("{MICRO}{PAIR}"));
+    project.rvm(&["up"]).ok();
+    let reaches = || project.rvm(&["ssh", "two", "-c", "sudo ping -c 1 -W 60 one"]).ok();
+    reaches().says("10.81.0.5");
+    let kill = |word: &str| {
+        let pids = project.pids_of(word, "networks");
+        assert!(!pids.is_empty(), "no process {word}");
+        for pid in pids {
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        }
+    };
+    kill("__switch-ports");
+    let came_back = "for n in 1 2 3 4 5 6 7 8 9; do sudo ping -c 1 -W 10 one && exit; done; exit 1";
+    project.rvm(&["ssh", "two", "-c", came_back]).ok();
+    kill("__switch");
+    project.rvm(&["up", "two"]).ok().says("connected again");
+    reaches();
+    project.rvm(&["halt"]).ok();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !project.pids_of("__switch", "networks").is_empty() {
+        assert!(std::time::Instant::now() < deadline, "the switch outlives its machines");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+}
