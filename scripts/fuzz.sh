@@ -66,7 +66,7 @@ fuzz() {
 # Bytes of an input at most: files are larger than a driver's doings.
 longest() {
   case $1 in
-    elf | bzimage | qcow2 | config | control) echo 8192 ;;
+    elf | bzimage | qcow2 | config | control | import) echo 8192 ;;
     *) echo 2048 ;;
   esac
 }

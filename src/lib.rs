@@ -10,6 +10,7 @@
 pub mod cli;
 pub mod config;
 pub mod image;
+pub mod import;
 #[cfg(not(fuzzing))]
 pub mod machine;
 pub mod model;

@@ -68,7 +68,7 @@ pub fn run(app: &App, args: &InitArgs) -> Outcome {
 
 /// Writes a temporary file beside `path` and gives it that name, so that a full disk or a crash
 /// leaves either the old file or the new one.
-fn write(path: &Path, data: &[u8], replace: bool) -> io::Result<()> {
+pub(super) fn write(path: &Path, data: &[u8], replace: bool) -> io::Result<()> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
     let result = (|| {

@@ -13,6 +13,7 @@ mod doctor;
 mod error;
 mod global_status;
 mod halt;
+mod import;
 mod init;
 mod json;
 mod logs;
@@ -86,6 +87,8 @@ struct Global {
 enum Verb {
     /// Write a Vagrantfile to start from
     Init(init::InitArgs),
+    /// Write the TOML for a Ruby Vagrantfile, and say what it lacks
+    Import(import::ImportArgs),
     /// Check the Vagrantfile
     Validate(validate::ValidateArgs),
     /// Create, start and provision machines
@@ -151,6 +154,7 @@ impl Verb {
     fn run(self, app: &App) -> Outcome {
         match self {
             Verb::Init(args) => init::run(app, &args),
+            Verb::Import(args) => import::run(app, &args),
             Verb::Validate(_) => validate::run(app),
             Verb::Up(args) => up::run(app, &args),
             Verb::Halt(args) => halt::run(app, &args),

@@ -100,7 +100,7 @@ fn parse<'s>(file: &Path, source: &'s str) -> Result<toml::Spanned<DeTable<'s>>,
     if !has_keys && looks_like_ruby(source) {
         problems.add_whole(
             "this is a Ruby Vagrantfile, as Vagrant reads it; rvm reads TOML",
-            "write the TOML beside it as `Vagrantfile.toml`: rvm takes that one, Vagrant the other",
+            "`rvm import` writes the TOML beside it as `Vagrantfile.toml`: rvm takes that one, Vagrant the other",
         );
     } else if errors.is_empty() && !has_keys {
         let fault =

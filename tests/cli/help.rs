@@ -2,9 +2,10 @@
 
 use super::Place;
 
-const VERBS: [&[&str]; 21] = [
+const VERBS: [&[&str]; 22] = [
     &[],
     &["init"],
+    &["import"],
     &["validate"],
     &["up"],
     &["halt"],

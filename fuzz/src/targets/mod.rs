@@ -8,6 +8,7 @@ mod config;
 mod console;
 mod control;
 mod elf;
+mod import;
 mod mmio;
 mod net;
 mod pci;
@@ -28,6 +29,7 @@ pub const ALL: &[(&str, Target)] = &[
     ("console", console::run),
     ("control", control::run),
     ("elf", elf::run),
+    ("import", import::run),
     ("mmio", mmio::run),
     ("net", net::run),
     ("pci", pci::run),
