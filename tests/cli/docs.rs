@@ -1,8 +1,12 @@
 //! What the documentation shows is what the program takes.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::Place;
 
 const README: &str = include_str!("../../README.md");
+const VAGRANT: &str = include_str!("../../docs/vagrant.md");
+const CONFIG: &str = include_str!("../../docs/config.md");
 
 /// The fenced blocks of that language.
 fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
@@ -36,4 +40,79 @@ fn every_command_that_the_readme_shows_is_understood() {
 #[test]
 fn the_readme_stays_short() {
     assert!(README.lines().count() <= 200);
+}
+
+/// The second column of the tables of a section of docs/vagrant.md: the parts in backquotes.
+fn ours(section: &str) -> Vec<&'static str> {
+    let (_, rest) = VAGRANT.split_once(&format!("\n## {section}\n")).expect("a section of that name");
+    let text = rest.split("\n## ").next().unwrap();
+    let cells = text.lines().filter(|line| line.starts_with('|')).filter_map(|line| {
+        // An escaped bar is none between cells.
+        line.split(" | ").nth(1)
+    });
+    cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect()
+}
+
+/// The commands below `words`, as their help lists them.
+fn commands(place: &Place, words: &[&str]) -> Vec<String> {
+    let words: Vec<&str> = words.iter().copied().chain(["--help"]).collect();
+    let help = place.run(&words).stdout;
+    let Some((_, list)) = help.split_once("Commands:\n") else { return Vec::new() };
+    let lines = list.lines().take_while(|line| line.starts_with("  "));
+    let names =
+        lines.filter(|line| !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next());
+    names.map(str::to_owned).collect()
+}
+
+#[test]
+fn the_vagrant_table_names_commands_and_options_that_exist() {
+    let place = Place::new();
+    let mut helps: BTreeMap<String, String> = BTreeMap::new();
+    let mut seen = 0;
+    for span in ours("Commands and options").into_iter().filter_map(|span| span.strip_prefix("rvm")) {
+        let words: Vec<&str> = span.split_whitespace().collect();
+        let verbs: Vec<&str> = words.iter().copied().take_while(|word| !word.starts_with('-')).collect();
+        let help = helps.entry(verbs.join(" ")).or_insert_with(|| {
+            let ran = place.run(&verbs.iter().copied().chain(["--help"]).collect::<Vec<_>>());
+            assert_eq!(ran.code, 0, "`rvm{span}`: {}", ran.stderr);
+            ran.stdout
+        });
+        let known: BTreeSet<&str> = help.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').collect();
+        for option in &words[verbs.len()..] {
+            assert!(known.contains(option), "`rvm{span}`: there is no {option}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 30, "{seen} options");
+}
+
+#[test]
+fn the_vagrant_table_has_every_command() {
+    let place = Place::new();
+    let named: BTreeSet<Vec<&str>> = ours("Commands and options")
+        .into_iter()
+        .filter_map(|span| span.strip_prefix("rvm "))
+        .map(|span| span.split_whitespace().take_while(|word| !word.starts_with('-')).collect())
+        .collect();
+    for command in commands(&place, &[]).into_iter().filter(|name| name != "help") {
+        let below = commands(&place, &[&command]);
+        let all: Vec<Vec<&str>> = match below.is_empty() {
+            true => vec![vec![&command]],
+            false => {
+                below.iter().filter(|name| *name != "help").map(|name| vec![command.as_str(), name]).collect()
+            }
+        };
+        for words in all {
+            assert!(named.contains(&words), "docs/vagrant.md has no row for `rvm {}`", words.join(" "));
+        }
+    }
+}
+
+#[test]
+fn the_vagrant_table_names_keys_that_exist() {
+    let keys = ours("Configuration");
+    assert!(keys.len() > 30);
+    for key in keys {
+        assert!(CONFIG.contains(&format!("| `{key}` |")), "docs/config.md has no row for `{key}`");
+    }
 }
