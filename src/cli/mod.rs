@@ -17,6 +17,7 @@ mod import;
 mod init;
 mod json;
 mod logs;
+mod plan;
 mod port;
 mod prompt;
 mod provision;
@@ -93,6 +94,8 @@ enum Verb {
     Validate(validate::ValidateArgs),
     /// Create, start and provision machines
     Up(up::UpArgs),
+    /// Show what `up` would do, and how machines differ from the Vagrantfile
+    Plan(plan::PlanArgs),
     /// Stop machines
     Halt(halt::HaltArgs),
     /// Stop machines and start them with the Vagrantfile as it is now
@@ -133,6 +136,7 @@ impl Verb {
             Verb::SshConfig(args) => args.json.json,
             Verb::Status(args) => args.json.json,
             Verb::GlobalStatus(args) => args.json.json,
+            Verb::Plan(args) => args.json.json,
             Verb::Port(args) => args.json.json,
             Verb::Box(boxes::BoxVerb::List(args)) => args.json.json,
             Verb::Doctor(args) => args.json.json,
@@ -157,6 +161,7 @@ impl Verb {
             Verb::Import(args) => import::run(app, &args),
             Verb::Validate(_) => validate::run(app),
             Verb::Up(args) => up::run(app, &args),
+            Verb::Plan(args) => plan::run(app, &args),
             Verb::Halt(args) => halt::run(app, &args),
             Verb::Reload(args) => reload::run(app, &args),
             Verb::Ssh(args) => ssh::run(app, &args),

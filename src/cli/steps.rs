@@ -86,6 +86,7 @@ mod tests {
     fn sentences() {
         let outcome = |ran: &[&str], skipped: &[&str]| UpOutcome {
             was_running: false,
+            pending: Vec::new(),
             ran: ran.iter().map(|s| s.to_string()).collect(),
             skipped: skipped.iter().map(|s| s.to_string()).collect(),
         };

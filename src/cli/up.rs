@@ -65,11 +65,14 @@ pub fn told(app: &App, target: &Target, outcome: &UpOutcome) -> String {
     let steps = steps::summary(outcome);
     let state = if outcome.was_running { "was running already" } else { "is up" };
     app.ui.stage(&target.name, &format!("Machine {state}: {steps}."));
-    if outcome.was_running && outcome.ran.is_empty() && !outcome.skipped.is_empty() {
-        app.ui.note(&format!(
-            "    {}: `rvm provision` runs the steps again, `rvm reload` applies an edited Vagrantfile.",
-            target.name
-        ));
+    if !outcome.pending.is_empty() {
+        let mut subjects: Vec<String> =
+            outcome.pending.iter().map(|change| change.subject.to_string()).collect();
+        subjects.dedup();
+        let (name, subjects) = (&target.name, subjects.join(", "));
+        app.ui.note(&format!("    {name}: not applied: {subjects}; `rvm plan {name}` says what does."));
+    } else if outcome.was_running && outcome.ran.is_empty() && !outcome.skipped.is_empty() {
+        app.ui.note(&format!("    {}: `rvm provision` runs the steps again.", target.name));
     }
     steps
 }

@@ -27,8 +27,7 @@ pub(super) fn ensure(
     report: &dyn Reporter,
     cancel: &Cancel,
 ) -> Result<Kernel, ImageError> {
-    let digest = hex(&Sha256::new().chain_update(SCRIPT).chain_update([0]).chain_update(CONFIG).finalize());
-    let name = format!("fast-{}", digest.get(..16).unwrap_or(&digest));
+    let name = name();
     let home = layout.kernels().join(&name);
     if home.exists() {
         return read(&home);
@@ -50,6 +49,18 @@ pub(super) fn ensure(
     made?;
     removed?;
     read(&home)
+}
+
+/// The fast kernel, if the store has it.
+pub(super) fn find(layout: &Layout) -> Result<Option<Kernel>, ImageError> {
+    let home = layout.kernels().join(name());
+    if home.exists() { read(&home).map(Some) } else { Ok(None) }
+}
+
+/// Name of its folder: what it is built from.
+fn name() -> String {
+    let digest = hex(&Sha256::new().chain_update(SCRIPT).chain_update([0]).chain_update(CONFIG).finalize());
+    format!("fast-{}", digest.get(..16).unwrap_or(&digest))
 }
 
 fn read(home: &Path) -> Result<Kernel, ImageError> {

@@ -68,13 +68,20 @@ impl Store {
         cancel: &Cancel,
     ) -> Result<Kernel, ImageError> {
         match choice {
-            KernelChoice::Stock => Ok(Kernel {
-                vmlinux: image.dir.join(VMLINUX),
-                initrd: Some(image.dir.join(INITRD)),
-                version: image.kernel_version.clone(),
-                cmdline: "root=LABEL=rvm-root rw".to_owned(),
-            }),
+            KernelChoice::Stock => Ok(stock(image)),
             KernelChoice::Fast => fast::ensure(&self.layout, &self.settings, report, cancel),
+        }
+    }
+
+    /// The kernel for machines of `image`, if the store has it.
+    pub fn find_kernel(
+        &self,
+        image: Option<&BoxImage>,
+        choice: KernelChoice,
+    ) -> Result<Option<Kernel>, ImageError> {
+        match choice {
+            KernelChoice::Stock => Ok(image.map(stock)),
+            KernelChoice::Fast => fast::find(&self.layout),
         }
     }
 
@@ -150,6 +157,16 @@ impl Store {
         made?;
         removed?;
         read_box(recipe.name, &dir)
+    }
+}
+
+/// The kernel that came with a box.
+fn stock(image: &BoxImage) -> Kernel {
+    Kernel {
+        vmlinux: image.dir.join(VMLINUX),
+        initrd: Some(image.dir.join(INITRD)),
+        version: image.kernel_version.clone(),
+        cmdline: "root=LABEL=rvm-root rw".to_owned(),
     }
 }
 

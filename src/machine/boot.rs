@@ -12,8 +12,9 @@ use super::{MachineError, Machines};
 use crate::image::{self, HostKey, Kernel, Seed};
 use crate::model::{Forward, Login, Machine, Phase, Project, Protocol, ProviderKind, Secret};
 use crate::net::{self, NetError, Passt, Seat};
-use crate::plan::Applied;
+use crate::plan::LoginMark;
 use crate::provider::{self, DiskSpec, ImageFormat, VmSpec};
+use crate::provision::Stamps;
 use crate::ssh::{self, Session, SshError, Target, WaitError};
 
 /// Disk of a machine, in its folder.
@@ -61,16 +62,13 @@ impl Machines<'_> {
         let _watch = self.time(&machine.name, Phase::Vmm);
         let mut ports = ports.into_iter();
         let ssh = ports.next().map(|f| SocketAddr::new(provider::reachable(f.host_ip), f.host));
-        record.applied = Applied {
-            disk: record.applied.disk,
-            box_name: record.applied.box_name.clone(),
-            ..Applied::of(machine)
-        };
+        record.applied = record.applied.after_start(machine);
         record.provider = Some(choice.kind);
         record.ssh = ssh;
         record.ports = ports.collect();
         record.user = project.login.user.clone();
         record.identity = identity(&project.login, &dir);
+        record.login = Some(login_mark(&project.login, &Stamps::load(&dir)?));
         record.started = true;
         for (declared, actual) in machine.ports.iter().zip(&record.ports) {
             self.tell_port(&machine.name, declared, actual);
@@ -119,20 +117,28 @@ impl Machines<'_> {
         forced: Option<ProviderKind>,
     ) -> Result<provider::Choice, MachineError> {
         let _watch = self.time(&machine.name, Phase::Probe);
-        let probe = crate::vmm::probe::probe();
-        let qemu = provider::qemu_binary(&self.path).is_some();
-        let choice = match forced.or(machine.provider) {
-            Some(kind) => provider::choose(Some(kind), &probe, qemu)?,
-            // What ran it before runs it again, where it still can.
-            None => record
-                .provider
-                .and_then(|kind| provider::choose(Some(kind), &probe, qemu).ok())
-                .map_or_else(|| provider::choose(None, &probe, qemu), Ok)?,
-        };
+        let choice = self.provider_for(forced.or(machine.provider), record.provider)?;
         if let Some(note) = &choice.note {
             self.detail(&machine.name, note.clone());
         }
         Ok(choice)
+    }
+
+    /// What can run a machine here: the provider that is `forced`; else the one that ran it `before`,
+    /// where it still can; else the best.
+    pub(super) fn provider_for(
+        &self,
+        forced: Option<ProviderKind>,
+        before: Option<ProviderKind>,
+    ) -> Result<provider::Choice, MachineError> {
+        let probe = crate::vmm::probe::probe();
+        let qemu = provider::qemu_binary(&self.path).is_some();
+        let choose = |kind| provider::choose(kind, &probe, qemu);
+        Ok(match (forced, before) {
+            (Some(kind), _) => choose(Some(kind))?,
+            (None, Some(kind)) => choose(Some(kind)).or_else(|_| choose(None))?,
+            (None, None) => choose(None)?,
+        })
     }
 
     /// Chooses host ports, the SSH one first, and has passt listen on them.
@@ -294,6 +300,16 @@ impl Machines<'_> {
             false => format!("\nLast lines of its console:\n  | {}", tail.join("\n  | ")),
         };
         MachineError::Boot { name, what, console, hint }
+    }
+}
+
+/// What is kept of a login to see later that it changed.
+pub(super) fn login_mark(login: &Login, stamps: &Stamps) -> LoginMark {
+    let digest = |password: &Secret| stamps.digest(|hash| hash.field(password.expose().as_bytes()));
+    LoginMark {
+        user: login.user.clone(),
+        key: login.key.clone(),
+        password: login.password.as_ref().map(|password| digest(password).as_str().to_owned()),
     }
 }
 

@@ -7,7 +7,9 @@ mod boot;
 mod console;
 mod disks;
 mod error;
+mod live;
 mod networks;
+mod preview;
 mod query;
 mod record;
 mod stop;
@@ -24,11 +26,13 @@ use sha2::{Digest, Sha256};
 
 use crate::image::Store;
 use crate::model::{Cancel, Event, Forward, Phase, ProviderKind, Reporter, Stopwatch};
+use crate::plan::Change;
 use crate::state::{Layout, Lock};
 
 pub use crate::model::ProvisionChoice;
 pub use error::MachineError;
 pub use networks::Place;
+pub use preview::{Preview, Start, StepPreview, Undeclared};
 
 /// State of a machine, asked of the live process, with Vagrant's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,6 +112,8 @@ pub struct UpOptions {
 pub struct UpOutcome {
     /// It was running already.
     pub was_running: bool,
+    /// What the file says and was not applied.
+    pub pending: Vec<Change>,
     /// Names of the steps that ran.
     pub ran: Vec<String>,
     /// Names of the steps that had succeeded before.

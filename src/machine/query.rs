@@ -179,7 +179,7 @@ impl Machines<'_> {
         }
     }
 
-    fn status_of_record(&self, record: Record) -> Result<Status, MachineError> {
+    pub(super) fn status_of_record(&self, record: Record) -> Result<Status, MachineError> {
         let dir = self.layout.machine(&record.id);
         let mut cause = None;
         let (state, live) = match provider::live(&dir) {

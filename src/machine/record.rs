@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{MachineError, Machines, Place};
 use crate::image::BoxImage;
 use crate::model::{Forward, ProviderKind};
-use crate::plan::Applied;
+use crate::plan::{Applied, LoginMark};
 use crate::state::store;
 
 const RECORD: &str = "machine.json";
@@ -58,6 +58,9 @@ pub(super) struct Record {
     pub user: String,
     /// Private key of the last start.
     pub identity: Option<PathBuf>,
+    /// Whom the seed of the last start lets in; records of an older rvm do not say.
+    #[serde(default)]
+    pub login: Option<LoginMark>,
 }
 
 impl Record {
@@ -88,6 +91,7 @@ impl Record {
             ssh: None,
             user: String::new(),
             identity: None,
+            login: None,
         })
     }
 }
@@ -155,23 +159,28 @@ impl Machines<'_> {
     }
 
     /// The machine of that project and name. The pointer finds it at once, also after the project
-    /// was moved; without one (`.rvm` deleted) all records are looked through.
+    /// was moved, which its record then learns; without one (`.rvm` deleted) all records are looked
+    /// through.
     pub(super) fn lookup(&self, project: &Path, name: &str) -> Result<Option<Record>, MachineError> {
+        let Some(mut record) = self.look_for(project, name)? else { return Ok(None) };
+        if record.project != project {
+            record.project = project.into();
+            self.save(&record)?;
+        }
+        Ok(Some(record))
+    }
+
+    /// The same without writing anything: the record of a moved project still names the old folder.
+    pub(super) fn look_for(&self, project: &Path, name: &str) -> Result<Option<Record>, MachineError> {
         let pointed = fs::read_to_string(self.pointer(project, name)).unwrap_or_default();
         let pointed = pointed.trim();
         if is_id(pointed)
-            && let Some(mut record) = self.record(pointed)?
+            && let Some(record) = self.record(pointed)?
             && record.name == name
-        {
-            if record.project == project {
-                return Ok(Some(record));
-            }
             // Moved, unless the old folder still points to it: then this one is a copy.
-            if !self.pointer(&record.project, name).exists() {
-                record.project = project.into();
-                self.save(&record)?;
-                return Ok(Some(record));
-            }
+            && (record.project == project || !self.pointer(&record.project, name).exists())
+        {
+            return Ok(Some(record));
         }
         for id in self.ids()? {
             // A record that cannot be read belongs to nobody we know; `global-status` shows it.

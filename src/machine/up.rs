@@ -8,7 +8,7 @@ use super::timing::Boot;
 use super::{MachineError, Machines, UpOptions, UpOutcome, console};
 use crate::image::{self, BoxImage, Kernel};
 use crate::model::{Machine, Phase, Project, ProvisionChoice};
-use crate::plan::{self, Action, Applied, Observed};
+use crate::plan::{Action, Applied, Change};
 use crate::provision;
 use crate::ssh::{self, Session};
 use crate::state::store;
@@ -65,33 +65,35 @@ impl Machines<'_> {
     ) -> Result<UpOutcome, MachineError> {
         let watch = self.time(&machine.name, Phase::Plan);
         let mut record = self.lookup(&project.root, &machine.name)?;
-        let observed = self.observe(record.as_ref())?;
-        let plan = plan::up(machine, &observed);
+        let (plan, _) = self.compare(project, machine, record.as_ref())?;
         drop(watch);
-        for text in &plan.pending {
-            self.warn(&machine.name, text.clone());
+        for change in plan.pending() {
+            self.warn(&machine.name, format!("{change}: {}", change.how.remedy(&machine.name)));
         }
         let mut was_running = false;
-        for action in plan.actions {
+        for action in &plan.actions {
             self.check_cancel(&machine.name)?;
             match action {
                 Action::Create => record = Some(self.create(project, machine, record.take())?),
                 Action::Start => {
                     let Some(record) = record.as_mut() else { continue };
+                    self.tell_applied(&machine.name, &plan);
                     self.start_action(project, machine, record, options)?;
                 }
                 Action::Connect => {
                     was_running = true;
                     self.stage(&machine.name, "Running already.".into());
-                    if let Some(record) = &record {
-                        self.mend_networks(record)?;
-                    }
+                    let Some(record) = record.as_mut() else { continue };
+                    self.tell_provider(record, options);
+                    self.apply_live(machine, record, &plan)?;
+                    self.mend_networks(record)?;
                 }
             }
         }
         let mut record = record.ok_or_else(|| MachineError::NotCreated(machine.name.clone()))?;
+        let pending: Vec<Change> = plan.pending().cloned().collect();
         if was_running && options.provision == ProvisionChoice::Skip {
-            return Ok(UpOutcome { was_running, ran: Vec::new(), skipped: Vec::new() });
+            return Ok(UpOutcome { was_running, pending, ran: Vec::new(), skipped: Vec::new() });
         }
         let mut boot = Boot::begin(!was_running);
         let session =
@@ -102,19 +104,8 @@ impl Machines<'_> {
             self.tell_ready(&record);
             self.check_mounts(machine, &session)?;
         }
-        self.run_steps(project, machine, &record, &session, &options.provision, was_running)
-    }
-
-    fn observe(&self, record: Option<&Record>) -> Result<Observed, MachineError> {
-        let Some(record) = record else { return Ok(Observed::Absent) };
-        if !record.made {
-            return Ok(Observed::HalfMade);
-        }
-        let applied = record.applied.clone();
-        Ok(match self.is_running(record)? {
-            true => Observed::Running(applied),
-            false => Observed::Stopped(applied),
-        })
+        let outcome = self.run_steps(project, machine, &record, &session, &options.provision, was_running)?;
+        Ok(UpOutcome { pending, ..outcome })
     }
 
     /// Makes folder, keys and disk. The record says `made` only when all of it is there, so a
@@ -212,6 +203,6 @@ impl Machines<'_> {
             cancel: &self.cancel,
         };
         let outcome = provision::run(&context, &machine.steps, choice, &mut stamps)?;
-        Ok(UpOutcome { was_running, ran: outcome.ran, skipped: outcome.skipped })
+        Ok(UpOutcome { was_running, pending: Vec::new(), ran: outcome.ran, skipped: outcome.skipped })
     }
 }

@@ -1,8 +1,16 @@
 //! What `up` has to do: the declared machine compared with the one that exists. Pure.
 
+mod compare;
+mod order;
+#[cfg(test)]
+mod tests;
+
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Card, DiskSource, ExtraDisk, Forward, KernelChoice, Machine, ProviderKind};
+pub use compare::{Change, How, LoginMark, Subject, card_text, describe, forward_text, mebibytes, only_in};
+pub use order::in_order;
+
+use crate::model::{Card, ExtraDisk, Forward, KernelChoice, Machine, ProviderKind};
 
 /// What a machine was made from and last started with; kept in its record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,21 +43,65 @@ pub struct Applied {
 }
 
 impl Applied {
-    /// What `machine` declares.
+    /// What `machine` declares, of what a machine is made from or started with.
     pub fn of(machine: &Machine) -> Applied {
+        // Every field is named, so that a new key cannot be forgotten here: it either belongs to a
+        // machine that runs (then it goes into `Applied` and `compare::changes`), or every command
+        // reads it anew from the file (then it is passed over).
+        let Machine {
+            name: _,
+            box_name,
+            cpus,
+            nested,
+            memory,
+            disk,
+            disks,
+            hostname,
+            provider,
+            kernel,
+            ports,
+            cards,
+            steps: _,
+            boot_timeout: _,
+            halt_timeout: _,
+            groups: _,
+            primary: _,
+            autostart: _,
+            depends_on: _,
+            ready: _,
+            message: _,
+        } = machine;
         Applied {
-            box_name: machine.box_name.clone(),
-            disk: machine.disk,
-            disks: machine.disks.clone(),
-            cpus: machine.cpus,
-            nested: machine.nested,
-            memory: machine.memory,
-            hostname: machine.hostname.clone(),
-            kernel: machine.kernel,
-            provider: machine.provider,
-            ports: machine.ports.clone(),
-            cards: machine.cards.clone(),
+            box_name: box_name.clone(),
+            disk: *disk,
+            disks: disks.clone(),
+            cpus: *cpus,
+            nested: *nested,
+            memory: *memory,
+            hostname: hostname.clone(),
+            kernel: *kernel,
+            provider: *provider,
+            ports: ports.clone(),
+            cards: cards.clone(),
         }
+    }
+}
+
+impl Applied {
+    /// What holds of the machine once it has been started with what `machine` declares: its box and its
+    /// root disk stay, and so do disks that would have to be made smaller or formatted anew.
+    pub fn after_start(&self, machine: &Machine) -> Applied {
+        let mut now = Applied::of(machine);
+        now.box_name = self.box_name.clone();
+        now.disk = self.disk;
+        for disk in &mut now.disks {
+            if let Some(old) =
+                self.disks.iter().find(|old| old.name == disk.name && compare::shrinks(old, disk))
+            {
+                disk.source = old.source.clone();
+            }
+        }
+        now
     }
 }
 
@@ -61,9 +113,29 @@ pub enum Observed {
     /// An `up` was cut off while it made the disk and the keys.
     HalfMade,
     /// Made, not running.
-    Stopped(Applied),
+    Stopped(Made),
     /// Running.
-    Running(Applied),
+    Running(Made, Live),
+}
+
+/// A machine that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// What it was made from and last started with.
+    pub applied: Applied,
+    /// What ran it last; `None` before its first start.
+    pub provider: Option<ProviderKind>,
+    /// Whom it lets in; `None` where its record does not say.
+    pub login: Option<LoginMark>,
+}
+
+/// What can be changed of a machine while it runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Live {
+    /// Most memory in bytes that it can be given without a new start; `None`: it cannot be changed.
+    pub memory: Option<u64>,
+    /// Ports of the host can be opened and closed.
+    pub ports: bool,
 }
 
 /// One thing to do.
@@ -82,146 +154,30 @@ pub enum Action {
 pub struct Plan {
     /// In order.
     pub actions: Vec<Action>,
-    /// What the file says and `up` does not apply: one clause each, with the command that does.
-    pub pending: Vec<String>,
+    /// How the machine that exists differs from the file.
+    pub changes: Vec<Change>,
 }
 
-/// The plan for `up`.
-pub fn up(machine: &Machine, observed: &Observed) -> Plan {
+impl Plan {
+    /// What `up` does not apply.
+    pub fn pending(&self) -> impl Iterator<Item = &Change> {
+        self.changes.iter().filter(|change| change.how != How::Live)
+    }
+}
+
+/// The plan for `up`. `login`: whom the file and its ENV file want to be let in.
+pub fn up(machine: &Machine, login: &LoginMark, observed: &Observed) -> Plan {
     let wanted = Applied::of(machine);
     match observed {
         Observed::Absent | Observed::HalfMade => {
-            Plan { actions: vec![Action::Create, Action::Start], pending: Vec::new() }
+            Plan { actions: vec![Action::Create, Action::Start], changes: Vec::new() }
         }
-        // The rest is read anew at each start.
-        Observed::Stopped(applied) => {
-            Plan { actions: vec![Action::Start], pending: needs_destroy(applied, &wanted) }
+        Observed::Stopped(made) => {
+            Plan { actions: vec![Action::Start], changes: compare::changes(made, &wanted, login, None) }
         }
-        Observed::Running(applied) => {
-            let mut pending = needs_destroy(applied, &wanted);
-            pending.extend(needs_reload(applied, &wanted));
-            Plan { actions: vec![Action::Connect], pending }
+        Observed::Running(made, live) => {
+            let changes = compare::changes(made, &wanted, login, Some(live));
+            Plan { actions: vec![Action::Connect], changes }
         }
-    }
-}
-
-fn needs_destroy(applied: &Applied, wanted: &Applied) -> Vec<String> {
-    let mut pending = Vec::new();
-    if applied.box_name != wanted.box_name {
-        let (old, new) = (&applied.box_name, &wanted.box_name);
-        pending.push(format!("box is {old}, the file says {new}: `rvm destroy` and `rvm up` make it anew"));
-    }
-    if applied.disk != wanted.disk {
-        pending.push("disk size differs from the file: `rvm destroy` and `rvm up` make it anew".into());
-    }
-    pending
-}
-
-fn needs_reload(applied: &Applied, wanted: &Applied) -> Vec<String> {
-    let mut changed = Vec::new();
-    let mut note = |name: &str, old: String, new: String| {
-        if old != new {
-            changed.push(format!("{name} {old}, the file says {new}: `rvm reload` applies it"));
-        }
-    };
-    note("cpus", applied.cpus.to_string(), wanted.cpus.to_string());
-    note("nested", applied.nested.to_string(), wanted.nested.to_string());
-    note("memory", mebibytes(applied.memory), mebibytes(wanted.memory));
-    note("hostname", applied.hostname.clone(), wanted.hostname.clone());
-    note("kernel", applied.kernel.as_str().into(), wanted.kernel.as_str().into());
-    note("disks", disks(&applied.disks), disks(&wanted.disks));
-    note("ports", ports(&applied.ports), ports(&wanted.ports));
-    note("networks", cards(&applied.cards), cards(&wanted.cards));
-    changed
-}
-
-fn mebibytes(bytes: u64) -> String {
-    format!("{} MiB", bytes >> 20)
-}
-
-fn disks(list: &[ExtraDisk]) -> String {
-    let word = |disk: &ExtraDisk| {
-        let source = match &disk.source {
-            DiskSource::New { size, .. } => mebibytes(*size),
-            DiskSource::Image { path, .. } => path.display().to_string(),
-        };
-        let mount = disk.mount.as_ref().map(|mount| format!(" at {mount}")).unwrap_or_default();
-        let read_only = if disk.read_only { ", read-only" } else { "" };
-        format!("{} ({source}{mount}{read_only})", disk.name)
-    };
-    let words: Vec<String> = list.iter().map(word).collect();
-    if words.is_empty() { "none".into() } else { words.join(" ") }
-}
-
-fn ports(list: &[Forward]) -> String {
-    let words: Vec<String> = list
-        .iter()
-        .map(|f| format!("{}:{}→{}/{}", f.host_ip, f.host, f.guest, f.protocol.as_str()))
-        .collect();
-    if words.is_empty() { "none".into() } else { words.join(" ") }
-}
-
-fn cards(list: &[Card]) -> String {
-    let word = |card: &Card| {
-        let mut words: Vec<String> = card.addresses.iter().map(ToString::to_string).collect();
-        words.extend(card.dhcp.then(|| "dhcp".to_owned()));
-        if words.is_empty() {
-            card.network.clone()
-        } else {
-            format!("{} ({})", card.network, words.join(", "))
-        }
-    };
-    let words: Vec<String> = list.iter().map(word).collect();
-    if words.is_empty() { "none".into() } else { words.join(" ") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn machine() -> Machine {
-        Machine { cpus: 2, ..Machine::new("web", "debian/13") }
-    }
-
-    #[test]
-    fn half_made_is_made_again() {
-        for observed in [Observed::Absent, Observed::HalfMade] {
-            assert_eq!(up(&machine(), &observed).actions, [Action::Create, Action::Start]);
-        }
-    }
-
-    #[test]
-    fn a_stopped_machine_takes_what_a_start_can_apply() {
-        let applied = Applied { cpus: 1, ..Applied::of(&machine()) };
-        let plan = up(&machine(), &Observed::Stopped(applied));
-        assert_eq!(plan, Plan { actions: vec![Action::Start], pending: vec![] });
-    }
-
-    #[test]
-    fn a_changed_disk_waits_for_a_reload() {
-        let disk = ExtraDisk {
-            name: "data".into(),
-            source: DiskSource::New { size: 5 << 30, filesystem: true },
-            mount: Some("/srv/data".into()),
-            read_only: false,
-        };
-        let wanted = Machine { disks: vec![disk], ..machine() };
-        let plan = up(&wanted, &Observed::Running(Applied::of(&machine())));
-        assert_eq!(
-            plan.pending,
-            ["disks none, the file says data (5120 MiB at /srv/data): `rvm reload` applies it"]
-        );
-        let stopped = up(&wanted, &Observed::Stopped(Applied::of(&machine())));
-        assert_eq!(stopped, Plan { actions: vec![Action::Start], pending: vec![] });
-    }
-
-    #[test]
-    fn a_changed_file_is_never_passed_over_in_silence() {
-        let applied = Applied { cpus: 1, box_name: "debian/12".into(), ..Applied::of(&machine()) };
-        let plan = up(&machine(), &Observed::Running(applied));
-        assert_eq!(plan.actions, [Action::Connect]);
-        assert_eq!(plan.pending.len(), 2);
-        assert!(plan.pending[0].contains("rvm destroy"));
-        assert!(plan.pending[1].contains("cpus 1, the file says 2: `rvm reload`"));
     }
 }

@@ -105,6 +105,12 @@ pub fn usage(dir: &Path) -> Option<Usage> {
     asked.inspect_err(|error| tracing::debug!(dir = %dir.display(), %error, "memory is not known")).ok()
 }
 
+/// Asks the guest of the machine in `dir` to give `bytes` of its memory back, in all.
+pub fn set_balloon(dir: &Path, bytes: u64) -> Result<(), ProviderError> {
+    let connect = Client::connect(&dir.join(CONTROL_SOCKET), ANSWER);
+    connect.and_then(|mut client| client.set_balloon(bytes)).map_err(ProviderError::Control)
+}
+
 /// Attaches to the console of the machine in `dir`; `vmm::attach::wire` is spoken there.
 pub fn console(dir: &Path) -> Result<UnixStream, ProviderError> {
     let path = dir.join(CONSOLE_SOCKET);

@@ -30,7 +30,9 @@ use crate::vmm::control;
 use crate::vmm::sandbox::Role;
 
 pub use choose::{Choice, choose, qemu_binary};
-pub use launch::{Live, console, ended, live, power_button, start, stop, usage, wait_ended, wait_up};
+pub use launch::{
+    Live, console, ended, live, power_button, set_balloon, start, stop, usage, wait_ended, wait_up,
+};
 
 /// The serial console's log never grows beyond this many bytes, twice (one old, one new).
 pub const CONSOLE_LIMIT: u64 = 1 << 20;

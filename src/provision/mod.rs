@@ -13,6 +13,7 @@ mod runner;
 mod shell;
 mod stamps;
 mod upload;
+mod why;
 
 use crate::model::{Cancel, Event, Masker, Phase, ProvisionChoice, Reporter, Step, Stopwatch};
 
@@ -20,6 +21,7 @@ pub use choose::Decision;
 pub use error::ProvisionError;
 pub use guest::Guest;
 pub use stamps::{Digest, Hash, Stamps};
+pub use why::{Why, why};
 
 use choose::Wish;
 use content::Content;
@@ -110,7 +112,8 @@ pub fn run(
         let _watch = Stopwatch::start(context.report, context.machine, phase);
         stamps.forget(&step.name)?;
         runner.run(step, &content)?;
-        stamps.record(&step.name, &digest)?;
+        let parts = why::parts(step, &content, stamps);
+        stamps.record_with(&step.name, &digest, parts)?;
         outcome.ran.push(step.name.clone());
     }
     Ok(outcome)

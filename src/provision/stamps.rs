@@ -24,6 +24,13 @@ const BLOCK: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Digest(String);
 
+impl Digest {
+    /// As hexadecimal digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// Which steps have succeeded with which content: `steps.json`, with the key of the digests
 /// beside it in `stamp.key` (mode 0600).
 #[derive(Debug)]
@@ -44,11 +51,30 @@ struct Stamp {
     digest: Digest,
     /// Seconds since 1970, UTC.
     when: u64,
+    /// Digests of its parts by their names, to tell what changed; stamps of an older rvm have none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    parts: BTreeMap<String, Digest>,
 }
 
 impl Stamps {
     /// Reads the stamps of a machine's folder; makes the key where there is none.
     pub fn load(machine_dir: &Path) -> Result<Stamps, ProvisionError> {
+        Self::read(machine_dir, load_key)
+    }
+
+    /// The same without writing anything: where there is no key, digests fit no stamp. The folder may
+    /// be missing.
+    pub fn look(machine_dir: &Path) -> Result<Stamps, ProvisionError> {
+        Self::read(machine_dir, |path| match read_key(path)? {
+            Some(key) => Ok(key),
+            None => new_key(),
+        })
+    }
+
+    fn read(
+        machine_dir: &Path,
+        key_at: impl FnOnce(&Path) -> io::Result<Vec<u8>>,
+    ) -> Result<Stamps, ProvisionError> {
         let path = machine_dir.join(FILE);
         let fail = |path: &Path| {
             let path = path.to_owned();
@@ -61,7 +87,7 @@ impl Stamps {
             return Err(fail(&path)(io::Error::new(io::ErrorKind::InvalidData, why)));
         }
         let key_path = machine_dir.join(KEY_FILE);
-        let key = load_key(&key_path).map_err(fail(&key_path))?;
+        let key = key_at(&key_path).map_err(fail(&key_path))?;
         Ok(Stamps { path, key, record })
     }
 
@@ -85,9 +111,24 @@ impl Stamps {
 
     /// Stamps a step that has succeeded, on disk before it returns.
     pub fn record(&mut self, step: &str, digest: &Digest) -> Result<(), ProvisionError> {
+        self.record_with(step, digest, BTreeMap::new())
+    }
+
+    /// The same with the digests of the step's parts.
+    pub fn record_with(
+        &mut self,
+        step: &str,
+        digest: &Digest,
+        parts: BTreeMap<String, Digest>,
+    ) -> Result<(), ProvisionError> {
         let when = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        self.record.steps.insert(step.to_owned(), Stamp { digest: digest.clone(), when });
+        self.record.steps.insert(step.to_owned(), Stamp { digest: digest.clone(), when, parts });
         self.save()
+    }
+
+    /// The parts that the step succeeded with; empty where that is not known.
+    pub fn parts(&self, step: &str) -> BTreeMap<String, Digest> {
+        self.record.steps.get(step).map(|stamp| stamp.parts.clone()).unwrap_or_default()
     }
 
     /// Takes a step's stamp away, on disk before it returns: it is about to run again, and if
@@ -106,17 +147,27 @@ impl Stamps {
 }
 
 fn load_key(path: &Path) -> io::Result<Vec<u8>> {
+    if let Some(key) = read_key(path)? {
+        return Ok(key);
+    }
+    let key = new_key()?;
+    store::write(path, &key)?;
+    Ok(key)
+}
+
+fn read_key(path: &Path) -> io::Result<Option<Vec<u8>>> {
     match fs::read(path) {
-        Ok(key) if key.len() == BLOCK => Ok(key),
+        Ok(key) if key.len() == BLOCK => Ok(Some(key)),
         Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "the key is damaged")),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let mut key = vec![0; BLOCK];
-            getrandom::fill(&mut key).map_err(io::Error::other)?;
-            store::write(path, &key)?;
-            Ok(key)
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+fn new_key() -> io::Result<Vec<u8>> {
+    let mut key = vec![0; BLOCK];
+    getrandom::fill(&mut key).map_err(io::Error::other)?;
+    Ok(key)
 }
 
 /// HMAC-SHA256 (RFC 2104) over fields, each with its length before it, so that no two lists of

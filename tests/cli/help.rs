@@ -8,6 +8,7 @@ const VERBS: [&[&str]; 22] = [
     &["import"],
     &["validate"],
     &["up"],
+    &["plan"],
     &["halt"],
     &["reload"],
     &["ssh"],

@@ -7,6 +7,7 @@ mod help;
 mod import;
 mod init;
 mod machines;
+mod plan;
 mod prompt;
 mod screen;
 

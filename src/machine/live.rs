@@ -1,0 +1,113 @@
+//! A machine compared with the file, and what can be applied to it while it runs.
+
+use super::boot::login_mark;
+use super::record::Record;
+use super::{MachineError, Machines, UpOptions};
+use crate::model::{Machine, Project, ProviderKind};
+use crate::plan::{self, Change, How, Live, Made, Observed, Plan, Subject, mebibytes};
+use crate::provider;
+use crate::provision::Stamps;
+
+impl Machines<'_> {
+    /// What `up` has to do, and the machine's stamps. Writes nothing.
+    pub(super) fn compare(
+        &self,
+        project: &Project,
+        machine: &Machine,
+        record: Option<&Record>,
+    ) -> Result<(Plan, Stamps), MachineError> {
+        // A machine that was never made has no folder and so no stamps.
+        let dir = self.layout.machine(record.map_or("", |record| &record.id));
+        let stamps = Stamps::look(&dir)?;
+        let login = login_mark(&project.login, &stamps);
+        let observed = self.observe(machine, record)?;
+        Ok((plan::up(machine, &login, &observed), stamps))
+    }
+
+    fn observe(&self, machine: &Machine, record: Option<&Record>) -> Result<Observed, MachineError> {
+        let Some(record) = record else { return Ok(Observed::Absent) };
+        if !record.made {
+            return Ok(Observed::HalfMade);
+        }
+        let made =
+            Made { applied: record.applied.clone(), provider: record.provider, login: record.login.clone() };
+        Ok(match self.is_running(record)? {
+            true => Observed::Running(made, self.live_of(machine, record)),
+            false => Observed::Stopped(made),
+        })
+    }
+
+    fn live_of(&self, machine: &Machine, record: &Record) -> Live {
+        let differs = machine.memory != record.applied.memory;
+        let memory = if differs { self.most_memory(record) } else { None };
+        Live { memory, ports: false }
+    }
+
+    /// What the machine was started with, where its balloon can take some of it away and give it back:
+    /// its guest has a driver for it.
+    fn most_memory(&self, record: &Record) -> Option<u64> {
+        if record.provider != Some(ProviderKind::Kvm) {
+            return None;
+        }
+        let usage = provider::usage(&self.layout.machine(&record.id))?;
+        usage.balloon_target?;
+        usage.guest?;
+        Some(usage.memory)
+    }
+
+    /// Applies what `plan` says can be applied to a machine that runs, and records each.
+    pub(super) fn apply_live(
+        &self,
+        machine: &Machine,
+        record: &mut Record,
+        plan: &Plan,
+    ) -> Result<(), MachineError> {
+        for change in plan.changes.iter().filter(|change| change.how == How::Live) {
+            if change.subject == Subject::Memory {
+                self.apply_memory(machine, record, change)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_memory(
+        &self,
+        machine: &Machine,
+        record: &mut Record,
+        change: &Change,
+    ) -> Result<(), MachineError> {
+        // Asked a moment ago; a machine that ended since then is noticed here.
+        let most = self.most_memory(record);
+        let most = most.ok_or_else(|| MachineError::NotRunning(machine.name.clone()))?;
+        let back = most.saturating_sub(machine.memory);
+        provider::set_balloon(&self.layout.machine(&record.id), back)?;
+        record.applied.memory = machine.memory;
+        self.save(record)?;
+        let how = match back {
+            0 => "the guest has all of it again".to_owned(),
+            back => format!("the guest gives {} back as it can spare them", mebibytes(back)),
+        };
+        self.detail(&machine.name, format!("Applied: {change}; {how}."));
+        Ok(())
+    }
+
+    /// Says what a start applies.
+    pub(super) fn tell_applied(&self, name: &str, plan: &Plan) {
+        for change in plan.changes.iter().filter(|change| change.how == How::Live) {
+            self.detail(name, format!("Changed: {change}."));
+        }
+    }
+
+    /// `--provider` cannot move a machine that runs.
+    pub(super) fn tell_provider(&self, record: &Record, options: &UpOptions) {
+        if let (Some(asked), Some(runs)) = (options.provider, record.provider)
+            && asked != runs
+        {
+            let name = &record.name;
+            let text = format!(
+                "runs with provider {runs}: `rvm halt {name}` and `rvm up {name} --provider {asked}` change that"
+            );
+            self.warn(name, text);
+        }
+    }
+}
