@@ -41,7 +41,7 @@ fn micro_is_built_once_from_the_mirror() {
     let store = Store::new(Layout::at(&home), settings);
     let was_there = store.find_box("micro").unwrap().is_some();
     let steps = Steps::default();
-    let image = match store.ensure_box("micro", &steps, &Cancel::new()) {
+    let image = match store.ensure_box("micro", None, &steps, &Cancel::new()) {
         Ok(image) => image,
         Err(error) => panic!("{error}\n{}", error.hint().unwrap_or_default()),
     };
@@ -81,7 +81,7 @@ fn micro_is_built_once_from_the_mirror() {
         fs::read_dir(parent).unwrap().all(|e| !e.unwrap().file_name().to_string_lossy().starts_with('.'))
     );
     let again = Steps::default();
-    assert_eq!(store.ensure_box("micro", &again, &Cancel::new()).unwrap(), image);
+    assert_eq!(store.ensure_box("micro", None, &again, &Cancel::new()).unwrap(), image);
     assert!(again.0.into_inner().unwrap().is_empty());
 
     let disk = temporary.path().join("disk.qcow2");
@@ -95,7 +95,7 @@ fn an_unreachable_mirror_leaves_nothing_and_says_so() {
     // Port 1 of this host: refused at once.
     let settings = Settings { mirror: Some("http://127.0.0.1:1/debian".into()), ..Settings::default() };
     let store = Store::new(Layout::at(temporary.path().join("store")), settings);
-    let error = store.ensure_box("micro", &Steps::default(), &Cancel::new()).unwrap_err();
+    let error = store.ensure_box("micro", None, &Steps::default(), &Cancel::new()).unwrap_err();
     assert!(error.to_string().contains("127.0.0.1:1"), "{error}");
     assert!(error.hint().unwrap().contains("mirror cannot be reached"), "{error}");
     assert_eq!(store.find_box("micro").unwrap(), None);

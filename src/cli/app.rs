@@ -26,6 +26,11 @@ fn host() -> Option<config::Host> {
     })
 }
 
+/// What the store is told by the environment.
+pub fn settings() -> Settings {
+    Settings { mirror: env("RVM_MIRROR"), snapshots: env("RVM_SNAPSHOTS"), scratch: None }
+}
+
 /// The surroundings of one command.
 pub struct App {
     /// The screen.
@@ -81,12 +86,13 @@ impl App {
             .map_err(|e| CliError::failed("cannot tell where the rvm program is").because(&e))?;
         let layout = self.layout()?;
         Ok(Machines {
-            images: Store::new(layout.clone(), Settings { mirror: env("RVM_MIRROR"), scratch: None }),
+            images: Store::new(layout.clone(), settings()),
             layout,
             report: &*self.ui,
             cancel: self.cancel.clone(),
             exe,
             path: env("PATH").unwrap_or_default(),
+            locks: Default::default(),
             dot_dir: env("RVM_DOTFILE_PATH").map(|dir| self.cwd().map(|cwd| cwd.join(dir))).transpose()?,
         })
     }

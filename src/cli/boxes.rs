@@ -3,12 +3,12 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::app::{App, env};
+use super::app::{App, settings};
 use super::error::CliError;
 use super::json::VERSION;
 use super::ui::table::{bytes, table};
 use super::{DONE, Json, Outcome};
-use crate::image::{BoxImage, Settings, Store};
+use crate::image::{BoxImage, Store};
 use crate::machine::Machines;
 use crate::model::KernelChoice;
 
@@ -64,8 +64,7 @@ pub struct RemoveArgs {
 
 /// Runs the sub-verb.
 pub fn run(app: &App, verb: &BoxVerb) -> Outcome {
-    let settings = Settings { mirror: env("RVM_MIRROR"), ..Settings::default() };
-    let store = Store::new(app.layout()?, settings);
+    let store = Store::new(app.layout()?, settings());
     match verb {
         BoxVerb::Add(args) => add(app, &store, args),
         BoxVerb::List(_) => list(app, &store),
@@ -74,7 +73,7 @@ pub fn run(app: &App, verb: &BoxVerb) -> Outcome {
 }
 
 fn add(app: &App, store: &Store, args: &AddArgs) -> Outcome {
-    let image = store.ensure_box(&args.name, &*app.ui, &app.cancel)?;
+    let image = store.ensure_box(&args.name, None, &*app.ui, &app.cancel)?;
     for kernel in &args.kernels {
         let choice = match kernel {
             Kernel::Stock => KernelChoice::Stock,
@@ -163,6 +162,9 @@ mod tests {
             size: 2 << 30,
             default_disk: 10 << 30,
             created: 0,
+            recipe: String::new(),
+            suite: "trixie".into(),
+            snapshot: 0,
             kernel_version: "6.12.48+deb13-cloud-amd64".into(),
             default_user: "vagrant".into(),
             agent: true,

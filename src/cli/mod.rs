@@ -16,6 +16,7 @@ mod halt;
 mod import;
 mod init;
 mod json;
+mod lock;
 mod logs;
 mod plan;
 mod port;
@@ -96,6 +97,8 @@ enum Verb {
     Up(up::UpArgs),
     /// Show what `up` would do, and how machines differ from the Vagrantfile
     Plan(plan::PlanArgs),
+    /// Show what Vagrantfile.lock pins, and lock what is missing
+    Lock(lock::LockArgs),
     /// Stop machines
     Halt(halt::HaltArgs),
     /// Stop machines and start them with the Vagrantfile as it is now
@@ -162,6 +165,7 @@ impl Verb {
             Verb::Validate(_) => validate::run(app),
             Verb::Up(args) => up::run(app, &args),
             Verb::Plan(args) => plan::run(app, &args),
+            Verb::Lock(args) => lock::run(app, &args),
             Verb::Halt(args) => halt::run(app, &args),
             Verb::Reload(args) => reload::run(app, &args),
             Verb::Ssh(args) => ssh::run(app, &args),

@@ -8,7 +8,7 @@ use super::Outcome;
 use super::app::App;
 use super::steps::{self, StepFlags};
 use super::timings::{Collector, Timings, TimingsFlag};
-use super::{target, up};
+use super::{lock, target, up};
 use crate::machine::{Machines, UpOptions};
 
 /// Words of `rvm reload`.
@@ -30,8 +30,9 @@ pub struct ReloadArgs {
 pub fn run(app: &App, args: &ReloadArgs) -> Outcome {
     let begin = Instant::now();
     let collector = Collector::new(&*app.ui);
-    let machines = Machines { report: &collector, ..app.machines()? };
+    let mut machines = Machines { report: &collector, ..app.machines()? };
     let targets = target::resolve(app, &machines, &args.names)?;
+    machines.locks = lock::read(&targets, None)?;
     let mut timings = Timings::new(app, &args.timings, &collector, begin)?;
     let options =
         UpOptions { provider: None, provision: args.steps.choice(), timings: args.timings.wanted() };

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::app::App;
 use super::error::{CliError, Kind};
+use super::lock::{self, LockedFlag};
 use super::steps::{self, StepFlags};
 use super::target::{self, Target};
 use super::timings::{Collector, Timings, TimingsFlag};
@@ -26,6 +27,8 @@ pub struct UpArgs {
     steps: StepFlags,
     #[command(flatten)]
     timings: TimingsFlag,
+    #[command(flatten)]
+    locked: LockedFlag,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -40,8 +43,9 @@ enum Provider {
 pub fn run(app: &App, args: &UpArgs) -> Outcome {
     let begin = Instant::now();
     let collector = Collector::new(&*app.ui);
-    let machines = Machines { report: &collector, ..app.machines()? };
+    let mut machines = Machines { report: &collector, ..app.machines()? };
     let targets = target::resolve(app, &machines, &args.names)?;
+    machines.locks = lock::read(&targets, Some(args.locked))?;
     let mut timings = Timings::new(app, &args.timings, &collector, begin)?;
     let provider = args.provider.map(|p| match p {
         Provider::Kvm => ProviderKind::Kvm,
@@ -49,10 +53,12 @@ pub fn run(app: &App, args: &UpArgs) -> Outcome {
     });
     let options = UpOptions { provider, provision: args.steps.choice(), timings: args.timings.wanted() };
     steps::check_choice(&options.provision, &targets)?;
-    each(app, &targets, "up", |target| {
+    let outcome = each(app, &targets, "up", |target| {
         let outcome = timings.measure(&machines, target, || up(&machines, target, &options))?;
         Ok(told(app, target, &outcome))
-    })
+    });
+    lock::keep(app, &machines, &targets);
+    outcome
 }
 
 fn up(machines: &Machines<'_>, target: &Target, options: &UpOptions) -> Result<UpOutcome, CliError> {

@@ -5,15 +5,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use sha2::{Digest, Sha256};
-
 use super::mirror::{KEYRING, Mirror};
 use super::recipe::{AGENT, ASSEMBLE, FETCH_KERNEL, Recipe};
 use super::record::{INITRD, ROOT_DISK, Record, VMLINUX};
 use super::rootless::{self, Rights};
 use super::tool::{Tool, require};
-use super::{ImageError, Settings, hex, initrd, kernel, modules};
-use crate::model::{Cancel, Event, Reporter};
+use super::{ImageError, Settings, initrd, kernel, locked, modules};
+use crate::model::{Cancel, Event, LockedBox, Reporter, content_digest};
 use crate::state::store;
 
 /// Where large temporary files go: passable for every user id, and on a disk.
@@ -23,6 +21,8 @@ const SCRATCH: &str = "/var/tmp";
 pub(super) struct Build<'a> {
     pub recipe: &'a Recipe,
     pub settings: &'a Settings,
+    /// The box is to come out as this one did.
+    pub locked: Option<&'a LockedBox>,
     /// A folder of our own, on the file system of the store.
     pub work: &'a Path,
     pub report: &'a dyn Reporter,
@@ -36,7 +36,18 @@ impl Build<'_> {
         self.progress(0, "choosing a mirror");
         let mirror = self.mirror()?;
         self.write_guest_files(&mirror)?;
-        self.fetch_packages(&mirror)?;
+        let lines = match self.locked {
+            None => mirror.lines(self.recipe.suite),
+            Some(locked) => {
+                self.progress(1, "looking for its packages");
+                let source = locked::source(locked, &mirror, self.settings, self.work, self.cancel)?;
+                if let Some(text) = source.note {
+                    self.report.event(Event::Detail { machine: None, text });
+                }
+                source.lines
+            }
+        };
+        self.fetch_packages(lines)?;
         self.assemble(rights)?;
         self.progress(95, "preparing the kernel");
         let made = self.finish(&mirror)?;
@@ -92,7 +103,7 @@ impl Build<'_> {
         write(self.work.join("assemble.sh"), ASSEMBLE.as_bytes())
     }
 
-    fn fetch_packages(&self, mirror: &Mirror) -> Result<(), ImageError> {
+    fn fetch_packages(&self, lines: Vec<String>) -> Result<(), ImageError> {
         let doing = self.doing();
         if !Path::new(KEYRING).exists() {
             let (tool, package) = (KEYRING.to_owned(), "debian-archive-keyring");
@@ -108,10 +119,14 @@ impl Build<'_> {
             .arg(format!("--variant={}", self.recipe.variant))
             .arg(format!("--include={}", self.recipe.packages.join(",")))
             .args(["--architectures=amd64", "--format=tar", "--verbose", "--dpkgopt=force-unsafe-io"])
-            .arg(format!("--{hook}={FETCH_KERNEL}"))
-            .arg(self.recipe.suite)
-            .arg(self.work.join("packages.tar"))
-            .args(mirror.lines(self.recipe.suite));
+            .arg(format!("--{hook}={FETCH_KERNEL}"));
+        if let Some(locked) = self.locked {
+            tool.command()
+                .env("SOURCE_DATE_EPOCH", locked.snapshot.to_string())
+                .arg(format!("--setup-hook={}", locked::pin_hook(locked)))
+                .arg(format!("--{hook}={}", locked::unpin_hook()));
+        }
+        tool.command().arg(self.recipe.suite).arg(self.work.join("packages.tar")).args(lines);
         let mut meter = Meter::default();
         tool.run(self.cancel, |line| {
             if let Some((done, detail)) = meter.mmdebstrap(line) {
@@ -159,16 +174,25 @@ impl Build<'_> {
 
         let packages = parse_packages(&text("packages")?);
         let recipe = self.recipe.digest();
+        let digest = content_digest(&recipe, &packages);
+        if let Some(locked) = self.locked.filter(|locked| locked.digest != digest) {
+            let differences = locked::differences(&locked.packages, &packages);
+            return Err(ImageError::BuiltDifferently {
+                name: locked.name.clone(),
+                differences: locked::named(&differences),
+            });
+        }
         let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let record = Record {
             name: self.recipe.name.to_owned(),
-            digest: content_digest(&recipe, &packages),
+            digest,
             recipe,
             suite: self.recipe.suite.to_owned(),
             mirror: mirror.main.clone(),
             size: self.recipe.size,
             default_disk: self.recipe.default_disk,
             created,
+            snapshot: self.locked.map_or(created, |locked| locked.snapshot),
             kernel_version,
             default_user: "vagrant".to_owned(),
             agent: true,
@@ -200,17 +224,6 @@ fn parse_packages(text: &str) -> Vec<(String, String)> {
     packages.sort();
     packages.dedup();
     packages
-}
-
-/// Equal on two hosts that built the same recipe from the same packages. The image's own bytes
-/// are not: times and random identifiers differ.
-fn content_digest(recipe: &str, packages: &[(String, String)]) -> String {
-    let mut hash = Sha256::new();
-    hash.update(recipe);
-    for (name, version) in packages {
-        hash.update(format!("\n{name} {version}"));
-    }
-    hex(&hash.finalize())
 }
 
 /// Tells from mmdebstrap's lines how far it is, in percent of the whole build.
@@ -269,12 +282,8 @@ mod tests {
     }
 
     #[test]
-    fn the_digest_is_that_of_recipe_and_packages() {
+    fn packages_come_sorted_and_once() {
         let packages = parse_packages("b\t2\na\t1\nb\t2\nnoise\n");
         assert_eq!(packages, [("a".into(), "1".into()), ("b".into(), "2".into())]);
-        let digest = content_digest("r", &packages);
-        assert_eq!(digest.len(), 64);
-        assert_ne!(digest, content_digest("s", &packages));
-        assert_ne!(digest, content_digest("r", &packages[..1]));
     }
 }

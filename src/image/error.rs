@@ -36,6 +36,46 @@ pub enum ImageError {
     /// a password.
     #[error("the package mirror that is set is not a plain http:// or https:// address")]
     BadMirror,
+    /// A box is locked to a recipe that this rvm does not have.
+    #[error(
+        "box `{name}` cannot be had as it is locked: this rvm builds it in another way ({digest} is not in the store)"
+    )]
+    OtherRecipe {
+        /// The box.
+        name: String,
+        /// The beginning of its locked digest.
+        digest: String,
+    },
+    /// A box is locked to packages that cannot be had any more.
+    #[error(
+        "box `{name}` cannot be built as it is locked: {mirror} does not have {missing} any more, and {snapshots} cannot be reached"
+    )]
+    PackagesGone {
+        /// The box.
+        name: String,
+        /// Where its packages were looked for.
+        mirror: String,
+        /// And where after that.
+        snapshots: String,
+        /// Names and versions of the first of them.
+        missing: String,
+    },
+    /// A box was built with its locked packages, and came out with others.
+    #[error("box `{name}` cannot be built as it is locked: {differences}")]
+    BuiltDifferently {
+        /// The box.
+        name: String,
+        /// Names and versions of the first packages.
+        differences: String,
+    },
+    /// A kernel is locked to another one than this rvm builds here.
+    #[error("the kernel `fast` is locked to {locked}, and here it is {found}")]
+    OtherKernel {
+        /// As the lock file has it.
+        locked: String,
+        /// As it is in the store.
+        found: String,
+    },
     /// The folder of a box lacks a part, or a part does not parse.
     #[error("box `{name}` in {dir} is broken: {what}")]
     BrokenBox {
@@ -161,6 +201,17 @@ impl ImageError {
             }
             ImageError::BrokenBox { name, .. } => {
                 Some(format!("`rvm box remove {name}` removes it; the next `rvm up` builds it anew"))
+            }
+            ImageError::OtherRecipe { name, .. } | ImageError::BuiltDifferently { name, .. } => {
+                Some(format!(
+                    "use the rvm that the lock file names, bring the box from another desk, or `rvm lock --update {name}`"
+                ))
+            }
+            ImageError::PackagesGone { name, .. } => Some(format!(
+                "`rvm lock --update {name}` locks what the mirror has now; RVM_SNAPSHOTS names another archive of snapshots"
+            )),
+            ImageError::OtherKernel { .. } => {
+                Some("`rvm lock --update` locks the one that is built here".into())
             }
             ImageError::BadMirror => Some(
                 "RVM_MIRROR takes an address such as http://deb.debian.org/debian, without user and password"

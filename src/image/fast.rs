@@ -59,8 +59,13 @@ pub(super) fn find(layout: &Layout) -> Result<Option<Kernel>, ImageError> {
 
 /// Name of its folder: what it is built from.
 fn name() -> String {
+    format!("fast-{}", digest())
+}
+
+/// The beginning of the digest of the script and configuration that it is built with.
+pub(super) fn digest() -> String {
     let digest = hex(&Sha256::new().chain_update(SCRIPT).chain_update([0]).chain_update(CONFIG).finalize());
-    format!("fast-{}", digest.get(..16).unwrap_or(&digest))
+    digest.get(..16).unwrap_or(&digest).to_owned()
 }
 
 fn read(home: &Path) -> Result<Kernel, ImageError> {

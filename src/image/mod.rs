@@ -13,6 +13,7 @@ mod fast;
 mod initrd;
 mod iso;
 pub mod kernel;
+mod locked;
 mod mirror;
 mod modules;
 mod overlay;
@@ -30,6 +31,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::LockedBox;
+
 pub use disk::{check_image, create_disk, grow_disk};
 pub use error::ImageError;
 pub use overlay::{check_overlay, create_overlay};
@@ -43,6 +46,9 @@ pub struct Settings {
     /// Package mirror (`RVM_MIRROR`), such as `http://deb.debian.org/debian`. `None`: the one
     /// that the host's own apt uses where the host is a Debian, else the public one.
     pub mirror: Option<String>,
+    /// Archive of the distribution's snapshots (`RVM_SNAPSHOTS`), for boxes that are locked to packages
+    /// which the mirror does not have any more. `None`: the public one.
+    pub snapshots: Option<String>,
     /// Folder for large temporary files of a box build, absolute; every user id must be able to
     /// pass through it. `None`: `/var/tmp`.
     pub scratch: Option<PathBuf>,
@@ -66,6 +72,15 @@ pub struct BoxImage {
     pub default_disk: u64,
     /// When it was built, in seconds since 1970 (UTC).
     pub created: u64,
+    /// Digest of the recipe that it was made with.
+    #[serde(default)]
+    pub recipe: String,
+    /// Release of the distribution.
+    #[serde(default)]
+    pub suite: String,
+    /// The state of the distribution that its packages are of, in seconds since 1970 (UTC).
+    #[serde(default)]
+    pub snapshot: u64,
     /// Release of the distribution's kernel, such as `6.12.48+deb13-cloud-amd64`.
     pub kernel_version: String,
     /// Who logs in where the project does not say.
@@ -78,6 +93,21 @@ pub struct BoxImage {
     pub mirror: String,
     /// Names and versions of its packages, sorted by name.
     pub packages: Vec<(String, String)>,
+}
+
+impl BoxImage {
+    /// What pins it. Its list of packages must be known.
+    pub fn lock(&self) -> LockedBox {
+        LockedBox {
+            name: self.name.clone(),
+            digest: self.digest.clone(),
+            recipe: self.recipe.clone(),
+            suite: self.suite.clone(),
+            snapshot: self.snapshot,
+            kernel: self.kernel_version.clone(),
+            packages: self.packages.clone(),
+        }
+    }
 }
 
 /// What boots a machine.

@@ -26,6 +26,9 @@ pub(super) struct Record {
     pub size: u64,
     pub default_disk: u64,
     pub created: u64,
+    /// State of the distribution, in seconds since 1970; 0 in records of an older rvm: when it was built.
+    #[serde(default)]
+    pub snapshot: u64,
     pub kernel_version: String,
     pub default_user: String,
     /// Boxes of older recipes do not say.
@@ -71,6 +74,9 @@ pub(super) fn read_box(name: &str, dir: &Path) -> Result<BoxImage, ImageError> {
         size: record.size,
         default_disk: record.default_disk,
         created: record.created,
+        recipe: record.recipe,
+        suite: record.suite,
+        snapshot: if record.snapshot == 0 { record.created } else { record.snapshot },
         kernel_version: record.kernel_version,
         default_user: record.default_user,
         agent: record.agent,

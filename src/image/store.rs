@@ -8,7 +8,7 @@ use super::build::Build;
 use super::recipe::Recipe;
 use super::record::{INITRD, VMLINUX, read_box};
 use super::{BoxImage, ImageError, Kernel, Settings, fast, rootless};
-use crate::model::{Cancel, Event, KernelChoice, Reporter};
+use crate::model::{Cancel, Event, KernelChoice, LockedBox, Reporter};
 use crate::state::{Layout, Lock, store};
 
 /// Beginning of the names of folders in which something is being built.
@@ -27,36 +27,101 @@ impl Store {
         Store { layout, settings }
     }
 
-    /// The box `name`, built now when it is not there. Waits while another process builds it.
+    /// The box `name`, built now when it is not there; as `locked`, where that is given. Waits while
+    /// another process builds it.
     pub fn ensure_box(
+        &self,
+        name: &str,
+        locked: Option<&LockedBox>,
+        report: &dyn Reporter,
+        cancel: &Cancel,
+    ) -> Result<BoxImage, ImageError> {
+        if let Some(image) = self.find_box_as(name, locked)? {
+            return Ok(image);
+        }
+        let recipe = Recipe::find(name)?;
+        if let Some(locked) = locked {
+            self.check_recipe(locked)?;
+        }
+        let _lock = self.lock(name, report, cancel)?;
+        // Whoever had the lock may have built it.
+        match self.find_box_as(name, locked)? {
+            Some(image) => Ok(image),
+            None => self.build(recipe, locked, report, cancel),
+        }
+    }
+
+    /// Whether a locked box is one that this rvm can build, as far as its recipe goes.
+    pub fn check_recipe(&self, locked: &LockedBox) -> Result<(), ImageError> {
+        if Recipe::find(&locked.name)?.digest() == locked.recipe {
+            return Ok(());
+        }
+        let digest = locked.digest.get(..12).unwrap_or(&locked.digest).to_owned();
+        Err(ImageError::OtherRecipe { name: locked.name.clone(), digest })
+    }
+
+    /// The box `name`, built anew with the packages that the mirror has now, also where the store has
+    /// one. Machines that were made from that one keep it.
+    pub fn renew_box(
         &self,
         name: &str,
         report: &dyn Reporter,
         cancel: &Cancel,
     ) -> Result<BoxImage, ImageError> {
-        if let Some(image) = self.find_box(name)? {
-            return Ok(image);
-        }
-        let owner = format!("the build of box {name}");
-        let _lock = Lock::acquire(&self.lock_file(name), &owner, cancel, |holder| {
-            report.event(Event::Stage { machine: None, text: format!("waiting for {holder}") });
-        })?;
-        // Whoever had the lock may have built it.
-        if let Some(image) = self.find_box(name)? {
-            return Ok(image);
-        }
-        self.build(Recipe::find(name)?, report, cancel)
+        let recipe = Recipe::find(name)?;
+        let _lock = self.lock(name, report, cancel)?;
+        self.build(recipe, None, report, cancel)
     }
 
-    /// The box `name` as the present recipe makes it; `None` when it was not built yet.
+    /// The box `name` as the present recipe makes it, the one with the latest packages; `None` when it
+    /// was not built yet.
     pub fn find_box(&self, name: &str) -> Result<Option<BoxImage>, ImageError> {
         let recipe = Recipe::find(name)?;
         let dir = self.folder_of(recipe);
-        match fs::symlink_metadata(&dir) {
-            Ok(_) => read_box(name, &dir).map(Some),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(ImageError::io("look at", &dir)(error)),
+        let first = match fs::symlink_metadata(&dir) {
+            Ok(_) => Some(read_box(name, &dir)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(ImageError::io("look at", &dir)(error)),
+        };
+        let digest = recipe.digest();
+        let others = self.all_of(name)?.into_iter().filter(|image| image.recipe == digest);
+        Ok(first.into_iter().chain(others).max_by_key(|image| image.snapshot))
+    }
+
+    /// The box `name` as it is `locked`, else as [`Store::find_box`] finds it.
+    pub fn find_box_as(
+        &self,
+        name: &str,
+        locked: Option<&LockedBox>,
+    ) -> Result<Option<BoxImage>, ImageError> {
+        match locked {
+            None => self.find_box(name),
+            Some(locked) => self.find_exactly(name, &locked.digest),
         }
+    }
+
+    /// The box `name` with that digest, of whatever recipe.
+    pub fn find_exactly(&self, name: &str, digest: &str) -> Result<Option<BoxImage>, ImageError> {
+        Ok(self.all_of(name)?.into_iter().find(|image| image.digest == digest))
+    }
+
+    /// All whole boxes of that name.
+    fn all_of(&self, name: &str) -> Result<Vec<BoxImage>, ImageError> {
+        if !is_box_name(name) {
+            return Ok(Vec::new());
+        }
+        let dir = self.layout.boxes().join(name);
+        let folders = folders(&dir)?.into_iter().filter(|folder| is_digest(folder));
+        // A broken one is as good as none here, unless it is the one that is wanted: then it is built
+        // again, and the broken one is told of.
+        Ok(folders.filter_map(|folder| read_box(name, &dir.join(folder)).ok()).collect())
+    }
+
+    fn lock(&self, name: &str, report: &dyn Reporter, cancel: &Cancel) -> Result<Lock, ImageError> {
+        let owner = format!("the build of box {name}");
+        Ok(Lock::acquire(&self.lock_file(name), &owner, cancel, |holder| {
+            report.event(Event::Stage { machine: None, text: format!("waiting for {holder}") });
+        })?)
     }
 
     /// The kernel for machines of `image`; the fast one is built now when it is not there.
@@ -71,6 +136,16 @@ impl Store {
             KernelChoice::Stock => Ok(stock(image)),
             KernelChoice::Fast => fast::ensure(&self.layout, &self.settings, report, cancel),
         }
+    }
+
+    /// The fast kernel, built now when it is not there.
+    pub fn ensure_fast(&self, report: &dyn Reporter, cancel: &Cancel) -> Result<Kernel, ImageError> {
+        fast::ensure(&self.layout, &self.settings, report, cancel)
+    }
+
+    /// What the fast kernel is built from, as a lock file names it.
+    pub fn fast_digest(&self) -> String {
+        fast::digest()
     }
 
     /// The kernel for machines of `image`, if the store has it.
@@ -136,9 +211,16 @@ impl Store {
         self.layout.boxes().join(recipe.name).join(short)
     }
 
-    /// Builds beside, and renames what is whole. The lock is held.
-    fn build(&self, recipe: &Recipe, report: &dyn Reporter, cancel: &Cancel) -> Result<BoxImage, ImageError> {
-        let dir = self.folder_of(recipe);
+    /// Builds beside, and renames what is whole. The lock is held. The first box of a recipe has the
+    /// recipe's folder, others have one by their content.
+    fn build(
+        &self,
+        recipe: &Recipe,
+        locked: Option<&LockedBox>,
+        report: &dyn Reporter,
+        cancel: &Cancel,
+    ) -> Result<BoxImage, ImageError> {
+        let mut dir = self.folder_of(recipe);
         let parent = self.layout.boxes().join(recipe.name);
         store::create_private_dir(&parent).map_err(ImageError::io("create", &parent))?;
         // Left by builds that were killed: with the lock in hand nobody uses them.
@@ -148,7 +230,17 @@ impl Store {
         let work = parent.join(format!("{BUILDING}{}", std::process::id()));
         store::create_private_dir(&work).map_err(ImageError::io("create", &work))?;
         let settings = &self.settings;
-        let made = Build { recipe, settings, work: &work, report, cancel }.run().and_then(|made| {
+        let made = Build { recipe, settings, locked, work: &work, report, cancel }.run().and_then(|made| {
+            let image = read_box(recipe.name, &made)?;
+            if let Some(there) = self.find_exactly(recipe.name, &image.digest)? {
+                dir = there.dir;
+                return Ok(());
+            }
+            if locked.is_some() || dir.exists() {
+                dir = parent.join(image.digest.get(..DIGEST_LENGTH).unwrap_or(&image.digest));
+                // A broken one of this content may be in the way.
+                rootless::remove(&dir)?;
+            }
             fast::flush_folder(&made)?;
             fs::rename(&made, &dir).map_err(ImageError::io("move", &dir))?;
             fast::flush_folder(&parent)
@@ -233,6 +325,7 @@ mod tests {
             size: 4,
             default_disk: 8,
             created: 1,
+            snapshot: 0,
             kernel_version: "6.12".into(),
             default_user: "vagrant".into(),
             agent: true,
@@ -249,7 +342,7 @@ mod tests {
         assert_eq!(store.list().unwrap(), []);
         let dir = put(&store, "micro");
         put(&store, "debian/13");
-        let image = store.ensure_box("micro", &Silent, &Cancel::new()).unwrap();
+        let image = store.ensure_box("micro", None, &Silent, &Cancel::new()).unwrap();
         assert_eq!((image.size, &image.dir), (4, &dir));
         let names: Vec<_> = store.list().unwrap().into_iter().map(|image| image.name).collect();
         assert_eq!(names, ["debian/13", "micro"]);
@@ -269,7 +362,7 @@ mod tests {
             fs::remove_file(dir.join(part)).unwrap();
             for error in [
                 store.find_box("debian/12").unwrap_err(),
-                store.ensure_box("debian/12", &Silent, &Cancel::new()).unwrap_err(),
+                store.ensure_box("debian/12", None, &Silent, &Cancel::new()).unwrap_err(),
                 store.list().unwrap_err(),
             ] {
                 assert!(error.to_string().contains(part), "{error}");
@@ -322,7 +415,7 @@ mod tests {
         let (_dir, store) = store();
         let cancel = Cancel::new();
         cancel.cancel();
-        let error = store.ensure_box("micro", &Silent, &cancel).unwrap_err();
+        let error = store.ensure_box("micro", None, &Silent, &cancel).unwrap_err();
         assert!(matches!(error, ImageError::Cancelled { .. } | ImageError::MissingTool { .. }), "{error}");
         assert_eq!(folders(&store.layout.boxes().join("micro")).unwrap(), Vec::<String>::new());
     }

@@ -4,7 +4,7 @@ use super::boot::login_mark;
 use super::record::Record;
 use super::{MachineError, Machines, UpOptions};
 use crate::model::{Machine, Project, ProviderKind};
-use crate::plan::{self, Change, How, Live, Made, Observed, Plan, Subject, mebibytes};
+use crate::plan::{self, Change, How, Live, Made, Observed, Plan, Subject, Wanted, mebibytes};
 use crate::provider;
 use crate::provision::Stamps;
 
@@ -21,7 +21,8 @@ impl Machines<'_> {
         let stamps = Stamps::look(&dir)?;
         let login = login_mark(&project.login, &stamps);
         let observed = self.observe(machine, record)?;
-        Ok((plan::up(machine, &login, &observed), stamps))
+        let digest = self.locked_box(project, machine).map(|locked| locked.digest.as_str());
+        Ok((plan::up(Wanted { machine, login: &login, digest }, &observed), stamps))
     }
 
     fn observe(&self, machine: &Machine, record: Option<&Record>) -> Result<Observed, MachineError> {
@@ -29,8 +30,12 @@ impl Machines<'_> {
         if !record.made {
             return Ok(Observed::HalfMade);
         }
-        let made =
-            Made { applied: record.applied.clone(), provider: record.provider, login: record.login.clone() };
+        let made = Made {
+            applied: record.applied.clone(),
+            provider: record.provider,
+            digest: record.image.as_ref().map(|image| image.digest.clone()),
+            login: record.login.clone(),
+        };
         Ok(match self.is_running(record)? {
             true => Observed::Running(made, self.live_of(machine, record)),
             false => Observed::Stopped(made),

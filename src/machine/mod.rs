@@ -8,6 +8,7 @@ mod console;
 mod disks;
 mod error;
 mod live;
+mod locks;
 mod networks;
 mod preview;
 mod query;
@@ -18,6 +19,7 @@ mod tests;
 mod timing;
 mod up;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -25,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::image::Store;
-use crate::model::{Cancel, Event, Forward, Phase, ProviderKind, Reporter, Stopwatch};
+use crate::model::{Cancel, Event, Forward, Locks, Phase, ProviderKind, Reporter, Stopwatch};
 use crate::plan::Change;
 use crate::state::{Layout, Lock};
 
@@ -134,6 +136,8 @@ pub struct Machines<'a> {
     pub exe: PathBuf,
     /// The value of `PATH`: where QEMU is looked for, and what a machine's process gets.
     pub path: String,
+    /// What projects pin, by their folders; of those that are not here nothing is pinned.
+    pub locks: BTreeMap<PathBuf, Locks>,
     /// Where projects keep their pointers; `None`: `.rvm` in the project's folder.
     pub dot_dir: Option<PathBuf>,
 }

@@ -88,7 +88,7 @@ impl Machines<'_> {
             busy,
         };
         if !preview.runs() {
-            let image = self.box_of(machine, record.as_ref(), &mut preview);
+            let image = self.box_of(project, machine, record.as_ref(), &mut preview);
             let start = self.start_of(machine, record.as_ref(), image, given, &mut preview.problems);
             preview.start = Some(start);
         }
@@ -112,11 +112,24 @@ impl Machines<'_> {
     }
 
     /// The box that the machine's disk lies on, or would be made from.
-    fn box_of(&self, machine: &Machine, record: Option<&Record>, preview: &mut Preview) -> Option<BoxImage> {
+    fn box_of(
+        &self,
+        project: &Project,
+        machine: &Machine,
+        record: Option<&Record>,
+        preview: &mut Preview,
+    ) -> Option<BoxImage> {
         if let Some(record) = record.filter(|record| record.made) {
             return record.image.clone();
         }
-        self.images.find_box(&machine.box_name).unwrap_or_else(|error| {
+        let locked = self.locked_box(project, machine);
+        let found = self.images.find_box_as(&machine.box_name, locked).and_then(|found| {
+            match locked.filter(|_| found.is_none()) {
+                Some(locked) => self.images.check_recipe(locked).map(|()| None),
+                None => Ok(found),
+            }
+        });
+        found.unwrap_or_else(|error| {
             preview.problems.push(error.into());
             None
         })
@@ -204,6 +217,7 @@ impl Status {
             box_name: machine.box_name.clone(),
             pid: None,
             ports: Vec::new(),
+            places: Vec::new(),
             ssh: None,
             uptime: None,
             cause: None,

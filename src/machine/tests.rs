@@ -28,6 +28,7 @@ impl World {
             cancel: Cancel::new(),
             exe: PathBuf::from("/nonexistent"),
             path: String::new(),
+            locks: Default::default(),
             dot_dir: None,
         }
     }

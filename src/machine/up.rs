@@ -117,7 +117,12 @@ impl Machines<'_> {
         half: Option<Record>,
     ) -> Result<Record, MachineError> {
         let watch = self.time(&machine.name, Phase::Box);
-        let image = self.images.ensure_box(&machine.box_name, self.report, &self.cancel)?;
+        let image = self.images.ensure_box(
+            &machine.box_name,
+            self.locked_box(project, machine),
+            self.report,
+            &self.cancel,
+        )?;
         drop(watch);
         self.check_cancel(&machine.name)?;
         let _watch = self.time(&machine.name, Phase::Disk);
@@ -158,6 +163,7 @@ impl Machines<'_> {
         options: &UpOptions,
     ) -> Result<(), MachineError> {
         let kernel = self.kernel(machine, record)?;
+        self.check_kernel(project, machine.kernel, &kernel)?;
         self.check_cancel(&machine.name)?;
         self.stage(&machine.name, format!("Starting with kernel {}.", kernel.version));
         self.start(project, machine, record, options.provider, &kernel)?;

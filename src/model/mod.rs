@@ -5,6 +5,7 @@
 
 mod cancel;
 mod event;
+mod lock;
 mod network;
 mod secret;
 
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use cancel::Cancel;
 pub use event::{Event, Phase, Reporter, Silent, Stopwatch, Stream};
+pub use lock::{LockedBox, LockedKernel, Locks, content_digest, timestamp};
 pub use network::{Card, Network, station, unusable};
 pub use secret::{Masker, Secret};
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Applied, Live, Made};
+use super::{Applied, Live, Made, Wanted};
 use crate::model::{Card, DiskSource, ExtraDisk, Forward};
 
 /// Who a machine's seed lets in; kept in its record. The password is there as a keyed digest only.
@@ -138,7 +138,9 @@ impl Change {
 
 /// All differences, in the order of the keys in `docs/config.md`. `live`: what can be done to it while
 /// it runs; `None` for a machine that does not run.
-pub(super) fn changes(made: &Made, wanted: &Applied, login: &LoginMark, live: Option<&Live>) -> Vec<Change> {
+pub(super) fn changes(made: &Made, wanted: Wanted<'_>, live: Option<&Live>) -> Vec<Change> {
+    let (login, pinned) = (wanted.login, wanted.digest);
+    let wanted = &Applied::of(wanted.machine);
     let mut list = Vec::new();
     let applied = &made.applied;
     let mut note = |subject, old: String, new: String, how| {
@@ -147,6 +149,12 @@ pub(super) fn changes(made: &Made, wanted: &Applied, login: &LoginMark, live: Op
         }
     };
     note(Subject::Box, applied.box_name.clone(), wanted.box_name.clone(), How::Recreate);
+    if let (Some(old), Some(new)) = (made.digest.as_deref(), pinned)
+        && applied.box_name == wanted.box_name
+    {
+        let text = |digest: &str| format!("{} ({})", wanted.box_name, digest.get(..12).unwrap_or(digest));
+        note(Subject::Box, text(old), text(new), How::Recreate);
+    }
     note(Subject::Cpus, applied.cpus.to_string(), wanted.cpus.to_string(), How::Reload);
     note(Subject::Nested, applied.nested.to_string(), wanted.nested.to_string(), How::Reload);
     let largest = live.and_then(|live| live.memory);

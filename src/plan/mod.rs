@@ -125,6 +125,8 @@ pub struct Made {
     pub applied: Applied,
     /// What ran it last; `None` before its first start.
     pub provider: Option<ProviderKind>,
+    /// Digest of its box; `None` where its record does not say.
+    pub digest: Option<String>,
     /// Whom it lets in; `None` where its record does not say.
     pub login: Option<LoginMark>,
 }
@@ -165,18 +167,28 @@ impl Plan {
     }
 }
 
-/// The plan for `up`. `login`: whom the file and its ENV file want to be let in.
-pub fn up(machine: &Machine, login: &LoginMark, observed: &Observed) -> Plan {
-    let wanted = Applied::of(machine);
+/// What is wanted of a machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// As the file declares it.
+    pub machine: &'a Machine,
+    /// Whom it is to let in.
+    pub login: &'a LoginMark,
+    /// Digest of the box that the project's lock file pins.
+    pub digest: Option<&'a str>,
+}
+
+/// The plan for `up`.
+pub fn up(wanted: Wanted<'_>, observed: &Observed) -> Plan {
     match observed {
         Observed::Absent | Observed::HalfMade => {
             Plan { actions: vec![Action::Create, Action::Start], changes: Vec::new() }
         }
         Observed::Stopped(made) => {
-            Plan { actions: vec![Action::Start], changes: compare::changes(made, &wanted, login, None) }
+            Plan { actions: vec![Action::Start], changes: compare::changes(made, wanted, None) }
         }
         Observed::Running(made, live) => {
-            let changes = compare::changes(made, &wanted, login, Some(live));
+            let changes = compare::changes(made, wanted, Some(live));
             Plan { actions: vec![Action::Connect], changes }
         }
     }

@@ -10,12 +10,16 @@ fn login() -> LoginMark {
 }
 
 fn made(applied: Applied) -> Made {
-    Made { applied, provider: Some(ProviderKind::Qemu), login: Some(login()) }
+    Made { applied, provider: Some(ProviderKind::Qemu), digest: Some("a".repeat(64)), login: Some(login()) }
+}
+
+fn planned(machine: &Machine, login: &LoginMark, observed: &Observed) -> Plan {
+    up(Wanted { machine, login, digest: None }, observed)
 }
 
 /// The changes of a machine that runs, as `text: how`.
 fn running(was: &Machine, is: &Machine, live: Live) -> Vec<String> {
-    let plan = up(is, &login(), &Observed::Running(made(Applied::of(was)), live));
+    let plan = planned(is, &login(), &Observed::Running(made(Applied::of(was)), live));
     assert_eq!(plan.actions, [Action::Connect]);
     plan.changes.iter().map(|change| format!("{change}: {}", change.how.as_str())).collect()
 }
@@ -33,7 +37,7 @@ fn forward(host: u16, guest: u16) -> Forward {
 #[test]
 fn half_made_is_made_again() {
     for observed in [Observed::Absent, Observed::HalfMade] {
-        let plan = up(&machine(), &login(), &observed);
+        let plan = planned(&machine(), &login(), &observed);
         assert_eq!(plan, Plan { actions: vec![Action::Create, Action::Start], changes: vec![] });
     }
 }
@@ -43,7 +47,7 @@ fn a_machine_that_is_as_the_file_says_has_no_changes() {
     let full = Machine { disks: vec![disk(5 << 30)], ports: vec![forward(8080, 80)], ..machine() };
     assert_eq!(running(&full, &full, Live::default()), Vec::<String>::new());
     let observed = Observed::Stopped(made(Applied::of(&full)));
-    assert_eq!(up(&full, &login(), &observed), Plan { actions: vec![Action::Start], changes: vec![] });
+    assert_eq!(planned(&full, &login(), &observed), Plan { actions: vec![Action::Start], changes: vec![] });
 }
 
 #[test]
@@ -83,10 +87,23 @@ fn every_difference_names_old_and_new_and_what_applies_it() {
 #[test]
 fn a_stopped_machine_takes_all_but_what_its_disk_was_made_from() {
     let is = Machine { cpus: 4, box_name: "debian/12".into(), ports: vec![forward(1, 2)], ..machine() };
-    let plan = up(&is, &login(), &Observed::Stopped(made(Applied::of(&machine()))));
+    let plan = planned(&is, &login(), &Observed::Stopped(made(Applied::of(&machine()))));
     let how: Vec<How> = plan.changes.iter().map(|change| change.how).collect();
     assert_eq!(how, [How::Recreate, How::Live, How::Live]);
     assert_eq!(plan.pending().count(), 1);
+}
+
+#[test]
+fn a_machine_of_another_box_than_the_locked_one_is_told() {
+    let (machine, login) = (machine(), login());
+    let observed = Observed::Stopped(made(Applied::of(&machine)));
+    let with = |digest: &str| {
+        let plan = up(Wanted { machine: &machine, login: &login, digest: Some(digest) }, &observed);
+        plan.changes.iter().map(|change| (change.to_string(), change.how)).collect::<Vec<_>>()
+    };
+    assert_eq!(with(&"a".repeat(64)), []);
+    let text = "box debian/13 (aaaaaaaaaaaa) → debian/13 (bbbbbbbbbbbb)".to_owned();
+    assert_eq!(with(&"b".repeat(64)), [(text, How::Recreate)]);
 }
 
 #[test]
@@ -167,7 +184,7 @@ fn a_changed_password_is_told_and_never_shown() {
     let was = LoginMark { password: Some("digest-1".into()), ..login() };
     let is = LoginMark { user: "deploy".into(), key: Some("/k".into()), password: Some("digest-2".into()) };
     let made = Made { login: Some(was), ..made(Applied::of(&machine())) };
-    let plan = up(&machine(), &is, &Observed::Running(made.clone(), Live::default()));
+    let plan = planned(&machine(), &is, &Observed::Running(made.clone(), Live::default()));
     let texts: Vec<String> = plan.changes.iter().map(ToString::to_string).collect();
     assert_eq!(
         texts,
@@ -180,7 +197,7 @@ fn a_changed_password_is_told_and_never_shown() {
     assert!(!format!("{:?}", plan.changes).contains("digest"));
     // A record of an older rvm says nothing about it.
     let old = Made { login: None, ..made };
-    assert_eq!(up(&machine(), &is, &Observed::Running(old, Live::default())).changes, []);
+    assert_eq!(planned(&machine(), &is, &Observed::Running(old, Live::default())).changes, []);
 }
 
 #[test]

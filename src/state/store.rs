@@ -17,16 +17,25 @@ pub fn create_private_dir(path: &Path) -> io::Result<()> {
 /// Replaces `path` by `data` (mode 0600): temporary file, flush, rename, flush of the folder.
 /// A crash leaves the old file or the new one.
 pub fn write(path: &Path, data: &[u8]) -> io::Result<()> {
+    replace(path, data, 0o600)
+}
+
+fn replace(path: &Path, data: &[u8], mode: u32) -> io::Result<()> {
     let dir = path.parent().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no parent folder"))?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = dir.join(format!(".{name}.{}.tmp", std::process::id()));
-    let result = write_new(&temporary, data).and_then(|()| fs::rename(&temporary, path));
+    let result = write_new(&temporary, data, mode).and_then(|()| fs::rename(&temporary, path));
     if let Err(error) = result {
         // The error that matters is the first one; a leftover is overwritten next time.
         let _ = fs::remove_file(&temporary);
         return Err(error);
     }
     File::open(dir)?.sync_all()
+}
+
+/// The same for a file that belongs to the user's project: readable by whom the user's mask lets.
+pub fn write_shared(path: &Path, data: &[u8]) -> io::Result<()> {
+    replace(path, data, 0o666)
 }
 
 /// Makes `path` an empty file (mode 0600) for [`fill_json`]: for a process that will have no right to
@@ -43,8 +52,8 @@ pub fn fill_json<T: Serialize>(mut file: &File, value: &T) -> io::Result<()> {
     file.sync_all()
 }
 
-fn write_new(path: &Path, data: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+fn write_new(path: &Path, data: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)?;
     file.write_all(data)?;
     file.sync_all()
 }

@@ -2,13 +2,14 @@
 
 use super::Place;
 
-const VERBS: [&[&str]; 22] = [
+const VERBS: [&[&str]; 24] = [
     &[],
     &["init"],
     &["import"],
     &["validate"],
     &["up"],
     &["plan"],
+    &["lock"],
     &["halt"],
     &["reload"],
     &["ssh"],

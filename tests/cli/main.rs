@@ -6,6 +6,7 @@ mod docs;
 mod help;
 mod import;
 mod init;
+mod lock;
 mod machines;
 mod plan;
 mod prompt;

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::app::App;
 use super::error::{CliError, Kind};
+use super::lock;
 use super::target::{self, Target};
 use super::ui::sink::To;
 use super::{DONE, Json, Outcome};
@@ -59,8 +60,9 @@ impl Planned<'_> {
 
 /// Looks, and prints. Changes nothing and waits for nobody.
 pub fn run(app: &App, args: &PlanArgs) -> Outcome {
-    let machines = app.machines()?;
+    let mut machines = app.machines()?;
     let targets = target::resolve(app, &machines, &args.names)?;
+    machines.locks = lock::read(&targets, None)?;
     let declared: Vec<(&Project, &Machine)> =
         targets.iter().map(Target::declaration).collect::<Result<_, CliError>>()?;
     let list = look(app, &machines, &declared, args.names.is_empty())?;

@@ -156,8 +156,9 @@ fn creation(page: &mut Page, planned: &Planned<'_>) {
 }
 
 fn is_about_box(problem: &crate::machine::MachineError) -> bool {
-    use crate::image::ImageError::{BrokenBox, UnknownBox};
-    matches!(problem, crate::machine::MachineError::Image(UnknownBox { .. } | BrokenBox { .. }))
+    use crate::image::ImageError::{BrokenBox, OtherRecipe, UnknownBox};
+    let crate::machine::MachineError::Image(error) = problem else { return false };
+    matches!(error, UnknownBox { .. } | BrokenBox { .. } | OtherRecipe { .. })
 }
 
 fn change(page: &mut Page, name: &str, change: &Change, runs: bool) {

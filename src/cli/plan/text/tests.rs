@@ -27,6 +27,7 @@ fn preview(machine: &Machine, state: State, actions: &[Action]) -> Preview {
             box_name: machine.box_name.clone(),
             pid: None,
             ports: vec![],
+            places: vec![],
             ssh: None,
             uptime: None,
             cause: None,
