@@ -11,6 +11,7 @@ mod console;
 mod destroy;
 mod doctor;
 mod error;
+mod forward;
 mod global_status;
 mod halt;
 mod import;
@@ -18,6 +19,7 @@ mod init;
 mod json;
 mod lock;
 mod logs;
+mod network;
 mod plan;
 mod port;
 mod prompt;
@@ -119,6 +121,13 @@ enum Verb {
     Destroy(destroy::DestroyArgs),
     /// Show the forwarded ports of a machine
     Port(port::PortArgs),
+    /// Show the private networks
+    #[command(subcommand)]
+    Network(network::NetworkVerb),
+    /// Lead a SOCKS5 proxy of this host into the networks of a machine, until Ctrl-C
+    Proxy(forward::ProxyArgs),
+    /// Lead a port of this host to another machine by way of this one, until Ctrl-C
+    Forward(forward::ForwardArgs),
     /// Manage boxes, which machines are made from
     #[command(subcommand)]
     Box(boxes::BoxVerb),
@@ -142,6 +151,7 @@ impl Verb {
             Verb::Plan(args) => args.json.json,
             Verb::Port(args) => args.json.json,
             Verb::Box(boxes::BoxVerb::List(args)) => args.json.json,
+            Verb::Network(network::NetworkVerb::List(args)) => args.json.json,
             Verb::Doctor(args) => args.json.json,
             _ => false,
         }
@@ -176,6 +186,9 @@ impl Verb {
             Verb::GlobalStatus(args) => global_status::run(app, &args),
             Verb::Destroy(args) => destroy::run(app, &args),
             Verb::Port(args) => port::run(app, &args),
+            Verb::Network(verb) => network::run(app, &verb),
+            Verb::Proxy(args) => forward::proxy(app, &args),
+            Verb::Forward(args) => forward::forward(app, &args),
             Verb::Box(verb) => boxes::run(app, &verb),
             Verb::Logs(args) => logs::run(app, &args),
             Verb::Boot(args) => boot::run(app, &args),
@@ -206,6 +219,8 @@ pub fn main() -> ExitCode {
             Some("__vm") => return crate::provider::process::main(dir),
             // The same for a private network.
             Some("__switch") => return crate::net::switch::process::watch(dir),
+            // And for a port that is forwarded while a machine runs.
+            Some("__forward") => return crate::machine::forwards::process(dir),
             Some(crate::net::switch::process::PORTS) => return crate::net::switch::process::ports(dir),
             _ => {}
         }

@@ -44,7 +44,9 @@ pub fn run(app: &App, args: &SshArgs) -> Outcome {
         }
         _ => {
             let info = machines.ssh_info(project, &machine.name)?;
-            Err(become_client(app, &info, args))
+            let before: Vec<String> = args.tty.then(|| "-t".to_owned()).into_iter().collect();
+            let after: Vec<String> = args.extra.iter().chain(&args.command).cloned().collect();
+            Err(become_client(app, &info, &before, &after))
         }
     }
 }
@@ -66,12 +68,13 @@ fn one_command(app: &App, machines: &Machines<'_>, project: &Project, name: &str
     Ok(u8::try_from(result?).unwrap_or(u8::MAX))
 }
 
-/// Replaces this process by the ssh client; comes back only with an error.
-fn become_client(app: &App, info: &SshInfo, args: &SshArgs) -> CliError {
+/// Replaces this process by the ssh client, with words before and after the host; comes back only with
+/// an error.
+pub fn become_client(app: &App, info: &SshInfo, before: &[String], after: &[String]) -> CliError {
     if info.identity.is_none() {
         app.ui.note(&format!("{} is logged in to by password: ssh is going to ask for it.", info.name));
     }
-    let error = Command::new("ssh").args(arguments(info, args)).exec();
+    let error = Command::new("ssh").args(arguments(info, before, after)).exec();
     let failure = CliError::failed("cannot start the ssh client").because(&error);
     if error.kind() == std::io::ErrorKind::NotFound {
         return failure.hint("install it: sudo apt install openssh-client");
@@ -79,21 +82,23 @@ fn become_client(app: &App, info: &SshInfo, args: &SshArgs) -> CliError {
     failure
 }
 
-fn arguments(info: &SshInfo, args: &SshArgs) -> Vec<String> {
+fn arguments(info: &SshInfo, before: &[String], after: &[String]) -> Vec<String> {
+    let mut list = options(info);
+    list.extend_from_slice(before);
+    list.push(info.host.to_string());
+    list.extend_from_slice(after);
+    list
+}
+
+/// The options that lead to the machine and to no other.
+pub fn options(info: &SshInfo) -> Vec<String> {
     // `-o` takes the very lines of a configuration file (ssh(1)).
     let block = render_config(&entry(info, &info.name));
     let lines = block.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("Host "));
     // No other file may vouch for a host key, and no open connection to whatever had this port
     // before may be taken.
     let ours = ["GlobalKnownHostsFile /dev/null", "ControlPath none"];
-    let mut list: Vec<String> = lines.chain(ours).flat_map(|line| ["-o".into(), line.to_owned()]).collect();
-    if args.tty {
-        list.push("-t".into());
-    }
-    list.push(info.host.to_string());
-    list.extend(args.extra.iter().cloned());
-    list.extend(args.command.iter().cloned());
-    list
+    lines.chain(ours).flat_map(|line| ["-o".into(), line.to_owned()]).collect()
 }
 
 /// What the ssh client has to know, under the name `host`.
@@ -124,26 +129,18 @@ mod tests {
         }
     }
 
-    fn words(extra: &[&str], command: Option<&str>) -> SshArgs {
-        SshArgs {
-            name: None,
-            command: command.map(str::to_owned),
-            tty: command.is_some(),
-            extra: extra.iter().map(|word| word.to_string()).collect(),
-        }
-    }
-
     #[test]
     fn extra_words_come_after_the_host() {
-        let list = arguments(&info(), &words(&["-L", "80:localhost:80"], None));
+        let words = |words: &[&str]| words.iter().map(|word| word.to_string()).collect::<Vec<_>>();
+        let list = arguments(&info(), &[], &words(&["-L", "80:localhost:80"]));
         assert!(list.ends_with(&["127.0.0.1".into(), "-L".into(), "80:localhost:80".into()]), "{list:?}");
-        let list = arguments(&info(), &words(&[], Some("top")));
+        let list = arguments(&info(), &words(&["-t"]), &words(&["top"]));
         assert!(list.ends_with(&["-t".into(), "127.0.0.1".into(), "top".into()]), "{list:?}");
     }
 
     #[test]
     fn the_client_reads_the_options_as_meant() {
-        let mut list = arguments(&info(), &words(&[], None));
+        let mut list = arguments(&info(), &[], &[]);
         list.insert(0, "-G".into());
         let output = Command::new("ssh").args(["-F", "/dev/null"]).args(&list).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).to_lowercase();

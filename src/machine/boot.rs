@@ -1,5 +1,7 @@
 //! From a made machine to one that answers SSH.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -16,6 +18,7 @@ use crate::plan::LoginMark;
 use crate::provider::{self, DiskSpec, ImageFormat, VmSpec};
 use crate::provision::Stamps;
 use crate::ssh::{self, Session, SshError, Target, WaitError};
+use crate::state::Lock;
 
 /// Disk of a machine, in its folder.
 pub(super) const DISK: &str = "disk.qcow2";
@@ -154,8 +157,20 @@ impl Machines<'_> {
         // The declared ports choose first: the one for SSH gives way to them.
         let wanted: Vec<Forward> = machine.ports.iter().cloned().chain([ssh]).collect();
         let mut tries = 0;
+        // Another `up` that is at this very place takes other ports, until passt has these.
+        let mut held: HashMap<(u16, Protocol), Lock> = HashMap::new();
         loop {
-            let mut chosen = net::choose(&wanted, &[])?;
+            let mut reserve = |port, protocol| match held.entry((port, protocol)) {
+                Entry::Occupied(_) => true,
+                Entry::Vacant(entry) => match self.reserve_port(port, protocol) {
+                    Some(lock) => {
+                        entry.insert(lock);
+                        true
+                    }
+                    None => false,
+                },
+            };
+            let mut chosen = net::choose(&wanted, &mut reserve)?;
             chosen.rotate_right(1);
             match Passt::start(&chosen) {
                 Ok(passt) => return Ok((chosen, passt)),
@@ -163,6 +178,12 @@ impl Machines<'_> {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// `None` when another `up` of this user has it at this moment.
+    pub(super) fn reserve_port(&self, port: u16, protocol: Protocol) -> Option<Lock> {
+        let path = self.layout.lock_file(&format!("port-{}-{port}", protocol.as_str()));
+        Lock::try_acquire(&path, "rvm up").ok().and_then(Result::ok)
     }
 
     fn tell_port(&self, name: &str, declared: &Forward, actual: &Forward) {

@@ -79,6 +79,14 @@ pub enum MachineError {
         /// Subnet of the other one.
         subnet: ipnet::IpNet,
     },
+    /// A port could not be forwarded to a running machine.
+    #[error("cannot forward another port to machine `{name}`: {text}")]
+    Forward {
+        /// Which.
+        name: String,
+        /// What ssh said.
+        text: String,
+    },
     /// The provider.
     #[error(transparent)]
     Provider(ProviderError),
@@ -121,6 +129,9 @@ impl MachineError {
             MachineError::Net(e) => e.hint(),
             MachineError::Network(e) => e.hint(),
             MachineError::Overlap { .. } => Some("give one of the two another `subnet`".into()),
+            MachineError::Forward { name, .. } => {
+                Some(format!("does `rvm ssh {name}` work? A port of the Vagrantfile needs no SSH: `rvm reload` applies it"))
+            }
             MachineError::Provider(e) => e.hint(),
             MachineError::Boot { hint, .. } => Some(hint.clone()),
             MachineError::Ssh(e) => e.hint(),

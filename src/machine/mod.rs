@@ -7,6 +7,7 @@ mod boot;
 mod console;
 mod disks;
 mod error;
+pub mod forwards;
 mod live;
 mod locks;
 mod networks;

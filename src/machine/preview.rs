@@ -160,7 +160,8 @@ impl Machines<'_> {
             }
         }
         for declared in &machine.ports {
-            match net::choose(std::slice::from_ref(declared), given) {
+            let mut free = |port, _| !given.contains(&port);
+            match net::choose(std::slice::from_ref(declared), &mut free) {
                 Ok(chosen) => {
                     given.extend(chosen.iter().map(|forward| forward.host));
                     start.ports.extend(chosen.into_iter().map(|chosen| (declared.clone(), chosen)));

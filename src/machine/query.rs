@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::boot::KNOWN_HOSTS;
 use super::record::Record;
-use super::{MachineError, Machines, SshInfo, State, Status, console};
+use super::{MachineError, Machines, SshInfo, State, Status, console, forwards};
 use crate::model::{Project, Stream};
 use crate::provider::{self, EndReason, Ended};
 use crate::ssh::{Input, Session};
@@ -206,7 +206,7 @@ impl Machines<'_> {
             project: record.project,
             box_name: record.applied.box_name,
             pid: live.as_ref().map(|l| l.pid),
-            ports: record.ports,
+            ports: record.ports.into_iter().chain(forwards::added(&dir)).collect(),
             places: record.places,
             ssh: record.ssh,
             uptime: live.map(|l| l.uptime),

@@ -149,3 +149,16 @@ fn a_record_of_another_version_is_not_read() {
     machines.save(&record).unwrap();
     assert!(matches!(machines.status_of(&record.id), Err(MachineError::Version { version: 99, .. })));
 }
+
+#[test]
+fn a_port_is_reserved_by_one_up_at_a_time() {
+    use crate::model::Protocol::{Tcp, Udp};
+    let world = World::new();
+    let machines = world.machines();
+    let held = machines.reserve_port(8080, Tcp);
+    assert!(held.is_some());
+    assert!(machines.reserve_port(8080, Tcp).is_none());
+    assert!(machines.reserve_port(8080, Udp).is_some() && machines.reserve_port(8081, Tcp).is_some());
+    drop(held);
+    assert!(machines.reserve_port(8080, Tcp).is_some());
+}

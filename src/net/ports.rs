@@ -84,18 +84,20 @@ fn try_listen(ip: IpAddr, port: u16, protocol: Protocol) -> Result<(), PortError
 }
 
 /// The host port for each of `wanted`, in order. A taken one is an error, or, with
-/// `auto_correct`, replaced by the lowest free port of 2200 to 2250 (Vagrant's range).
-/// Ports in `avoid` count as taken, as do those given to earlier entries.
+/// `auto_correct`, replaced by the lowest free port of 2200 to 2250 (Vagrant's range). Those given
+/// to earlier entries count as taken.
 ///
-/// Nothing is reserved: the caller binds soon and asks again when it lost the race.
-pub fn choose(wanted: &[Forward], avoid: &[u16]) -> Result<Vec<Forward>, PortError> {
+/// `reserve` is asked for each port before it is tried; what it refuses counts as taken, and what it
+/// grants is nobody else's until the caller says so. Whoever does not ask it may still be faster.
+pub fn choose(
+    wanted: &[Forward],
+    reserve: &mut dyn FnMut(u16, Protocol) -> bool,
+) -> Result<Vec<Forward>, PortError> {
     let mut chosen: Vec<Forward> = Vec::with_capacity(wanted.len());
     for forward in wanted {
-        let given = |port: u16| {
-            avoid.contains(&port) || chosen.iter().any(|c| c.host == port && c.protocol == forward.protocol)
-        };
+        let given = |port: u16| chosen.iter().any(|c| c.host == port && c.protocol == forward.protocol);
         let (ip, protocol) = (forward.host_ip, forward.protocol);
-        let try_port = |port: u16| match given(port) {
+        let mut try_port = |port: u16| match given(port) || !reserve(port, protocol) {
             true => Err(PortError::Taken { ip, port, protocol }),
             false => try_listen(ip, port, protocol),
         };
@@ -124,26 +126,30 @@ mod tests {
     fn a_taken_port_is_an_error_or_is_replaced() {
         let held = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = held.local_addr().unwrap().port();
-        let error = choose(&[forward(port, false)], &[]).unwrap_err();
+        let error = choose(&[forward(port, false)], &mut |_, _| true).unwrap_err();
         assert!(matches!(error, PortError::Taken { port: p, .. } if p == port));
         assert!(error.hint().unwrap().contains("auto_correct"));
-        let chosen = choose(&[forward(port, true), forward(port, true)], &[]).unwrap();
+        let chosen = choose(&[forward(port, true), forward(port, true)], &mut |_, _| true).unwrap();
         assert!(USABLE.contains(&chosen[0].host));
         assert!(USABLE.contains(&chosen[1].host));
         assert_ne!(chosen[0].host, chosen[1].host);
     }
 
     #[test]
-    fn avoided_ports_count_as_taken() {
+    fn ports_that_somebody_reserved_count_as_taken() {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        assert!(matches!(choose(&[forward(free, false)], &[free]), Err(PortError::Taken { .. })));
+        let mut others = |port: u16, _| port != free && port != 2200;
+        let refused = choose(&[forward(free, false)], &mut others);
+        assert!(matches!(refused, Err(PortError::Taken { .. })));
+        let moved = choose(&[forward(free, true)], &mut others).unwrap();
+        assert!((2201..=2250).contains(&moved[0].host));
     }
 
     #[test]
     fn an_address_of_another_host_is_refused() {
         let mut foreign = forward(8080, true);
         foreign.host_ip = IpAddr::from([192, 0, 2, 1]);
-        let error = choose(&[foreign], &[]).unwrap_err();
+        let error = choose(&[foreign], &mut |_, _| true).unwrap_err();
         assert!(matches!(error, PortError::Refused { .. }));
         assert!(error.hint().unwrap().contains("192.0.2.1"));
     }

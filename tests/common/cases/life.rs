@@ -155,4 +155,21 @@ pub fn forwarded_ports(provider: &str) {
     project.vagrantfile(provider, &format!("{MICRO}[[port]]\nguest = 80\nhost = {free}\n{SERVER}"));
     project.rvm(&["reload"]).ok();
     assert!(fetch(free).contains("hello from default"));
+
+    let more = free_port();
+    let word = format!("{more}:80");
+    project.rvm(&["port", "add", &word]).ok();
+    assert!(fetch(more).contains("hello from default"));
+    project.rvm(&["port"]).ok().says(&more.to_string());
+    project.rvm(&["port", "add", &word]).code(1).says("taken");
+    project.rvm(&["port", "remove", &more.to_string()]).ok();
+    assert!(std::net::TcpStream::connect(("127.0.0.1", more)).is_err(), "somebody listens still");
+    project.rvm(&["port", "remove", &free.to_string()]).code(1).says("Vagrantfile");
+    project.rvm(&["port", "add", &word]).ok();
+    project.rvm(&["halt", "-f"]).ok();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !project.pids_of("__forward", "machines").is_empty() {
+        assert!(std::time::Instant::now() < deadline, "the forward outlives its machine");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
 }
