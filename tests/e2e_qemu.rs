@@ -3,6 +3,8 @@
 //! Builds the boxes and the kernel when the test store lacks them. `docs/testing.md` says more.
 
 mod common;
+#[path = "common/examples.rs"]
+mod examples;
 
 use common::Project;
 use common::cases::MICRO;

@@ -1,0 +1,114 @@
+//! The projects of `examples/`, brought up as they stand with the small box and looked into.
+
+use std::path::{Path, PathBuf};
+
+use crate::common::{Project, Run, files};
+
+/// What makes an example small enough for a test.
+const SMALL: &str = "BOX=micro\nMEMORY=128MiB\nNODE_MEMORY=128MiB\n";
+
+/// A copy of an example on the provider `qemu`, with `env` as its ENV file.
+fn example(name: &str, env: &str) -> Project {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples").join(name);
+    let text = std::fs::read_to_string(folder.join("Vagrantfile")).unwrap();
+    let project = Project::new("qemu", &text);
+    for file in files(&folder) {
+        let inside = file.strip_prefix(&folder).unwrap();
+        if inside != Path::new("Vagrantfile") {
+            project.write(inside.to_str().unwrap(), &std::fs::read_to_string(&file).unwrap());
+        }
+    }
+    project.write(".env", &format!("{SMALL}{env}"));
+    project
+}
+
+/// What a command in that machine prints.
+#[track_caller]
+fn inside(project: &Project, machine: &str, command: &str) -> String {
+    project.rvm(&["ssh", machine, "-c", command]).ok().stdout.trim_end().to_owned()
+}
+
+/// `rvm` with a variable in its environment.
+#[track_caller]
+fn with(project: &Project, (name, value): (&str, &str), args: &[&str]) -> Run {
+    let output = project.command(args).env(name, value).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    let code = output.status.code().unwrap_or(-1);
+    Run {
+        command: format!("{name}={value} rvm {args:?}"),
+        code,
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+    }
+}
+
+#[test]
+fn cluster_has_numbered_nodes() {
+    let project = example("cluster", "NODES=2\n");
+    project.rvm(&["up", "node-01", "node-02"]).ok();
+    for (number, name) in [(1, "node-01"), (2, "node-02")] {
+        assert_eq!(inside(&project, name, "hostname; cat /etc/node"), format!("{name}\nnode {number}"));
+        assert!(project.machine(name)["ports"][0]["guest"] == 6443);
+    }
+}
+
+#[test]
+fn systems_are_chosen_by_a_variable() {
+    let project = example("systems", "");
+    for system in ["trixie", "bookworm", "micro"] {
+        with(&project, ("SYSTEM", system), &["validate"]).ok().says(system);
+    }
+    with(&project, ("SYSTEM", "micro"), &["up"]).ok();
+    let family = with(&project, ("SYSTEM", "micro"), &["ssh", "micro", "-c", "hostname; cat /etc/family"]);
+    assert_eq!(family.ok().stdout, "micro\nbusybox\n");
+    with(&project, ("SYSTEM", "micro"), &["destroy", "-f"]).ok();
+}
+
+#[test]
+fn steps_run_when_they_are_asked_for() {
+    let project = example("steps", "TOOL_VERSION=1.22.4\n");
+    project.rvm(&["up"]).ok();
+    assert_eq!(project.ssh("cat /opt/tool/version /opt/tool/steps"), "tool 1.22.4\nset-up\ninstall-tool");
+    project.rvm(&["provision", "--provision-with", "test"]).ok().says("all tests passed");
+    assert_eq!(project.ssh("tail -n 1 /opt/tool/steps"), "test --verbose");
+    project.rvm(&["up"]).ok();
+    assert_eq!(project.ssh("cat /tmp/reports"), "report by vagrant\nreport by vagrant");
+    assert_eq!(project.ssh("wc -l < /opt/tool/steps").trim(), "3", "no other step ran again");
+}
+
+#[test]
+fn box_from_env_has_its_disks() {
+    let project = example("box-from-env", "CPUS=1\nDISK=1GiB\nDATA=64MiB\n");
+    project.rvm(&["up"]).ok();
+    assert_eq!(project.machine("default")["box"], "micro");
+    let kib = |path: &str| {
+        project.ssh(&format!("df -k {path} | awk 'NR == 2 {{print $2}}'")).parse::<u64>().unwrap()
+    };
+    assert!(kib("/") > 900_000, "the root file system has {} KiB", kib("/"));
+    assert!((32_000..66_000).contains(&kib("/srv/data")), "the data disk has {} KiB", kib("/srv/data"));
+}
+
+#[test]
+fn roles_share_their_defaults() {
+    let project = example("roles", "SERVERS=1\nDEV_CPUS=1\n");
+    project.rvm(&["up", "dev"]).ok();
+    let states = |project: &Project| ["dev", "server-1", "client-1"].map(|name| project.state(name));
+    assert_eq!(states(&project), ["running", "not_created", "not_created"]);
+    assert_eq!(inside(&project, "dev", "cat /etc/common; ls /etc/role 2>/dev/null"), "common");
+    project.rvm(&["up", "server-1", "client-1"]).ok();
+    assert_eq!(inside(&project, "server-1", "cat /etc/common /etc/role"), "common\nserver 1");
+    assert_eq!(inside(&project, "client-1", "cat /etc/common /etc/role"), "common\nclient");
+}
+
+#[test]
+fn one_machine_is_set_up_by_a_long_script() {
+    // What it installs, the small box has not.
+    let project = example("one-machine", "BOX=debian/13\nMEMORY=512MiB\n");
+    project.rvm(&["up"]).ok();
+    project.ssh("make --version");
+    let motd = "\"Build\" machine for C:\\projects and ${HOME}; it's all here.";
+    assert_eq!(project.ssh("cat /etc/motd"), motd);
+    assert_eq!(project.ssh("stat -c %U /srv/build"), "builder");
+    project.rvm(&["up"]).ok();
+    assert_eq!(project.ssh("wc -l < /var/log/clean.log").trim(), "2");
+}
