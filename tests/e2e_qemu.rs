@@ -28,6 +28,7 @@ cases! { "qemu":
     faults::two_ups_at_once_wait_for_each_other,
     faults::broken_files_are_named,
     faults::a_full_disk_is_named,
+    many::machines_that_need_each_other,
     walls::a_running_machine_is_shut_in,
     systems::debian_12_stock,
     systems::debian_12_fast,

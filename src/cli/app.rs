@@ -93,6 +93,7 @@ impl App {
             exe,
             path: env("PATH").unwrap_or_default(),
             locks: Default::default(),
+            lock_timeout: None,
             dot_dir: env("RVM_DOTFILE_PATH").map(|dir| self.cwd().map(|cwd| cwd.join(dir))).transpose()?,
         })
     }

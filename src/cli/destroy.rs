@@ -3,11 +3,10 @@
 use clap::Args;
 
 use super::app::App;
-use super::error::{CliError, Kind};
-use super::prompt;
+use super::error::CliError;
+use super::many::{Many, ManyFlags, Order};
 use super::target::{self, Target};
-use super::{DONE, Outcome};
-use crate::machine::Machines;
+use super::{DONE, Outcome, halt, prompt};
 
 /// Exit code when all machines were declined.
 const ALL_DECLINED: u8 = 1;
@@ -17,49 +16,61 @@ const SOME_DECLINED: u8 = 2;
 /// Words of `rvm destroy`.
 #[derive(Debug, Args)]
 pub struct DestroyArgs {
-    /// Machines or ids; all of the project without
+    /// Machines, groups, /expressions/ or ids; all of the project without
     #[arg(value_name = "NAME")]
     names: Vec<String>,
     /// Do not ask
     #[arg(short, long)]
     force: bool,
+    /// Let the guests halt before they are removed
+    #[arg(short, long)]
+    graceful: bool,
+    #[command(flatten)]
+    many: ManyFlags,
 }
 
-/// Asks and removes, the last machine of the file first. Exit codes as Vagrant has them: 0 all
-/// gone, 1 all declined (or a failure), 2 some declined.
+/// Asks about each and removes, those that depend on others first, else the last machine of the file
+/// first. Exit codes as Vagrant has them: 0 all gone, 1 all declined (or a failure), 2 some declined.
 pub fn run(app: &App, args: &DestroyArgs) -> Outcome {
-    let machines = app.machines()?;
-    let mut targets = target::resolve(app, &machines, &args.names)?;
+    let machines = args.many.patient(app.machines()?);
+    let mut targets = target::resolve(app, &machines, &args.many.names(&args.names))?;
     targets.reverse();
-    let mut created = Vec::new();
-    for target in &targets {
-        match target.id(&machines)? {
-            Some(id) => created.push((target, id)),
-            None => app.ui.stage(&target.name, "Machine not created."),
-        }
-    }
+    let all = targets.len();
+    let mut created = halt::created(app, &machines, targets)?;
     if !created.is_empty() && !args.force && !prompt::can_ask() {
         return Err(CliError::failed("cannot ask whether to destroy: standard input is no terminal")
             .hint("`rvm destroy -f` does not ask"));
     }
-    let (mut declined, mut failed) = (0, 0);
-    for (target, id) in &created {
-        app.check_cancelled()?;
-        match destroy(app, &machines, target, id, args.force) {
-            Ok(true) => {}
-            Ok(false) => declined += 1,
-            Err(error) if error.kind == Kind::Interrupted || targets.len() == 1 => return Err(error),
-            Err(error) => {
-                app.ui.error(&error, false);
-                failed += 1;
-            }
+    let asked = created.len();
+    if !args.force {
+        created = agreed(app, created)?;
+    }
+    let declined = asked - created.len();
+    Many::new(app, &machines, &created, "destroy", Order::Down, &args.many)?.each(&|target| {
+        let Some(id) = target.id(&machines)? else { return Ok("not created".into()) };
+        if args.graceful {
+            let timeout = target.declaration().ok().map(|(_, machine)| machine.halt_timeout);
+            machines.halt(&id, false, timeout)?;
+        }
+        machines.destroy(&id)?;
+        app.ui.stage(&target.name, "Machine destroyed.");
+        Ok("destroyed".into())
+    })?;
+    Ok(exit_code(declined, all))
+}
+
+/// Those that the user agrees to lose. Nothing is removed before the last question is answered.
+fn agreed(app: &App, targets: Vec<Target>) -> Result<Vec<Target>, CliError> {
+    let mut agreed = Vec::new();
+    for target in targets {
+        let name = &target.name;
+        if prompt::yes(app, &format!("    {name}: Destroy the machine and all its data? [y/N] "))? {
+            agreed.push(target);
+        } else {
+            app.ui.stage(name, "Kept.");
         }
     }
-    if failed > 0 {
-        return Err(CliError::failed(format!("{failed} of {} machines were not removed", targets.len()))
-            .hint("`rvm destroy` again goes on with them"));
-    }
-    Ok(exit_code(declined, targets.len()))
+    Ok(agreed)
 }
 
 fn exit_code(declined: usize, targets: usize) -> u8 {
@@ -68,23 +79,6 @@ fn exit_code(declined: usize, targets: usize) -> u8 {
         n if n == targets => ALL_DECLINED,
         _ => SOME_DECLINED,
     }
-}
-
-fn destroy(
-    app: &App,
-    machines: &Machines<'_>,
-    target: &Target,
-    id: &str,
-    force: bool,
-) -> Result<bool, CliError> {
-    let name = &target.name;
-    if !force && !prompt::yes(app, &format!("    {name}: Destroy the machine and all its data? [y/N] "))? {
-        app.ui.stage(name, "Kept.");
-        return Ok(false);
-    }
-    machines.destroy(id)?;
-    app.ui.stage(name, "Machine destroyed.");
-    Ok(true)
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! `rvm global-status`: all machines of this user, asked live.
 
+use std::path::Path;
+
 use clap::Args;
 
 use super::app::App;
@@ -50,12 +52,18 @@ fn text(list: &[Status]) -> String {
                 status.name.clone(),
                 status.provider.map_or("-", |p| p.as_str()).to_owned(),
                 word(status.state).to_owned(),
-                status.project.display().to_string(),
+                directory(&status.project),
             ]
         })
         .collect();
     let table = table(&["id", "name", "provider", "state", "directory"], &rows);
     format!("{table}\nAn id works in place of a name from any folder: `rvm halt {example}`.")
+}
+
+/// A machine outlives the folder of its project.
+fn directory(project: &Path) -> String {
+    let gone = if project.is_dir() { "" } else { " (no longer there)" };
+    format!("{}{gone}", project.display())
 }
 
 #[cfg(test)]
@@ -71,7 +79,7 @@ mod tests {
             name: "default".into(),
             provider: Some(ProviderKind::Kvm),
             state: State::Running,
-            project: "/home/me/project".into(),
+            project: "/usr".into(),
             box_name: "micro".into(),
             pid: Some(42),
             ports: vec![],
@@ -80,10 +88,12 @@ mod tests {
             uptime: None,
             cause: None,
         };
-        insta::assert_snapshot!(text(&[status]), @r"
+        let gone = Status { project: "/no/such/folder".into(), ..status.clone() };
+        insta::assert_snapshot!(text(&[status, gone]), @r"
         id       name     provider  state    directory
-        -----------------------------------------------------
-        0123456  default  kvm       running  /home/me/project
+        ----------------------------------------------------------------------
+        0123456  default  kvm       running  /usr
+        0123456  default  kvm       running  /no/such/folder (no longer there)
 
         An id works in place of a name from any folder: `rvm halt 0123456`.
         ");

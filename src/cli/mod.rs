@@ -10,6 +10,7 @@ mod boxes;
 mod console;
 mod destroy;
 mod doctor;
+mod edited;
 mod error;
 mod forward;
 mod global_status;
@@ -19,6 +20,7 @@ mod init;
 mod json;
 mod lock;
 mod logs;
+mod many;
 mod network;
 mod plan;
 mod port;
@@ -59,8 +61,8 @@ pub const DONE: u8 = 0;
 /// Virtual machines declared in one Vagrantfile (TOML), on a KVM hypervisor of its own.
 #[derive(Debug, Parser)]
 #[command(name = "rvm", version, disable_help_subcommand = false, max_term_width = 100)]
-#[command(after_help = "NAME is a machine of the project, or (from any folder) the beginning of an \
-    id that `rvm global-status` shows.\n\
+#[command(after_help = "NAME is a machine of the project, a group of machines, a /regular expression/ for \
+    their names, or (from any folder) the beginning of an id that `rvm global-status` shows.\n\
     Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted.")]
 struct Cli {
     #[command(flatten)]

@@ -4,30 +4,33 @@ use clap::Args;
 
 use super::Outcome;
 use super::app::App;
+use super::many::{Many, ManyFlags, Order};
 use super::steps::{self, WithFlag};
-use super::{target, up};
+use super::target;
 use crate::machine::ProvisionChoice;
 
 /// Words of `rvm provision`.
 #[derive(Debug, Args)]
 pub struct ProvisionArgs {
-    /// Machines or ids; all of the project without
+    /// Machines, groups, /expressions/ or ids; all of the project without
     #[arg(value_name = "NAME")]
     names: Vec<String>,
     #[command(flatten)]
     with: WithFlag,
+    #[command(flatten)]
+    many: ManyFlags,
 }
 
 /// Runs the steps, those too that have succeeded before.
 pub fn run(app: &App, args: &ProvisionArgs) -> Outcome {
-    let machines = app.machines()?;
-    let targets = target::resolve(app, &machines, &args.names)?;
+    let machines = args.many.patient(app.machines()?);
+    let targets = target::resolve(app, &machines, &args.many.names(&args.names))?;
     let choice = match args.with.provision_with.as_slice() {
         [] => ProvisionChoice::Force,
         names => ProvisionChoice::With(names.to_vec()),
     };
     steps::check_choice(&choice, &targets)?;
-    up::each(app, &targets, "provision", |target| {
+    Many::new(app, &machines, &targets, "provision", Order::Up, &args.many)?.each(&|target| {
         let (project, machine) = target.declaration()?;
         let outcome = machines.provision(project, machine, &choice)?;
         let steps = steps::summary(&outcome);

@@ -1,11 +1,14 @@
 //! `rvm reload`: stop, start again with the file as it is now.
 
+use std::sync::Mutex;
 use std::time::Instant;
 
 use clap::Args;
 
 use super::Outcome;
 use super::app::App;
+use super::edited::Files;
+use super::many::{Many, ManyFlags, Order};
 use super::steps::{self, StepFlags};
 use super::timings::{Collector, Timings, TimingsFlag};
 use super::{lock, target, up};
@@ -14,7 +17,7 @@ use crate::machine::{Machines, UpOptions};
 /// Words of `rvm reload`.
 #[derive(Debug, Args)]
 pub struct ReloadArgs {
-    /// Machines or ids; all of the project without
+    /// Machines, groups, /expressions/ or ids; all of the project without
     #[arg(value_name = "NAME")]
     names: Vec<String>,
     /// Switch off without asking the guest
@@ -24,28 +27,37 @@ pub struct ReloadArgs {
     steps: StepFlags,
     #[command(flatten)]
     timings: TimingsFlag,
+    #[command(flatten)]
+    many: ManyFlags,
 }
 
-/// Restarts the machines, one after the other.
+/// Restarts the machines, those that others depend on first.
 pub fn run(app: &App, args: &ReloadArgs) -> Outcome {
     let begin = Instant::now();
     let collector = Collector::new(&*app.ui);
-    let mut machines = Machines { report: &collector, ..app.machines()? };
-    let targets = target::resolve(app, &machines, &args.names)?;
+    let mut machines = args.many.patient(Machines { report: &collector, ..app.machines()? });
+    let targets = target::resolve(app, &machines, &args.many.names(&args.names))?;
     machines.locks = lock::read(&targets, None)?;
-    let mut timings = Timings::new(app, &args.timings, &collector, begin)?;
+    let timings = Timings::new(app, &args.timings, &collector, begin)?;
     let options =
         UpOptions { provider: None, provision: args.steps.choice(), timings: args.timings.wanted() };
     steps::check_choice(&options.provision, &targets)?;
-    up::each(app, &targets, "reload", |target| {
+    let files = Files::of(&targets);
+    let up = Mutex::new(Vec::new());
+    let many = Many::new(app, &machines, &targets, "reload", Order::Up, &args.many)?;
+    let outcome = many.each(&|target| {
         let (project, machine) = target.declaration()?;
-        if target.status(&machines)?.id.is_none() {
+        if target.id(&machines)?.is_none() {
             let text = "not created: `rvm up` creates it";
             app.ui.stage(&target.name, &format!("Machine {text}."));
             return Ok(text.into());
         }
         let outcome = timings
             .measure(&machines, target, || Ok(machines.reload(project, machine, args.force, &options)?))?;
+        up.lock().unwrap_or_else(|e| e.into_inner()).push(target.name.clone());
         Ok(up::told(app, target, &outcome))
-    })
+    });
+    files.tell(app, "reload");
+    up::messages(app, &targets, &up.into_inner().unwrap_or_else(|e| e.into_inner()));
+    outcome
 }

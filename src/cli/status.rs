@@ -4,8 +4,9 @@ use clap::Args;
 
 use super::app::App;
 use super::error::CliError;
-use super::target;
+use super::target::{self, Target};
 use super::{DONE, Json, Outcome, json};
+use crate::machine::schedule::at_once;
 use crate::machine::{State, Status};
 use crate::vmm::control::Usage;
 
@@ -34,14 +35,12 @@ pub struct StatusArgs {
 pub fn run(app: &App, args: &StatusArgs) -> Outcome {
     let machines = app.machines()?;
     let targets = target::resolve(app, &machines, &args.names)?;
-    let list = targets
-        .iter()
-        .map(|target| {
-            let status = target.status(&machines)?;
-            let usage = machines.usage(&status);
-            Ok((status, usage))
-        })
-        .collect::<Result<Vec<Shown>, CliError>>()?;
+    let ask = |target: &Target| {
+        let status = target.status(&machines)?;
+        let usage = machines.usage(&status);
+        Ok((status, usage))
+    };
+    let list = at_once(&targets, ask).into_iter().collect::<Result<Vec<Shown>, CliError>>()?;
     if app.json {
         app.ui.json(&json::Machines::with_usage(&list));
     } else {
@@ -135,7 +134,8 @@ fn mebibytes(bytes: u64) -> String {
     format!("{} MiB", bytes.div_ceil(1 << 20))
 }
 
-fn duration(seconds: u64) -> String {
+/// A time as a person reads it.
+pub fn duration(seconds: u64) -> String {
     match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
         (0, 0, 0, s) => format!("{s} s"),
         (0, 0, m, s) => format!("{m} min {s} s"),

@@ -21,11 +21,14 @@ pub struct Target {
     project: Option<Arc<Project>>,
     /// Why the project is not there.
     trouble: Option<CliError>,
+    /// Not asked for: another target depends on it.
+    pub implied: bool,
 }
 
 impl Target {
     fn declared(project: &Arc<Project>, name: &str) -> Self {
-        Target { name: name.to_owned(), id: None, project: Some(Arc::clone(project)), trouble: None }
+        let project = Some(Arc::clone(project));
+        Target { name: name.to_owned(), id: None, project, trouble: None, implied: false }
     }
 
     /// The project and the machine as declared: for commands that need the file.
@@ -47,9 +50,10 @@ impl Target {
 
     /// Its id, also of a machine whose record cannot be read; `None` when it is not created.
     pub fn id(&self, machines: &Machines<'_>) -> Result<Option<String>, CliError> {
-        match &self.id {
-            Some(id) => Ok(Some(id.clone())),
-            None => Ok(self.status(machines)?.id),
+        match (&self.id, &self.project) {
+            (Some(id), _) => Ok(Some(id.clone())),
+            (None, Some(project)) => Ok(machines.id_of(&project.root, &self.name)?),
+            (None, None) => Ok(None),
         }
     }
 
@@ -66,7 +70,8 @@ impl Target {
 /// The machines that `words` name, each once, in the order of the words; with no words all of
 /// the project, in the order of its file.
 ///
-/// A word is a name of the project, else an id or its beginning (from any folder). A project that
+/// A word is a `/regular expression/` that is looked for in the names of the project, or one of these
+/// names, or a group of the project, or an id or its beginning (from any folder). A project that
 /// cannot be read does not stand in the way of an id.
 pub fn resolve(app: &App, machines: &Machines<'_>, words: &[String]) -> Result<Vec<Target>, CliError> {
     let project = app.project().map(Arc::new);
@@ -76,19 +81,97 @@ pub fn resolve(app: &App, machines: &Machines<'_>, words: &[String]) -> Result<V
     }
     let mut targets: Vec<Target> = Vec::new();
     for word in words {
-        let declared = project.as_ref().ok().filter(|p| p.machines.iter().any(|m| m.name == *word));
-        let target = match declared {
-            Some(project) => Target::declared(project, word),
-            None => match by_id(app, machines, word)? {
-                Some(target) => target,
+        let found = match &project {
+            Ok(project) => in_project(project, word)?,
+            Err(error) if pattern(word).is_some() => return Err(error.clone()),
+            Err(_) => Vec::new(),
+        };
+        let found = match found.is_empty() {
+            false => found,
+            true => match by_id(app, machines, word)? {
+                Some(target) => vec![target],
                 None => return Err(unknown(word, project.as_deref())),
             },
         };
-        if !targets.iter().any(|t| t.name == target.name && t.root() == target.root()) {
-            targets.push(target);
+        for target in found {
+            if !targets.iter().any(|t| t.is_same(&target)) {
+                targets.push(target);
+            }
         }
     }
     Ok(targets)
+}
+
+/// The expression in a word such as `/web[0-9]/`.
+fn pattern(word: &str) -> Option<&str> {
+    word.strip_prefix('/')?.strip_suffix('/').filter(|pattern| !pattern.is_empty())
+}
+
+/// The machines of a project that a word names; none when it may be an id.
+fn in_project(project: &Arc<Project>, word: &str) -> Result<Vec<Target>, CliError> {
+    let all = |fits: &dyn Fn(&Machine) -> bool| -> Vec<Target> {
+        let fitting = project.machines.iter().filter(|machine| fits(machine));
+        fitting.map(|machine| Target::declared(project, &machine.name)).collect()
+    };
+    if let Some(pattern) = pattern(word) {
+        let regex = regex::Regex::new(pattern).map_err(|error| bad_pattern(word, &error))?;
+        let found = all(&|machine| regex.is_match(&machine.name));
+        return match found.is_empty() {
+            true => Err(unknown(word, Ok(project))),
+            false => Ok(found),
+        };
+    }
+    let named = all(&|machine| machine.name == word);
+    Ok(match named.is_empty() {
+        false => named,
+        true => all(&|machine| machine.groups.iter().any(|group| group == word)),
+    })
+}
+
+fn bad_pattern(word: &str, error: &regex::Error) -> CliError {
+    // The library draws a picture of the place; its last line says what is wrong.
+    let text = error.to_string();
+    let why = text.lines().last().unwrap_or_default().trim();
+    let why = why.strip_prefix("error: ").unwrap_or(why);
+    CliError::usage(format!("`{word}` is no regular expression: {why}"))
+        .hint("`/web[0-9]/` fits all machines with web and a digit in their names")
+}
+
+/// With all that the targets depend on, so that these can be ready first. What was not asked for is
+/// marked as implied.
+pub fn with_dependencies(mut targets: Vec<Target>) -> Vec<Target> {
+    let mut at = 0;
+    while let Some(target) = targets.get(at).cloned() {
+        at += 1;
+        let Some(project) = &target.project else { continue };
+        for name in target.needs() {
+            let needed = Target { implied: true, ..Target::declared(project, name) };
+            if !targets.iter().any(|other| other.is_same(&needed)) {
+                targets.push(needed);
+            }
+        }
+    }
+    targets
+}
+
+/// For each target the numbers of those that it depends on, also through machines that are no targets.
+pub fn dependencies(targets: &[Target]) -> Vec<Vec<usize>> {
+    let of = |target: &Target| {
+        let mut names: Vec<String> = target.needs().to_vec();
+        let mut at = 0;
+        while let Some(name) = names.get(at).cloned() {
+            at += 1;
+            let machine = target.project.iter().flat_map(|p| &p.machines).find(|m| m.name == name);
+            for more in machine.iter().flat_map(|machine| &machine.depends_on) {
+                if !names.contains(more) {
+                    names.push(more.clone());
+                }
+            }
+        }
+        let needed = |other: &Target| other.root() == target.root() && names.contains(&other.name);
+        (0..targets.len()).filter(|&at| targets.get(at).is_some_and(needed)).collect()
+    };
+    targets.iter().map(of).collect()
 }
 
 /// The one machine that `word` names, or the only one of the project. `command` is for the error.
@@ -98,20 +181,35 @@ pub fn resolve_one(
     word: &Option<String>,
     command: &str,
 ) -> Result<Target, CliError> {
-    let mut targets = resolve(app, machines, word.as_slice())?;
-    match (targets.pop(), targets.is_empty()) {
-        (Some(target), true) => Ok(target),
-        (last, _) => {
-            let names: Vec<&str> = targets.iter().chain(&last).map(|t| t.name.as_str()).collect();
-            Err(CliError::usage(format!(
-                "`rvm {command}` works on one machine, and this project has several"
-            ))
-            .hint(format!("name one of: {}", names.join(", "))))
-        }
-    }
+    let targets = resolve(app, machines, word.as_slice())?;
+    let names: Vec<&str> = targets.iter().map(|t| t.name.as_str()).collect();
+    let several = match word {
+        Some(word) => format!("`{word}` names several"),
+        None => "this project has several".to_owned(),
+    };
+    let error = CliError::usage(format!("`rvm {command}` works on one machine, and {several}"))
+        .hint(format!("name one of: {}", names.join(", ")));
+    let chosen = match (targets.as_slice(), word) {
+        ([only], _) => Some(only),
+        (all, None) => all.iter().find(|t| t.declaration().is_ok_and(|(_, machine)| machine.primary)),
+        (_, Some(_)) => None,
+    };
+    chosen.cloned().ok_or(error)
 }
 
 impl Target {
+    /// Whether both are one machine.
+    fn is_same(&self, other: &Target) -> bool {
+        self.name == other.name
+            && self.root() == other.root()
+            && (self.project.is_some() || self.id == other.id)
+    }
+
+    /// Names of the machines that must be ready before it.
+    pub fn needs(&self) -> &[String] {
+        self.declaration().map(|(_, machine)| machine.depends_on.as_slice()).unwrap_or_default()
+    }
+
     fn root(&self) -> Option<&std::path::Path> {
         self.project.as_ref().map(|p| p.root.as_path())
     }
@@ -127,7 +225,8 @@ fn by_id(app: &App, machines: &Machines<'_>, word: &str) -> Result<Option<Target
         // What cannot be read can still be removed.
         Err(error) => {
             let name = short(&id).to_owned();
-            return Ok(Some(Target { name, id: Some(id), project: None, trouble: Some(error.into()) }));
+            let trouble = Some(error.into());
+            return Ok(Some(Target { name, id: Some(id), project: None, trouble, implied: false }));
         }
     };
     let loaded = app.project_at(status.project.clone()).and_then(|project| {
@@ -145,18 +244,27 @@ fn by_id(app: &App, machines: &Machines<'_>, word: &str) -> Result<Option<Target
         Ok(project) => (Some(Arc::new(project)), None),
         Err(error) => (None, Some(error)),
     };
-    Ok(Some(Target { name: status.name, id: Some(id), project, trouble }))
+    Ok(Some(Target { name: status.name, id: Some(id), project, trouble, implied: false }))
 }
 
 fn unknown(word: &str, project: Result<&Project, &CliError>) -> CliError {
     match project {
         Ok(project) => {
             let names: Vec<&str> = project.machines.iter().map(|m| m.name.as_str()).collect();
-            CliError::usage(format!(
-                "no machine `{word}` in {}, and no machine with such an id",
-                project.file.display()
-            ))
-            .hint(format!("this project has: {}", names.join(", ")))
+            let mut groups: Vec<&str> =
+                project.machines.iter().flat_map(|m| m.groups.iter().map(String::as_str)).collect();
+            groups.sort_unstable();
+            groups.dedup();
+            let file = project.file.display();
+            let message = match pattern(word) {
+                Some(_) => format!("no machine in {file} has a name that `{word}` fits"),
+                None => format!("no machine `{word}` in {file}, and no machine with such an id"),
+            };
+            let groups = match groups.as_slice() {
+                [] => String::new(),
+                groups => format!("; groups: {}", groups.join(", ")),
+            };
+            CliError::usage(message).hint(format!("this project has: {}{groups}", names.join(", ")))
         }
         Err(error) if looks_like_id(word) && error.kind == Kind::Config => {
             CliError::usage(format!("no machine has an id that begins with `{word}`"))
@@ -178,6 +286,77 @@ pub fn short(id: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Login, Masker};
+
+    /// Machines with what they depend on.
+    fn project(machines: &[(&str, &[&str])]) -> Arc<Project> {
+        let machine = |(name, needs): &(&str, &[&str])| Machine {
+            depends_on: needs.iter().map(|need| need.to_string()).collect(),
+            ..Machine::new(*name, "micro")
+        };
+        let mut machines: Vec<Machine> = machines.iter().map(machine).collect();
+        for machine in machines.iter_mut().filter(|machine| machine.name.starts_with("web")) {
+            machine.groups = vec!["front".into()];
+        }
+        Arc::new(Project {
+            root: "/p".into(),
+            file: "/p/Vagrantfile".into(),
+            machines,
+            login: Login::default(),
+            masker: Masker::default(),
+            networks: Vec::new(),
+        })
+    }
+
+    fn names(targets: &[Target]) -> Vec<&str> {
+        targets.iter().map(|target| target.name.as_str()).collect()
+    }
+
+    #[test]
+    fn names_groups_and_expressions() {
+        let project = project(&[("web1", &[]), ("web2", &[]), ("db", &[]), ("front", &[])]);
+        let found = |word: &str| in_project(&project, word).map(|found| names(&found).join(" "));
+        assert_eq!(found("web2").unwrap(), "web2");
+        assert_eq!(found("/web[0-9]/").unwrap(), "web1 web2");
+        assert_eq!(found("/^(db|web1)$/").unwrap(), "web1 db");
+        assert_eq!(found("front").unwrap(), "front", "a machine's name comes before a group's");
+        assert_eq!(found("cafe").unwrap(), "", "it may be an id");
+        let none = found("/x/").unwrap_err();
+        assert_eq!(none.kind, Kind::Usage);
+        assert_eq!(none.hint.unwrap(), "this project has: web1, web2, db, front; groups: front");
+        let bad = found("/web(/").unwrap_err();
+        assert_eq!(
+            (bad.kind, bad.message.as_str()),
+            (Kind::Usage, "`/web(/` is no regular expression: unclosed group")
+        );
+        assert_eq!((pattern("/"), pattern("//"), pattern("web")), (None, None, None));
+    }
+
+    #[test]
+    fn a_group_names_its_machines() {
+        let project = project(&[("web1", &[]), ("db", &[]), ("web2", &[])]);
+        assert_eq!(names(&in_project(&project, "front").unwrap()), ["web1", "web2"]);
+    }
+
+    #[test]
+    fn what_is_depended_on_is_added_and_comes_first() {
+        let project = project(&[("web", &["app"]), ("app", &["db"]), ("db", &[]), ("other", &[])]);
+        let targets = with_dependencies(vec![Target::declared(&project, "web")]);
+        let marked: Vec<_> = targets.iter().map(|t| (t.name.as_str(), t.implied)).collect();
+        assert_eq!(marked, [("web", false), ("app", true), ("db", true)]);
+        assert_eq!(dependencies(&targets), [vec![1, 2], vec![2], vec![]]);
+        // Through a machine that is no target.
+        let ends = [Target::declared(&project, "db"), Target::declared(&project, "web")];
+        assert_eq!(dependencies(&ends), [vec![], vec![0]]);
+    }
+
+    #[test]
+    fn a_circle_ends() {
+        let project = project(&[("a", &["b"]), ("b", &["a"])]);
+        let targets = with_dependencies(vec![Target::declared(&project, "a")]);
+        assert_eq!(names(&targets), ["a", "b"]);
+        assert_eq!(dependencies(&targets), [vec![0, 1], vec![0, 1]]);
+    }
 
     #[test]
     fn what_may_be_an_id() {

@@ -1,23 +1,25 @@
 //! `rvm up`: machines created, started, provisioned.
 
+use std::sync::Mutex;
 use std::time::Instant;
 
 use clap::Args;
 
 use super::app::App;
-use super::error::{CliError, Kind};
+use super::edited::Files;
 use super::lock::{self, LockedFlag};
+use super::many::{Many, ManyFlags, Order};
 use super::steps::{self, StepFlags};
 use super::target::{self, Target};
 use super::timings::{Collector, Timings, TimingsFlag};
 use super::{DONE, Outcome};
-use crate::machine::{Machines, UpOptions, UpOutcome};
-use crate::model::ProviderKind;
+use crate::machine::{Machines, ProvisionChoice, UpOptions, UpOutcome};
+use crate::model::{Machine, ProviderKind};
 
 /// Words of `rvm up`.
 #[derive(Debug, Args)]
 pub struct UpArgs {
-    /// Machines or ids; all of the project without
+    /// Machines, groups, /expressions/ or ids; without, all of the project but `autostart = false`
     #[arg(value_name = "NAME")]
     names: Vec<String>,
     /// What runs the machine, kvm or qemu; without, the file or this host decides
@@ -29,6 +31,8 @@ pub struct UpArgs {
     timings: TimingsFlag,
     #[command(flatten)]
     locked: LockedFlag,
+    #[command(flatten)]
+    many: ManyFlags,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -39,31 +43,66 @@ enum Provider {
     Qemu,
 }
 
-/// Brings the machines up, one after the other.
+/// Brings the machines up, with what they depend on.
 pub fn run(app: &App, args: &UpArgs) -> Outcome {
     let begin = Instant::now();
     let collector = Collector::new(&*app.ui);
-    let mut machines = Machines { report: &collector, ..app.machines()? };
-    let targets = target::resolve(app, &machines, &args.names)?;
-    machines.locks = lock::read(&targets, Some(args.locked))?;
-    let mut timings = Timings::new(app, &args.timings, &collector, begin)?;
+    let mut machines = args.many.patient(Machines { report: &collector, ..app.machines()? });
+    let names = args.many.names(&args.names);
+    let mut targets = target::resolve(app, &machines, &names)?;
+    if names.is_empty() {
+        targets.retain(|target| target.declaration().is_ok_and(|(_, machine)| machine.autostart));
+        if targets.is_empty() {
+            app.ui.note("No machine of this project starts by itself (`autostart = false`): `rvm up NAME` starts one.");
+            return Ok(DONE);
+        }
+    }
     let provider = args.provider.map(|p| match p {
         Provider::Kvm => ProviderKind::Kvm,
         Provider::Qemu => ProviderKind::Qemu,
     });
     let options = UpOptions { provider, provision: args.steps.choice(), timings: args.timings.wanted() };
     steps::check_choice(&options.provision, &targets)?;
-    let outcome = each(app, &targets, "up", |target| {
-        let outcome = timings.measure(&machines, target, || up(&machines, target, &options))?;
+    let targets = target::with_dependencies(targets);
+    tell_implied(app, &targets);
+    machines.locks = lock::read(&targets, Some(args.locked))?;
+    let files = Files::of(&targets);
+    let timings = Timings::new(app, &args.timings, &collector, begin)?;
+    let up = Mutex::new(Vec::new());
+    let many = Many::new(app, &machines, &targets, "up", Order::Up, &args.many)?;
+    let outcome = many.each(&|target| {
+        let options = if target.implied { for_implied(&options) } else { options.clone() };
+        let (project, machine) = target.declaration()?;
+        let outcome = timings.measure(&machines, target, || Ok(machines.up(project, machine, &options)?))?;
+        up.lock().unwrap_or_else(|e| e.into_inner()).push(target.name.clone());
         Ok(told(app, target, &outcome))
     });
     lock::keep(app, &machines, &targets);
+    files.tell(app, "up");
+    messages(app, &targets, &up.into_inner().unwrap_or_else(|e| e.into_inner()));
     outcome
 }
 
-fn up(machines: &Machines<'_>, target: &Target, options: &UpOptions) -> Result<UpOutcome, CliError> {
-    let (project, machine) = target.declaration()?;
-    Ok(machines.up(project, machine, options)?)
+/// What is needed by others gets the steps that it lacks, and no more.
+fn for_implied(options: &UpOptions) -> UpOptions {
+    let provision = match options.provision {
+        ProvisionChoice::Skip => ProvisionChoice::Skip,
+        _ => ProvisionChoice::Auto,
+    };
+    UpOptions { provision, ..options.clone() }
+}
+
+/// Says which machines are brought up that were not asked for.
+fn tell_implied(app: &App, targets: &[Target]) {
+    let for_whom = |name: &String| {
+        let those = targets.iter().filter(|target| target.needs().contains(name));
+        those.map(|target| target.name.as_str()).collect::<Vec<_>>().join(", ")
+    };
+    let implied = targets.iter().filter(|target| target.implied);
+    let words: Vec<String> = implied.map(|t| format!("{} (for {})", t.name, for_whom(&t.name))).collect();
+    if !words.is_empty() {
+        app.ui.note(&format!("Needed too, and brought up first where it is not: {}.", words.join(", ")));
+    }
 }
 
 /// Says how it went; gives the words for the summary.
@@ -77,59 +116,19 @@ pub fn told(app: &App, target: &Target, outcome: &UpOutcome) -> String {
         subjects.dedup();
         let (name, subjects) = (&target.name, subjects.join(", "));
         app.ui.note(&format!("    {name}: not applied: {subjects}; `rvm plan {name}` says what does."));
-    } else if outcome.was_running && outcome.ran.is_empty() && !outcome.skipped.is_empty() {
+    } else if outcome.was_running && outcome.ran.is_empty() && !outcome.skipped.is_empty() && !target.implied
+    {
         app.ui.note(&format!("    {}: `rvm provision` runs the steps again.", target.name));
     }
-    steps
+    let state = if outcome.was_running { "was running" } else { "up" };
+    format!("{state}: {steps}")
 }
 
-/// Does `work` on each target. A failure of one does not keep the others from being served: all
-/// failures are shown, and with several targets a summary ends the output.
-pub fn each(
-    app: &App,
-    targets: &[Target],
-    verb: &str,
-    mut work: impl FnMut(&Target) -> Result<String, CliError>,
-) -> Outcome {
-    if let [only] = targets {
-        return work(only).map(|_| DONE).map_err(|error| interrupted(error, verb, only));
-    }
-    let mut lines: Vec<(&str, String)> = Vec::new();
-    let mut failed = 0;
-    for target in targets {
-        match app.check_cancelled().and_then(|()| work(target)) {
-            Ok(done) => lines.push((&target.name, done)),
-            Err(error) if error.kind == Kind::Interrupted => return Err(interrupted(error, verb, target)),
-            Err(error) => {
-                app.ui.error(&error, false);
-                lines.push((&target.name, format!("failed: {}", first_line(&error))));
-                failed += 1;
-            }
+/// What the file has to say about the machines that came up.
+pub fn messages(app: &App, targets: &[Target], up: &[String]) {
+    for target in targets.iter().filter(|target| up.contains(&target.name)) {
+        if let Ok((_, Machine { message: Some(message), .. })) = target.declaration() {
+            app.ui.stage(&target.name, message.trim_end());
         }
     }
-    app.ui.note(&format!("Summary of `rvm {verb}`:"));
-    for (name, line) in &lines {
-        app.ui.note(&format!("    {name:<25} {line}"));
-    }
-    match failed {
-        0 => Ok(DONE),
-        n => Err(CliError::failed(format!("{n} of {} machines failed", targets.len()))
-            .hint(format!("`rvm {verb}` again goes on where they stopped"))),
-    }
-}
-
-fn first_line(error: &CliError) -> String {
-    error.one_line().lines().next().unwrap_or_default().to_owned()
-}
-
-/// Says in what state things are left.
-fn interrupted(mut error: CliError, verb: &str, target: &Target) -> CliError {
-    if error.kind == Kind::Interrupted && error.hint.is_none() {
-        let name = &target.name;
-        error.hint = Some(format!(
-            "nothing is lost: `rvm {verb} {name}` goes on, `rvm status` shows how far it got, \
-             `rvm destroy {name}` removes it"
-        ));
-    }
-    error
 }

@@ -32,6 +32,14 @@ pub enum ImageError {
         /// Who has it.
         holder: String,
     },
+    /// It was waited for a build that failed.
+    #[error("box `{name}` could not be built for another machine: {why}")]
+    FailedBefore {
+        /// The box.
+        name: String,
+        /// Why it failed.
+        why: String,
+    },
     /// The package mirror that was asked for is not one. Its value is not shown: it may hold
     /// a password.
     #[error("the package mirror that is set is not a plain http:// or https:// address")]

@@ -1,8 +1,10 @@
 //! The boxes of a user.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use super::build::Build;
 use super::recipe::Recipe;
@@ -19,12 +21,14 @@ const BUILDING: &str = ".build-";
 pub struct Store {
     layout: Layout,
     settings: Settings,
+    /// Why builds of this process failed, by box: who waited for one does not try the same again.
+    failures: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
 impl Store {
     /// The store at `layout`; nothing is created yet.
     pub fn new(layout: Layout, settings: Settings) -> Self {
-        Store { layout, settings }
+        Store { layout, settings, failures: Arc::default() }
     }
 
     /// The box `name`, built now when it is not there; as `locked`, where that is given. Waits while
@@ -43,12 +47,20 @@ impl Store {
         if let Some(locked) = locked {
             self.check_recipe(locked)?;
         }
-        let _lock = self.lock(name, report, cancel)?;
-        // Whoever had the lock may have built it.
-        match self.find_box_as(name, locked)? {
-            Some(image) => Ok(image),
-            None => self.build(recipe, locked, report, cancel),
+        let (_lock, waited) = self.lock(name, report, cancel)?;
+        // Whoever had the lock may have built it, or tried to.
+        if let Some(image) = self.find_box_as(name, locked)? {
+            return Ok(image);
         }
+        let failures = || self.failures.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(why) = failures().get(name).filter(|_| waited) {
+            return Err(ImageError::FailedBefore { name: name.to_owned(), why: why.clone() });
+        }
+        let built = self.build(recipe, locked, report, cancel);
+        if let Err(error) = &built {
+            failures().insert(name.to_owned(), error.to_string());
+        }
+        built
     }
 
     /// Whether a locked box is one that this rvm can build, as far as its recipe goes.
@@ -69,7 +81,7 @@ impl Store {
         cancel: &Cancel,
     ) -> Result<BoxImage, ImageError> {
         let recipe = Recipe::find(name)?;
-        let _lock = self.lock(name, report, cancel)?;
+        let (_lock, _) = self.lock(name, report, cancel)?;
         self.build(recipe, None, report, cancel)
     }
 
@@ -117,11 +129,15 @@ impl Store {
         Ok(folders.filter_map(|folder| read_box(name, &dir.join(folder)).ok()).collect())
     }
 
-    fn lock(&self, name: &str, report: &dyn Reporter, cancel: &Cancel) -> Result<Lock, ImageError> {
+    /// The right to build a box, and whether another build was waited for.
+    fn lock(&self, name: &str, report: &dyn Reporter, cancel: &Cancel) -> Result<(Lock, bool), ImageError> {
         let owner = format!("the build of box {name}");
-        Ok(Lock::acquire(&self.lock_file(name), &owner, cancel, |holder| {
+        let mut waited = false;
+        let lock = Lock::acquire(&self.lock_file(name), &owner, cancel, |holder| {
+            waited = true;
             report.event(Event::Stage { machine: None, text: format!("waiting for {holder}") });
-        })?)
+        })?;
+        Ok((lock, waited))
     }
 
     /// The kernel for machines of `image`; the fast one is built now when it is not there.
@@ -408,6 +424,27 @@ mod tests {
         let _lock = Lock::try_acquire(&store.lock_file("micro"), "the build of box micro").unwrap().unwrap();
         let error = store.remove("micro").unwrap_err();
         assert!(error.to_string().starts_with("box `micro` is in use by the build of box micro (pid "));
+    }
+
+    #[test]
+    fn who_waited_for_a_build_that_failed_does_not_try_again() {
+        let (_dir, store) = store();
+        let lock = Lock::try_acquire(&store.lock_file("micro"), "the build of box micro").unwrap().unwrap();
+        let waiting = std::sync::Barrier::new(2);
+        struct Tell<'a>(&'a std::sync::Barrier);
+        impl Reporter for Tell<'_> {
+            fn event(&self, _: Event) {
+                self.0.wait();
+            }
+        }
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| store.ensure_box("micro", None, &Tell(&waiting), &Cancel::new()));
+            waiting.wait();
+            store.failures.lock().unwrap().insert("micro".into(), "the mirror is on fire".into());
+            drop(lock);
+            let error = waiter.join().unwrap().unwrap_err();
+            assert!(matches!(&error, ImageError::FailedBefore { why, .. } if why == "the mirror is on fire"));
+        });
     }
 
     #[test]

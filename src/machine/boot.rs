@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use super::console;
@@ -19,6 +20,7 @@ use crate::provider::{self, DiskSpec, ImageFormat, VmSpec};
 use crate::provision::Stamps;
 use crate::ssh::{self, Session, SshError, Target, WaitError};
 use crate::state::Lock;
+use crate::vmm::probe::{self, Probe};
 
 /// Disk of a machine, in its folder.
 pub(super) const DISK: &str = "disk.qcow2";
@@ -37,6 +39,10 @@ const SSH_PORT: u16 = 2222;
 /// How often the ports are chosen anew when another process takes one between the choice and
 /// the moment passt listens.
 const PORT_TRIES: u32 = 5;
+
+/// What this host's KVM can do: found out once a command, and by one machine at a time, because
+/// others at work would be in its times.
+static PROBE: OnceLock<Probe> = OnceLock::new();
 
 /// What both providers' kernels get. `panic=1`: a guest that panics resets instead of hanging.
 /// `random.trust_cpu`: no wait for entropy before sshd can make keys.
@@ -134,9 +140,9 @@ impl Machines<'_> {
         forced: Option<ProviderKind>,
         before: Option<ProviderKind>,
     ) -> Result<provider::Choice, MachineError> {
-        let probe = crate::vmm::probe::probe();
+        let probe = PROBE.get_or_init(probe::probe);
         let qemu = provider::qemu_binary(&self.path).is_some();
-        let choose = |kind| provider::choose(kind, &probe, qemu);
+        let choose = |kind| provider::choose(kind, probe, qemu);
         Ok(match (forced, before) {
             (Some(kind), _) => choose(Some(kind))?,
             (None, Some(kind)) => choose(Some(kind)).or_else(|_| choose(None))?,

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -54,6 +55,15 @@ pub enum MachineError {
     /// Ctrl-C.
     #[error("interrupted; {0}")]
     Interrupted(String),
+    /// Another rvm works on it for longer than was to be waited.
+    #[error("machine `{name}` is in use")]
+    Busy {
+        /// Which.
+        name: String,
+        /// By whom.
+        #[source]
+        source: LockError,
+    },
     /// Waiting for another rvm.
     #[error(transparent)]
     Lock(LockError),
@@ -102,6 +112,18 @@ pub enum MachineError {
         /// Likely cause and what to do.
         hint: String,
     },
+    /// It runs, and what its `ready` asks for did not come true.
+    #[error("machine `{name}` runs but is not ready: {probe} did not come true within {seconds} s: {last}", seconds = .timeout.as_secs())]
+    NotReady {
+        /// Which.
+        name: String,
+        /// Which probe, in words.
+        probe: String,
+        /// How long it was tried.
+        timeout: Duration,
+        /// What the last try gave; may hold lines of output, each on a line of its own.
+        last: String,
+    },
     /// SSH.
     #[error(transparent)]
     Ssh(SshError),
@@ -123,6 +145,12 @@ impl MachineError {
             }
             MachineError::Version { .. } => Some("use that version, or `rvm destroy` the machine with it".into()),
             MachineError::Ambiguous { .. } => Some("give more digits".into()),
+            MachineError::Busy { .. } => {
+                Some("without --lock-timeout, or with a longer one, rvm waits for it".into())
+            }
+            MachineError::NotReady { name, .. } => Some(format!(
+                "`rvm ssh {name}` looks into it, `rvm up {name}` tries again; `timeout` gives the probe longer"
+            )),
             MachineError::NotCreated(_) | MachineError::NotRunning(_) => Some("`rvm up` brings it up".into()),
             MachineError::Image(e) => e.hint(),
             MachineError::Port(e) => e.hint(),

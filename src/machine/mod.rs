@@ -13,7 +13,9 @@ mod locks;
 mod networks;
 mod preview;
 mod query;
+mod ready;
 mod record;
+pub mod schedule;
 mod stop;
 #[cfg(test)]
 mod tests;
@@ -23,6 +25,7 @@ mod up;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -30,7 +33,7 @@ use sha2::{Digest, Sha256};
 use crate::image::Store;
 use crate::model::{Cancel, Event, Forward, Locks, Phase, ProviderKind, Reporter, Stopwatch};
 use crate::plan::Change;
-use crate::state::{Layout, Lock};
+use crate::state::{Layout, Lock, LockError};
 
 pub use crate::model::ProvisionChoice;
 pub use error::MachineError;
@@ -139,6 +142,8 @@ pub struct Machines<'a> {
     pub path: String,
     /// What projects pin, by their folders; of those that are not here nothing is pinned.
     pub locks: BTreeMap<PathBuf, Locks>,
+    /// How long to wait for another command that works on a machine; `None`: until it ends.
+    pub lock_timeout: Option<Duration>,
     /// Where projects keep their pointers; `None`: `.rvm` in the project's folder.
     pub dot_dir: Option<PathBuf>,
 }
@@ -156,12 +161,13 @@ impl Machines<'_> {
     fn lock(&self, project: &Path, name: &str, verb: &str) -> Result<Lock, MachineError> {
         let _watch = self.time(name, Phase::Wait);
         let waiting = |holder: &str| self.stage(name, format!("Waiting for `{holder}` to finish."));
-        Ok(Lock::acquire(
-            &self.lock_path(project, name),
-            &format!("rvm {verb} {name}"),
-            &self.cancel,
-            waiting,
-        )?)
+        let (path, owner) = (self.lock_path(project, name), format!("rvm {verb} {name}"));
+        Lock::acquire_within(self.lock_timeout, &path, &owner, &self.cancel, waiting).map_err(|error| {
+            match error {
+                LockError::TimedOut { .. } => MachineError::Busy { name: name.into(), source: error },
+                other => other.into(),
+            }
+        })
     }
 
     fn check_cancel(&self, name: &str) -> Result<(), MachineError> {
@@ -184,7 +190,28 @@ impl Machines<'_> {
         self.report.event(Event::Detail { machine: Some(name.into()), text });
     }
 
+    /// Takes the events of those who know no machines: they are about this one.
+    fn for_machine<'a>(&'a self, name: &'a str) -> ForMachine<'a> {
+        ForMachine { name, next: self.report }
+    }
+
     fn warn(&self, name: &str, text: String) {
         self.report.event(Event::Warning { machine: Some(name.into()), text });
+    }
+}
+
+struct ForMachine<'a> {
+    name: &'a str,
+    next: &'a dyn Reporter,
+}
+
+impl Reporter for ForMachine<'_> {
+    fn event(&self, mut event: Event) {
+        if let Event::Stage { machine, .. } | Event::Detail { machine, .. } | Event::Warning { machine, .. } =
+            &mut event
+        {
+            machine.get_or_insert_with(|| self.name.to_owned());
+        }
+        self.next.event(event);
     }
 }

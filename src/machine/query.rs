@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::boot::KNOWN_HOSTS;
 use super::record::Record;
-use super::{MachineError, Machines, SshInfo, State, Status, console, forwards};
-use crate::model::{Project, Stream};
+use super::{MachineError, Machines, SshInfo, State, Status, console, forwards, schedule};
+use crate::model::{Login, Project, Stream};
 use crate::provider::{self, EndReason, Ended};
 use crate::ssh::{Input, Session};
 use crate::vmm::control::Usage;
@@ -41,10 +41,16 @@ impl Machines<'_> {
         }
     }
 
+    /// Id of a machine of a project; `None` when it is not created. Asks no process.
+    pub fn id_of(&self, project: &Path, name: &str) -> Result<Option<String>, MachineError> {
+        Ok(self.lookup(project, name)?.map(|record| record.id))
+    }
+
     /// What the memory of a running machine costs the host and what its guest says about it; `None`
     /// when it does not run or its process does not say. Takes longer than its status.
     pub fn usage(&self, status: &Status) -> Option<Usage> {
-        let id = status.id.as_ref().filter(|_| status.state == State::Running)?;
+        // A process that did not say its number answers no second question.
+        let id = status.id.as_ref().filter(|_| status.state == State::Running && status.pid.is_some())?;
         provider::usage(&self.layout.machine(id))
     }
 
@@ -57,16 +63,18 @@ impl Machines<'_> {
     /// All machines of this user, sorted by project and name. One whose record cannot be read is
     /// reported as a warning and left out.
     pub fn all(&self) -> Result<Vec<Status>, MachineError> {
-        let mut list = Vec::new();
-        for id in self.ids()? {
-            match self.record(&id) {
-                Ok(Some(record)) => list.push(self.status_of_record(record)?),
-                // An `up` is making it this moment, or was killed doing so: `prune` tells them apart.
-                Ok(None) => (),
-                Err(error) => {
-                    self.warn(id.get(..7).unwrap_or(&id), format!("{error}; `rvm destroy {id}` removes it"))
-                }
+        let asked = schedule::at_once(&self.ids()?, |id| match self.record(id) {
+            Ok(Some(record)) => self.status_of_record(record).map(Some),
+            // An `up` is making it this moment, or was killed doing so: `prune` tells them apart.
+            Ok(None) => Ok(None),
+            Err(error) => {
+                self.warn(id.get(..7).unwrap_or(id), format!("{error}; `rvm destroy {id}` removes it"));
+                Ok(None)
             }
+        });
+        let mut list = Vec::new();
+        for status in asked {
+            list.extend(status?);
         }
         list.sort_by(|a, b| (&a.project, &a.name).cmp(&(&b.project, &b.name)));
         Ok(list)
@@ -136,10 +144,14 @@ impl Machines<'_> {
         out: &mut dyn FnMut(Stream, &[u8]),
     ) -> Result<i32, MachineError> {
         let record = self.running(&project.root, name)?;
-        let target = self.target(&project.login, &record)?;
-        let session = Session::connect(&target, CONNECT, &self.cancel)?;
+        let session = self.connect(&project.login, &record)?;
         let status = session.exec(command, Input::None, out, &self.cancel, None)?;
         Ok(status.code)
+    }
+
+    /// A connection to the guest of a machine that is up already.
+    pub(super) fn connect(&self, login: &Login, record: &Record) -> Result<Session, MachineError> {
+        Ok(Session::connect(&self.target(login, record)?, CONNECT, &self.cancel)?)
     }
 
     /// The serial console log of a machine, oldest first.

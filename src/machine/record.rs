@@ -141,9 +141,13 @@ impl Machines<'_> {
     pub(super) fn point(&self, record: &Record) -> Result<(), MachineError> {
         let path = self.pointer(&record.project, &record.name);
         let dir = path.parent().unwrap_or(&path);
-        fs::create_dir_all(dir)
-            .and_then(|()| store::write(&path, record.id.as_bytes()))
-            .map_err(|e| MachineError::file("write", &path, e))
+        let write = || fs::create_dir_all(dir).and_then(|()| store::write(&path, record.id.as_bytes()));
+        // The last machine of the project may be destroyed meanwhile, and take the folders away.
+        let written = match write() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => write(),
+            result => result,
+        };
+        written.map_err(|e| MachineError::file("write", &path, e))
     }
 
     /// Takes the pointer away, and the folders above it once they are empty.

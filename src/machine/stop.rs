@@ -1,6 +1,8 @@
 //! `halt` and `destroy`.
 
-use std::time::Duration;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::record::Record;
 use super::{MachineError, Machines};
@@ -9,6 +11,9 @@ use crate::state::store;
 
 /// How long a guest gets that is halted by its id, where no file says it.
 const HALT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A guest that boots may miss the power button: it is pressed again after this.
+const PRESS_AGAIN: Duration = Duration::from_secs(5);
 
 /// Between two looks whether the user lost patience.
 const SLICE: Duration = Duration::from_millis(200);
@@ -40,8 +45,14 @@ impl Machines<'_> {
         self.stage(&record.name, "Halting.".into());
         // A process that does not answer cannot press a button; it is stopped hard below.
         let pressed = provider::power_button(&dir);
+        let mut again = Instant::now() + PRESS_AGAIN;
         let mut left = timeout;
         while pressed.is_ok() && !left.is_zero() {
+            if Instant::now() >= again {
+                // It may have ended this moment: the next look tells.
+                let _ = provider::power_button(&dir);
+                again = Instant::now() + PRESS_AGAIN;
+            }
             if provider::wait_ended(&dir, SLICE.min(left))? {
                 return Ok(true);
             }
@@ -94,15 +105,30 @@ impl Machines<'_> {
         let dir = self.layout.machine(id);
         let trash = self.layout.machines().join(format!(".trash-{id}"));
         std::fs::rename(&dir, &trash).map_err(|e| MachineError::file("remove", &dir, e))?;
-        self.empty_trash()
+        clear(&trash)?;
+        // What others left is not what was asked for, and they may be at it this moment.
+        let _ = self.empty_trash();
+        Ok(())
     }
 
     pub(super) fn empty_trash(&self) -> Result<(), MachineError> {
         let machines = self.layout.machines();
         let Ok(entries) = std::fs::read_dir(&machines) else { return Ok(()) };
         for entry in entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with(".trash-")) {
-            store::remove(&entry.path()).map_err(|e| MachineError::file("remove", &entry.path(), e))?;
+            clear(&entry.path())?;
         }
         Ok(())
+    }
+}
+
+/// Removes a folder that another command may be removing at the same time.
+fn clear(trash: &Path) -> Result<(), MachineError> {
+    loop {
+        match store::remove(trash) {
+            // A part of it went while it was looked at.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && trash.exists() => {}
+            Err(error) if trash.exists() => return Err(MachineError::file("remove", trash, error)),
+            _ => return Ok(()),
+        }
     }
 }

@@ -1,14 +1,18 @@
 //! What can be tested without a virtual machine: records, pointers, locks, states.
 
 use std::fs;
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex};
+use std::time::Duration;
 
 use super::record::Record;
-use super::{MachineError, Machines, State};
+use super::{MachineError, Machines, State, schedule};
 use crate::image::{Settings, Store};
 use crate::model::{Cancel, Machine, Silent};
 use crate::plan::Applied;
-use crate::state::{Layout, store};
+use crate::state::{Layout, Lock, store};
+use crate::vmm::control;
 
 struct World {
     dir: tempfile::TempDir,
@@ -29,6 +33,7 @@ impl World {
             exe: PathBuf::from("/nonexistent"),
             path: String::new(),
             locks: Default::default(),
+            lock_timeout: None,
             dot_dir: None,
         }
     }
@@ -161,4 +166,97 @@ fn a_port_is_reserved_by_one_up_at_a_time() {
     assert!(machines.reserve_port(8080, Udp).is_some() && machines.reserve_port(8081, Tcp).is_some());
     drop(held);
     assert!(machines.reserve_port(8080, Tcp).is_some());
+}
+
+/// All of them are asked before any of them answers, and the answer of one that hangs is that it is there.
+#[test]
+fn machines_that_hang_are_asked_at_the_same_time() {
+    const COUNT: usize = 8;
+    let world = World::new();
+    let machines = world.machines();
+    let project = world.project("p");
+    let (asked, moved) = (Mutex::new(0), Condvar::new());
+    let made: Vec<Record> = (0..COUNT).map(|number| world.made(&project, &format!("m{number}"))).collect();
+    std::thread::scope(|scope| {
+        let mut locks = Vec::new();
+        for record in &made {
+            let dir = machines.layout.machine(&record.id);
+            locks.push(Lock::try_acquire(&dir.join("vm.lock"), "virtual machine").unwrap().unwrap());
+            let listener = control::bind(&dir.join("control.sock")).unwrap();
+            let (asked, moved) = (&asked, &moved);
+            scope.spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                BufReader::new(&stream).read_line(&mut String::new()).unwrap();
+                *asked.lock().unwrap() += 1;
+                moved.notify_all();
+                let patience = Duration::from_secs(60);
+                let count = asked.lock().unwrap();
+                let (_count, time) =
+                    moved.wait_timeout_while(count, patience, |count| *count < COUNT).unwrap();
+                assert!(!time.timed_out(), "not all are asked");
+                // Whoever asks still waits for the answer: it has not given up on one to ask the next.
+                stream.set_nonblocking(true).unwrap();
+                assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+            });
+        }
+        let list = machines.all().unwrap();
+        let states: Vec<_> = list.iter().map(|status| (status.state, status.pid)).collect();
+        assert_eq!(states, vec![(State::Running, None); COUNT]);
+    });
+}
+
+#[test]
+fn a_machine_outlives_the_folder_of_its_project() {
+    let world = World::new();
+    let (machines, project) = (world.machines(), world.project("p"));
+    let record = world.made(&project, "web");
+    fs::remove_dir_all(&project).unwrap();
+    let list = machines.all().unwrap();
+    assert_eq!((list.len(), list[0].state, &list[0].project), (1, State::Poweroff, &project));
+    assert!(!machines.halt(&record.id, false, None).unwrap());
+    machines.destroy(&record.id).unwrap();
+    assert!(machines.all().unwrap().is_empty());
+    assert!(!project.exists(), "nothing is made where the project was");
+}
+
+#[test]
+fn two_projects_of_one_name_have_nothing_in_common() {
+    let world = World::new();
+    let machines = world.machines();
+    let (one, other) = (world.project("a/shop"), world.project("b/shop"));
+    let (first, second) = (world.made(&one, "web"), world.made(&other, "web"));
+    let _busy = machines.lock(&one, "web", "up").unwrap();
+    machines.destroy(&second.id).unwrap();
+    assert_eq!(machines.id_of(&one, "web").unwrap(), Some(first.id));
+    assert_eq!(machines.id_of(&other, "web").unwrap(), None);
+}
+
+#[test]
+fn patience_with_another_command_ends() {
+    let world = World::new();
+    let project = world.project("p");
+    let record = world.made(&project, "web");
+    let other = world.machines();
+    let lock = other.lock(&project, "web", "up").unwrap();
+    let machines = Machines { lock_timeout: Some(Duration::ZERO), ..world.machines() };
+    let error = machines.destroy(&record.id).unwrap_err();
+    assert_eq!(error.to_string(), "machine `web` is in use");
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.starts_with("rvm up web (pid ") && cause.contains("did not finish within 0 s"), "{cause}");
+    // Another machine of the project is nobody's.
+    machines.lock(&project, "db", "up").unwrap();
+    drop(lock);
+    machines.destroy(&record.id).unwrap();
+}
+
+#[test]
+fn many_are_destroyed_at_the_same_time() {
+    let world = World::new();
+    let (machines, project) = (world.machines(), world.project("p"));
+    let made: Vec<Record> = (0..24).map(|number| world.made(&project, &format!("m{number}"))).collect();
+    for result in schedule::at_once(&made, |record| machines.destroy(&record.id)) {
+        result.unwrap();
+    }
+    assert!(!project.join(".rvm").exists());
+    assert_eq!(fs::read_dir(machines.layout.machines()).unwrap().count(), 0);
 }

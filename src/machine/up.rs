@@ -54,7 +54,9 @@ impl Machines<'_> {
         let _lock = self.lock(&project.root, &machine.name, "provision")?;
         let mut record = self.running(&project.root, &machine.name)?;
         let session = self.wait_ssh(&project.login, &mut record, machine.boot_timeout, &mut |_| ())?;
-        self.run_steps(project, machine, &record, &session, with, true)
+        let outcome = self.run_steps(project, machine, &record, &session, with, true)?;
+        self.finish(project, machine, &record, session, with)?;
+        Ok(outcome)
     }
 
     fn up_locked(
@@ -92,7 +94,7 @@ impl Machines<'_> {
         }
         let mut record = record.ok_or_else(|| MachineError::NotCreated(machine.name.clone()))?;
         let pending: Vec<Change> = plan.pending().cloned().collect();
-        if was_running && options.provision == ProvisionChoice::Skip {
+        if was_running && options.provision == ProvisionChoice::Skip && machine.ready.is_empty() {
             return Ok(UpOutcome { was_running, pending, ran: Vec::new(), skipped: Vec::new() });
         }
         let mut boot = Boot::begin(!was_running);
@@ -105,7 +107,36 @@ impl Machines<'_> {
             self.check_mounts(machine, &session)?;
         }
         let outcome = self.run_steps(project, machine, &record, &session, &options.provision, was_running)?;
+        self.finish(project, machine, &record, session, &options.provision)?;
         Ok(UpOutcome { pending, ..outcome })
+    }
+
+    /// After its steps: the machine counts as up when it is ready.
+    fn finish(
+        &self,
+        project: &Project,
+        machine: &Machine,
+        record: &Record,
+        session: Session,
+        choice: &ProvisionChoice,
+    ) -> Result<(), MachineError> {
+        if machine.ready.is_empty() {
+            return Ok(());
+        }
+        if *choice == ProvisionChoice::Skip {
+            let stamps = provision::Stamps::load(&self.layout.machine(&record.id))?;
+            let due = provision::decide(&machine.steps, &ProvisionChoice::Auto, &stamps)?;
+            if due.into_iter().any(provision::Decision::runs) {
+                let text = "Whether it is ready is not tried: steps that it needs were left out.";
+                self.detail(&machine.name, text.into());
+                return Ok(());
+            }
+        }
+        let mut first = Some(session);
+        self.wait_until_ready(machine, &project.masker, &mut || match first.take() {
+            Some(session) => Ok(session),
+            None => self.connect(&project.login, record),
+        })
     }
 
     /// Makes folder, keys and disk. The record says `made` only when all of it is there, so a
@@ -120,7 +151,7 @@ impl Machines<'_> {
         let image = self.images.ensure_box(
             &machine.box_name,
             self.locked_box(project, machine),
-            self.report,
+            &self.for_machine(&machine.name),
             &self.cancel,
         )?;
         drop(watch);
@@ -181,7 +212,8 @@ impl Machines<'_> {
     fn kernel(&self, machine: &Machine, record: &Record) -> Result<Kernel, MachineError> {
         let _watch = self.time(&machine.name, Phase::KernelImage);
         let image = record.image.as_ref().ok_or_else(|| MachineError::NotCreated(machine.name.clone()))?;
-        Ok(self.images.ensure_kernel(image, machine.kernel, self.report, &self.cancel)?)
+        let report = self.for_machine(&machine.name);
+        Ok(self.images.ensure_kernel(image, machine.kernel, &report, &self.cancel)?)
     }
 
     fn tell_ready(&self, record: &Record) {

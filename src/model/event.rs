@@ -106,6 +106,8 @@ pub enum Phase {
     Ask,
     /// A provision step, by its name.
     Step(String),
+    /// After the steps, until what its `ready` asks for holds.
+    Ready,
 }
 
 impl Phase {
@@ -129,6 +131,7 @@ impl Phase {
             Phase::Ssh => "ssh",
             Phase::Ask => "ask",
             Phase::Step(_) => "step",
+            Phase::Ready => "ready",
         }
     }
 }

@@ -4,12 +4,15 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
 use super::store;
 use crate::model::Cancel;
+
+/// Pause between two looks at a lock that somebody else has.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Held until dropped; the kernel also drops it with the process.
 #[derive(Debug)]
@@ -29,6 +32,14 @@ pub enum LockError {
         #[source]
         source: io::Error,
     },
+    /// Somebody else had it all the time.
+    #[error("{holder} did not finish within {seconds} s", seconds = .waited.as_secs())]
+    TimedOut {
+        /// Who holds it.
+        holder: String,
+        /// How long it was waited for.
+        waited: Duration,
+    },
     /// The user pressed Ctrl-C while waiting.
     #[error("interrupted while waiting for {holder}")]
     Cancelled {
@@ -46,17 +57,33 @@ impl Lock {
         cancel: &Cancel,
         waiting: impl FnOnce(&str),
     ) -> Result<Lock, LockError> {
+        Self::acquire_within(None, path, owner, cancel, waiting)
+    }
+
+    /// The same, waiting no longer than `patience`; `None`: for ever.
+    pub fn acquire_within(
+        patience: Option<Duration>,
+        path: &Path,
+        owner: &str,
+        cancel: &Cancel,
+        waiting: impl FnOnce(&str),
+    ) -> Result<Lock, LockError> {
         let fail = |source| LockError::Io { path: path.to_owned(), source };
+        let began = Instant::now();
         let mut waiting = Some(waiting);
         loop {
             match Self::try_acquire(path, owner).map_err(fail)? {
                 Ok(lock) => return Ok(lock),
                 Err(holder) => {
+                    let left = patience.map(|patience| patience.saturating_sub(began.elapsed()));
+                    if left.is_some_and(|left| left.is_zero()) {
+                        return Err(LockError::TimedOut { holder, waited: began.elapsed() });
+                    }
                     if let Some(tell) = waiting.take() {
                         tell(&holder);
                     }
                     // flock has no wait that a Ctrl-C of ours could end: look again instead.
-                    if cancel.wait(Duration::from_millis(100)) {
+                    if cancel.wait(LOOK_AGAIN.min(left.unwrap_or(LOOK_AGAIN))) {
                         return Err(LockError::Cancelled { holder });
                     }
                 }
@@ -146,6 +173,21 @@ mod tests {
         assert!(Lock::holder(&path).unwrap().unwrap().starts_with("a (pid "));
         drop(lock);
         assert_eq!(Lock::holder(&path).unwrap(), None);
+    }
+
+    #[test]
+    fn patience_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.lock");
+        let first = Lock::try_acquire(&path, "rvm up web").unwrap().unwrap();
+        for patience in [0, 20].map(Duration::from_millis) {
+            let within = |patience| Lock::acquire_within(patience, &path, "b", &Cancel::new(), |_| ());
+            let error = within(Some(patience)).unwrap_err();
+            assert!(error.to_string().starts_with("rvm up web (pid "), "{error}");
+            assert!(matches!(error, LockError::TimedOut { waited, .. } if waited >= patience));
+        }
+        drop(first);
+        assert!(Lock::acquire_within(Some(Duration::ZERO), &path, "b", &Cancel::new(), |_| ()).is_ok());
     }
 
     #[test]

@@ -149,6 +149,114 @@ fn names_that_nobody_has() {
     assert!(Place::new().run(&["halt", "web"]).stderr.contains("no Vagrantfile"));
 }
 
+const MANY: &str = r#"
+box = "micro"
+
+[[machine]]
+name = "web1"
+groups = ["front"]
+
+[[machine]]
+name = "web2"
+groups = ["front"]
+autostart = false
+
+[[machine]]
+name = "db"
+primary = true
+"#;
+
+#[test]
+fn groups_and_expressions_name_machines() {
+    let place = Place::with(MANY);
+    let names = |words: &[&str]| {
+        let value = document(&place.run(&[&["status", "--json"], words].concat()));
+        let list = value["machines"].as_array().unwrap_or_else(|| panic!("{value}")).clone();
+        list.iter().map(|machine| machine["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(names(&["front"]), "web1 web2");
+    assert_eq!(names(&["/web[0-9]/", "web1"]), "web1 web2");
+    assert_eq!(names(&["db", "/./"]), "db web1 web2");
+    for (word, part) in [
+        ("/web(/", "no regular expression: unclosed group"),
+        ("/x/", "no machine in [DIR]/project/Vagrantfile has a name that `/x/` fits"),
+        ("back", "no machine `back`"),
+    ] {
+        let ran = place.run(&["halt", word]);
+        assert_eq!(ran.code, 2, "{word}");
+        assert!(ran.stderr.contains(part), "{}", ran.stderr);
+    }
+    assert!(place.run(&["halt", "back"]).stderr.contains("groups: front"));
+    let ran = Place::new().run(&["halt", "/web/"]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.stderr.contains("no Vagrantfile"), "{}", ran.stderr);
+}
+
+#[test]
+fn the_primary_machine_is_meant_where_none_is_named() {
+    let place = Place::with(MANY);
+    for words in [&["console"][..], &["port"], &["logs"]] {
+        let ran = place.run(words);
+        assert_eq!(ran.code, 1, "{words:?}");
+        assert!(ran.stderr.contains("db"), "{}", ran.stderr);
+    }
+    let ran = place.run(&["logs", "front"]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.stderr.contains("`front` names several\nhint: name one of: web1, web2"), "{}", ran.stderr);
+}
+
+#[test]
+fn machines_that_do_not_start_by_themselves() {
+    let place = Place::with("box = \"micro\"\nautostart = false\n[[machine]]\nname = \"web\"\n");
+    let ran = place.run(&["up"]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
+    assert!(ran.stdout.contains("`rvm up NAME`"), "{}", ran.stdout);
+}
+
+#[test]
+fn how_many_at_the_same_time() {
+    let place = Place::with(TWO);
+    for words in [
+        &["--parallel", "3"][..],
+        &["--parallel"],
+        &["--no-parallel"],
+        &["--parallel=2", "--lock-timeout", "5"],
+    ] {
+        let ran = place.run(&[&["halt"], words].concat());
+        assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{words:?}");
+    }
+    // Vagrant's flag takes no number.
+    assert_eq!(place.run(&["halt", "--parallel", "web"]).stdout, "==> web: Machine not created.\n");
+    for words in [&["--parallel", "0"][..], &["--parallel", "--no-parallel"], &["--lock-timeout", "soon"]] {
+        assert_eq!(place.run(&[&["up"], words].concat()).code, 2, "{words:?}");
+    }
+}
+
+/// A failure strands nobody: all are tried, each failure is told, and so is the whole.
+#[test]
+fn failures_are_told_for_each_machine_and_together() {
+    let chain = "box = \"micro\"\n[[machine]]\nname = \"web\"\ndepends_on = [\"db\"]\n[[machine]]\nname = \"db\"\n\
+                 [[machine]]\nname = \"lone\"\n";
+    let place = Place::with(chain);
+    // No store can be where a file is.
+    std::fs::write(place.home(), "").unwrap();
+    for parallel in [&["--parallel"][..], &["--no-parallel"]] {
+        let ran = place.run(&[&["up"], parallel].concat());
+        assert_eq!(ran.code, 1, "{}", ran.stderr);
+        for part in [
+            "rvm: db: ",
+            "rvm: lone: ",
+            "==> web: warning: skipped: it depends on db",
+            "2 of 3 machines failed, 1 skipped",
+        ] {
+            assert!(ran.stderr.contains(part), "`{part}` is not in:\n{}", ran.stderr);
+        }
+        let summary: Vec<&str> = ran.stdout.lines().rev().take(3).collect();
+        assert!(summary[0].starts_with("lone") && summary[0].contains("failed: "), "{}", ran.stdout);
+        assert!(summary[2].starts_with("web") && summary[2].contains("skipped: db failed"), "{}", ran.stdout);
+    }
+}
+
 #[test]
 fn steps_that_nobody_has() {
     let place = Place::with("box = \"micro\"\n[[provision]]\nname = \"motd\"\nshell = \"true\"\n");

@@ -98,9 +98,8 @@ pub struct Timings<'a> {
     /// Where files go; `None`: into each machine's own folder.
     folder: Option<PathBuf>,
     wanted: bool,
-    /// When the work on the next machine begins; the first one's begins with the command.
-    begin: Instant,
-    config: Option<Duration>,
+    /// When the command began and how long it read the project's files: counted with the first machine.
+    first: Mutex<Option<(Instant, Duration)>>,
 }
 
 impl<'a> Timings<'a> {
@@ -111,22 +110,24 @@ impl<'a> Timings<'a> {
         collector: &'a Collector<'a>,
         begin: Instant,
     ) -> Result<Self, CliError> {
-        let config = Some(begin.elapsed());
+        let first = Mutex::new(Some((begin, begin.elapsed())));
         let folder = flag.folder(app)?;
-        Ok(Timings { app, collector, folder, wanted: flag.wanted(), begin, config })
+        Ok(Timings { app, collector, folder, wanted: flag.wanted(), first })
     }
 
-    /// Does `work` on a machine, then shows and writes where its time went, also when it failed.
+    /// Does `work` on a machine, then shows and writes where its time went, also when it failed. Machines
+    /// may be measured at the same time.
     pub fn measure<T>(
-        &mut self,
+        &self,
         machines: &Machines<'_>,
         target: &Target,
         work: impl FnOnce() -> Result<T, CliError>,
     ) -> Result<T, CliError> {
-        let begin = self.begin;
-        if let Some(took) = self.config.take() {
+        let mut begin = Instant::now();
+        if let Some((began, took)) = self.first.lock().unwrap_or_else(|e| e.into_inner()).take() {
             let (machine, phase) = (target.name.clone(), Phase::Config);
-            self.collector.event(Event::Timed { machine, phase, began: begin, took });
+            self.collector.event(Event::Timed { machine, phase, began, took });
+            begin = began;
         }
         let result = work();
         let spans = self.collector.take(&target.name);
@@ -134,7 +135,6 @@ impl<'a> Timings<'a> {
             let chart = Chart::new(&target.name, begin, begin.elapsed(), result.is_ok(), &spans);
             self.tell(machines, target, chart);
         }
-        self.begin = Instant::now();
         result
     }
 

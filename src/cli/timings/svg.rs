@@ -82,7 +82,7 @@ fn colour(phase: &str) -> &'static str {
     match phase {
         "boot" | "kernel" | "user_space" => GUEST,
         "ssh" => SSH,
-        "step" => STEP,
+        "step" | "ready" => STEP,
         _ => HOST,
     }
 }

@@ -1,5 +1,6 @@
 //! What the user sees. All text leaves the process here, masked and free of terminal control.
 
+pub mod crew;
 pub mod progress;
 pub mod sink;
 pub mod table;
@@ -12,6 +13,7 @@ use serde::Serialize;
 
 use super::error::CliError;
 use crate::model::{Event, Masker, Reporter, Stream};
+use crew::Crew;
 use progress::{Bars, Lines};
 use sink::{Sink, To};
 
@@ -48,6 +50,8 @@ pub struct Ui {
     messages: To,
     maskers: RwLock<Vec<Masker>>,
     meter: Mutex<Meter>,
+    /// The machines of the command, where they are several.
+    crew: RwLock<Option<Crew>>,
 }
 
 enum Meter {
@@ -60,7 +64,12 @@ impl Ui {
     pub fn new(style: Style, messages: To, sink: Sink) -> Self {
         let bars = !style.quiet && !style.ci && !style.plain_terminal && sink.is_terminal(To::Stderr);
         let meter = if bars { Meter::Bars(Bars::default()) } else { Meter::Lines(Lines::default()) };
-        Ui { style, sink, messages, maskers: RwLock::default(), meter: Mutex::new(meter) }
+        Ui::with(style, messages, sink, meter)
+    }
+
+    fn with(style: Style, messages: To, sink: Sink, meter: Meter) -> Self {
+        let (maskers, meter, crew) = (RwLock::default(), Mutex::new(meter), RwLock::default());
+        Ui { style, sink, messages, maskers, meter, crew }
     }
 
     /// From now on these values are masked too.
@@ -131,6 +140,41 @@ impl Ui {
         self.event(Event::Stage { machine: Some(machine.to_owned()), text: text.to_owned() });
     }
 
+    /// From now on several machines are at work; each comes with what it waits for. On a terminal each has a
+    /// line of its own at the bottom, until the result is dropped.
+    pub fn crew(&self, machines: Vec<(String, String)>) -> AtWork<'_> {
+        let crew = Crew::new(machines.iter().map(|(name, _)| name.clone()).collect());
+        if let Meter::Bars(bars) = &mut *self.meter() {
+            let color = self.color(To::Stderr);
+            let line = |(name, waits): (String, String)| (crew.label(&name, color, true), waits);
+            bars.crew(&machines.into_iter().map(line).collect::<Vec<_>>());
+        }
+        *self.crew.write().unwrap_or_else(|e| e.into_inner()) = Some(crew);
+        AtWork(self)
+    }
+
+    /// Does `change` to the line of a machine, where there is one.
+    fn on_line(&self, machine: &str, change: impl FnOnce(&Bars, usize)) {
+        let crew = self.crew.read().unwrap_or_else(|e| e.into_inner());
+        let at = crew.as_ref().and_then(|crew| crew.position(machine));
+        if let (Some(at), Meter::Bars(bars)) = (at, &*self.meter()) {
+            change(bars, at);
+        }
+    }
+
+    /// Shows what a machine is at on its line; whether that is all that is needed.
+    fn staged(&self, machine: Option<&str>, text: &str) -> bool {
+        let mut shown = false;
+        if let Some(machine) = machine {
+            let safe = text::sanitise(&self.mask(text));
+            self.on_line(machine, |bars, at| {
+                bars.stage(at, &safe);
+                shown = true;
+            });
+        }
+        shown && self.sink.is_terminal(self.messages)
+    }
+
     /// Something to know though the work goes on.
     pub fn warn(&self, text: &str) {
         self.event(Event::Warning { machine: None, text: text.to_owned() });
@@ -189,12 +233,22 @@ impl Ui {
 
     /// Text with a prefix before each of its lines; the prefix is ours and is not masked.
     fn prefixed(&self, to: To, (on, off): (&str, &str), lead: &str, machine: Option<&str>, text: &str) {
-        let (on, off) = if self.color(to) { (on, off) } else { ("", "") };
-        let name = machine.map(|name| format!("{name}: ")).unwrap_or_default();
+        let color = self.color(to);
+        let (on, off) = if color { (on, off) } else { ("", "") };
+        let bars = matches!(&*self.meter(), Meter::Bars(_));
+        let crew = self.crew.read().unwrap_or_else(|e| e.into_inner());
+        let name = match (machine, crew.as_ref()) {
+            (None, _) => String::new(),
+            (Some(name), None) => format!("{name}: "),
+            (Some(name), Some(crew)) => {
+                format!("{} ", crew.label(name, color, bars && self.sink.is_terminal(to)))
+            }
+        };
         let safe = text::sanitise(&self.mask(text));
-        for line in safe.split('\n') {
-            self.line(to, &format!("{on}{lead}{name}{line}{off}"));
-        }
+        // In one piece: the lines of a text stay together whoever else prints.
+        let lines: Vec<String> =
+            safe.split('\n').map(|line| format!("{on}{lead}{name}{line}{off}")).collect();
+        self.line(to, &lines.join("\n"));
     }
 
     fn progress(&self, task: &str, detail: &str, done: u64, total: u64) {
@@ -209,6 +263,29 @@ impl Ui {
         if let Some(line) = line {
             self.line(self.messages, &format!("    {line}"));
         }
+    }
+}
+
+/// Several machines at work on the screen; see [`Ui::crew`].
+pub struct AtWork<'a>(&'a Ui);
+
+impl AtWork<'_> {
+    /// The work on that machine begins.
+    pub fn began(&self, machine: &str) {
+        self.0.on_line(machine, |bars, at| bars.began(at));
+    }
+
+    /// What became of it.
+    pub fn ended(&self, machine: &str, text: &str) {
+        let safe = text::sanitise(&self.0.mask(text));
+        self.0.on_line(machine, |bars, at| bars.ended(at, &safe));
+    }
+}
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        self.0.clear();
+        *self.0.crew.write().unwrap_or_else(|e| e.into_inner()) = None;
     }
 }
 
@@ -227,10 +304,12 @@ impl Reporter for Ui {
             // `--timings` collects these; nothing is said at the moment itself.
             Event::Timed { .. } => {}
             _ if quiet => {}
+            Event::Stage { machine, text } if self.staged(machine.as_deref(), &text) => {}
             Event::Stage { machine, text } => {
                 self.prefixed(self.messages, BOLD, "==> ", machine.as_deref(), &text);
             }
             Event::Detail { machine, text } => {
+                self.staged(machine.as_deref(), &text);
                 self.prefixed(self.messages, NONE, "    ", machine.as_deref(), &text);
             }
             Event::Output { machine, line, .. } => {

@@ -5,22 +5,68 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+/// How often the lines of machines move: there may be many.
+const CREW_TICK: Duration = Duration::from_millis(250);
+
 /// Plain lines about one job are at least this far apart.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Bars that indicatif draws on standard error.
+/// Lines at the bottom of the terminal: one for each machine of a crew, then one for each long job.
 pub struct Bars {
     all: MultiProgress,
     bars: HashMap<String, ProgressBar>,
+    crew: Vec<ProgressBar>,
 }
 
 impl Default for Bars {
     fn default() -> Self {
-        Bars { all: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()), bars: HashMap::new() }
+        Bars::on(ProgressDrawTarget::stderr())
     }
 }
 
 impl Bars {
+    /// Bars that indicatif draws there.
+    pub fn on(target: ProgressDrawTarget) -> Self {
+        Bars { all: MultiProgress::with_draw_target(target), bars: HashMap::new(), crew: Vec::new() }
+    }
+
+    /// A line for each machine, with its label and what it waits for.
+    pub fn crew(&mut self, lines: &[(String, String)]) {
+        for (label, waits) in lines {
+            let line = self.all.insert(self.crew.len(), ProgressBar::new_spinner());
+            line.set_style(template("    {prefix} {wide_msg}"));
+            line.set_prefix(label.clone());
+            line.set_message(waits.clone());
+            self.crew.push(line);
+        }
+    }
+
+    /// The work on that machine begins now.
+    pub fn began(&self, machine: usize) {
+        if let Some(line) = self.crew.get(machine) {
+            line.set_style(template("    {prefix} {spinner} {elapsed:>4} {wide_msg}"));
+            line.set_message("");
+            line.reset_elapsed();
+            line.enable_steady_tick(CREW_TICK);
+        }
+    }
+
+    /// What it is at.
+    pub fn stage(&self, machine: usize, text: &str) {
+        if let Some(line) = self.crew.get(machine) {
+            line.set_message(text.replace('\n', " "));
+        }
+    }
+
+    /// What became of it; the line stays until all are done.
+    pub fn ended(&self, machine: usize, text: &str) {
+        if let Some(line) = self.crew.get(machine) {
+            line.disable_steady_tick();
+            line.set_style(template("    {prefix} {wide_msg}"));
+            line.abandon_with_message(text.replace('\n', " "));
+        }
+    }
+
     /// Runs `print` while no bar is on the screen.
     pub fn suspend(&self, print: impl FnOnce()) {
         self.all.suspend(print);
@@ -55,6 +101,9 @@ impl Bars {
         for (_, bar) in self.bars.drain() {
             bar.finish_and_clear();
         }
+        for line in self.crew.drain(..) {
+            line.finish_and_clear();
+        }
     }
 }
 
@@ -64,10 +113,12 @@ fn style(total: u64) -> ProgressStyle {
     } else {
         "    {prefix} {spinner} {elapsed} {wide_msg}"
     };
-    // The templates are constants; a mistake in them would show the default bar.
-    ProgressStyle::with_template(template)
-        .unwrap_or_else(|_| ProgressStyle::default_bar())
-        .progress_chars("=> ")
+    self::template(template).progress_chars("=> ")
+}
+
+/// The templates are constants; a mistake in them would show the default bar.
+fn template(text: &str) -> ProgressStyle {
+    ProgressStyle::with_template(text).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 /// Decides which progress events become a line in a pipe or a log.

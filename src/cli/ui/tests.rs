@@ -64,6 +64,89 @@ fn the_look_of_vagrant_without_secrets_and_control() {
     assert_eq!(screen.err.text(), "==> web: warning: port 8080 is taken\n");
 }
 
+/// What indicatif draws, kept.
+#[derive(Debug, Clone, Default)]
+struct Bottom(Arc<Mutex<String>>);
+
+impl indicatif::TermLike for Bottom {
+    fn width(&self) -> u16 {
+        80
+    }
+    fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+    fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+    fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+    fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+    fn write_line(&self, text: &str) -> io::Result<()> {
+        self.write_str(&format!("{text}\n"))
+    }
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        self.0.lock().unwrap().push_str(text);
+        Ok(())
+    }
+    fn clear_line(&self) -> io::Result<()> {
+        Ok(())
+    }
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn crew(ui: &Ui) -> AtWork<'_> {
+    let machines = [("web", "waits for database"), ("database", "waits")];
+    ui.crew(machines.map(|(name, waits)| (name.to_owned(), waits.to_owned())).to_vec())
+}
+
+#[test]
+fn several_machines_have_a_line_each_on_a_terminal() {
+    let (out, bottom) = (Buffer::default(), Bottom::default());
+    let sink = Sink::new((Box::new(out.clone()), true), (Box::new(Buffer::default()), true));
+    let target = indicatif::ProgressDrawTarget::term_like(Box::new(bottom.clone()));
+    let style = Style { color: Color::Always, ..Style::default() };
+    let ui = Ui::with(style, To::Stdout, sink, Meter::Bars(Bars::on(target)));
+    ui.add_masker(Masker::new(["hunter2"]));
+    let screen = crew(&ui);
+    screen.began("database");
+    events(&ui);
+    ui.stage("database", "Booting with hunter2\x1b[2J");
+    screen.ended("database", "up: 1 step ran");
+    drop(screen);
+    // Stages move a line; what a machine prints stays above, told apart by place and colour.
+    let printed = out.text();
+    assert!(!printed.contains("Booting"), "{printed:?}");
+    assert!(printed.contains("    \x1b[36mweb:\x1b[39m      kernel 6.12\n"), "{printed:?}");
+    assert!(printed.contains("    \x1b[36mweb:\x1b[39m      password is ***\n"), "{printed:?}");
+    let drawn = bottom.0.lock().unwrap().clone();
+    for part in ["web:", "waits for database", "Booting with ***", "up: 1 step ran"] {
+        assert!(drawn.contains(part), "`{part}` is not in {drawn:?}");
+    }
+    assert!(!drawn.contains("hunter2"), "{drawn:?}");
+    out.0.lock().unwrap().clear();
+    ui.stage("web", "alone again");
+    assert_eq!(out.text(), "\x1b[1m==> web: alone again\x1b[0m\n");
+}
+
+#[test]
+fn several_machines_in_a_pipe_are_lines_as_ever() {
+    let screen = screen(Style::default(), To::Stdout, false);
+    let at_work = crew(&screen.ui);
+    at_work.began("web");
+    events(&screen.ui);
+    at_work.ended("web", "up");
+    drop(at_work);
+    assert_eq!(
+        screen.out.text(),
+        "==> web: Booting\n    web: kernel 6.12\n    web: password is ***\n    box ...\n==> two\n==> lines\n"
+    );
+}
+
 #[test]
 fn a_terminal_gets_colours_of_ours_only() {
     let screen = screen(Style::default(), To::Stdout, true);

@@ -5,6 +5,7 @@ pub mod faults;
 pub mod hardware;
 pub mod life;
 pub mod logins;
+pub mod many;
 pub mod networks;
 pub mod steps;
 pub mod systems;
