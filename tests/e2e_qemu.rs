@@ -23,6 +23,7 @@ cases! { "qemu":
     steps::a_secret_reaches_only_the_step_that_names_it,
     logins::wrong_credentials_are_named,
     logins::bad_key_files_are_refused_early,
+    plan::an_edited_file_is_planned_applied_and_reloaded,
     faults::a_killed_machine_is_aborted_and_up_recovers,
     faults::an_up_cut_off_anywhere_is_finished_by_the_next,
     faults::two_ups_at_once_wait_for_each_other,

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde_json::{Value, json};
 
 use super::app::{App, env};
 use super::error::{CliError, Kind};
+use super::json::VERSION;
 use super::target::Target;
 use super::ui::table::table;
-use super::{DONE, Outcome};
+use super::{DONE, Json, Outcome};
 use crate::config::{lock_file, read_locks, render_locks};
 use crate::machine::Machines;
 use crate::model::{KernelChoice, Locks, Machine, Project, timestamp};
@@ -27,6 +29,8 @@ pub struct LockArgs {
     /// Change nothing: exit with 1 unless all that the project needs is locked and can be had
     #[arg(long, conflicts_with = "update")]
     check: bool,
+    #[command(flatten)]
+    pub(super) json: Json,
 }
 
 /// `--locked`.
@@ -63,8 +67,32 @@ pub fn run(app: &App, args: &LockArgs) -> Outcome {
     let kept = if all { Locks::default() } else { read_locks(&path)?.unwrap_or_default() };
     let locks = machines.resolve(&project, &kept, &renew)?;
     write(app, &machines, &path, |_| locks.clone())?;
-    app.ui.result(text(&machines, &locks)?.trim_end());
+    show(app, &machines, &path, &locks)
+}
+
+fn show(app: &App, machines: &Machines<'_>, path: &Path, locks: &Locks) -> Outcome {
+    if app.json {
+        app.ui.json(&document(machines, path, locks)?);
+    } else {
+        app.ui.result(text(machines, locks)?.trim_end());
+    }
     Ok(DONE)
+}
+
+fn document(machines: &Machines<'_>, path: &Path, locks: &Locks) -> Result<Value, CliError> {
+    let mut boxes = Vec::new();
+    for locked in locks.boxes.values() {
+        boxes.push(json!({
+            "name": locked.name,
+            "digest": locked.digest,
+            "snapshot": timestamp(locked.snapshot),
+            "kernel": locked.kernel,
+            "packages": locked.packages.len(),
+            "in_store": machines.images.find_exactly(&locked.name, &locked.digest)?.is_some(),
+        }));
+    }
+    let fast = locks.fast.as_ref().map(|fast| json!({ "digest": fast.digest, "version": fast.version }));
+    Ok(json!({ "version": VERSION, "file": path.display().to_string(), "boxes": boxes, "fast": fast }))
 }
 
 fn needs(machine: &Machine, name: &str) -> bool {
@@ -132,6 +160,9 @@ fn check(app: &App, machines: &Machines<'_>, project: &Project, path: &Path) -> 
         .collect();
     if !stale.is_empty() {
         app.ui.note(&format!("No machine needs {} any more; `rvm lock` takes it out.", stale.join(", ")));
+    }
+    if faults.is_empty() && app.json {
+        return show(app, machines, path, &locks);
     }
     if faults.is_empty() {
         app.ui.result(&format!("{} holds all that this project needs.", path.display()));

@@ -151,6 +151,7 @@ impl Verb {
             Verb::Status(args) => args.json.json,
             Verb::GlobalStatus(args) => args.json.json,
             Verb::Plan(args) => args.json.json,
+            Verb::Lock(args) => args.json.json,
             Verb::Port(args) => args.json.json,
             Verb::Box(boxes::BoxVerb::List(args)) => args.json.json,
             Verb::Network(network::NetworkVerb::List(args)) => args.json.json,

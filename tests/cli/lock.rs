@@ -75,6 +75,9 @@ fn rvm_lock_shows_what_is_locked_and_takes_out_what_nobody_needs() {
     let row: Vec<&str> = ran.stdout.lines().nth(2).unwrap().split_whitespace().collect();
     assert_eq!(row[0], "micro");
     assert_eq!(row[2..], ["20261125T101500Z", "6.12-cloud", "2", "in", "the", "store"]);
+    let value: serde_json::Value = serde_json::from_str(&place.run(&["lock", "--json"]).stdout).unwrap();
+    assert_eq!(value["file"], "[DIR]/project/Vagrantfile.lock");
+    assert_eq!((&value["boxes"][0]["in_store"], &value["fast"]), (&json!(true), &json!(null)));
     // What is right is not written again: no churn for another version of rvm.
     assert!(place.lock_file().contains("rvm = \"0.0.9\""));
     let other = place.lock_file().replace("name = \"micro\"", "name = \"debian/12\"");

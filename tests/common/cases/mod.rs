@@ -7,6 +7,7 @@ pub mod life;
 pub mod logins;
 pub mod many;
 pub mod networks;
+pub mod plan;
 pub mod steps;
 pub mod systems;
 pub mod walls;
