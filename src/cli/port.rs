@@ -76,9 +76,7 @@ fn add(app: &App, args: &WordsArgs) -> Outcome {
         ))
         .hint("add it to the Vagrantfile and `rvm reload`, or use a key"));
     }
-    let mut words = ssh::options(&info);
-    words.push(info.host.to_string());
-    machines.add_forward(project, &machine.name, &forward, words)?;
+    machines.add_forward(project, &machine.name, &forward, ssh::words(&info))?;
     app.ui.note(&format!("{} of {} until it ends.", text(&[forward], false).trim_start(), machine.name));
     Ok(DONE)
 }

@@ -40,7 +40,7 @@ pub fn run(app: &App, args: &ReloadArgs) -> Outcome {
     machines.locks = lock::read(&targets, None)?;
     let timings = Timings::new(app, &args.timings, &collector, begin)?;
     let options =
-        UpOptions { provider: None, provision: args.steps.choice(), timings: args.timings.wanted() };
+        UpOptions { provision: args.steps.choice(), timings: args.timings.wanted(), ..UpOptions::default() };
     steps::check_choice(&options.provision, &targets)?;
     let files = Files::of(&targets);
     let up = Mutex::new(Vec::new());

@@ -101,6 +101,13 @@ pub fn options(info: &SshInfo) -> Vec<String> {
     lines.chain(ours).flat_map(|line| ["-o".into(), line.to_owned()]).collect()
 }
 
+/// Words for a client that runs in the background.
+pub fn words(info: &SshInfo) -> Vec<String> {
+    let mut words = options(info);
+    words.push(info.host.to_string());
+    words
+}
+
 /// What the ssh client has to know, under the name `host`.
 pub fn entry(info: &SshInfo, host: &str) -> ConfigEntry {
     ConfigEntry {

@@ -61,7 +61,12 @@ pub fn run(app: &App, args: &UpArgs) -> Outcome {
         Provider::Kvm => ProviderKind::Kvm,
         Provider::Qemu => ProviderKind::Qemu,
     });
-    let options = UpOptions { provider, provision: args.steps.choice(), timings: args.timings.wanted() };
+    let options = UpOptions {
+        provider,
+        provision: args.steps.choice(),
+        timings: args.timings.wanted(),
+        ssh_words: Some(super::ssh::words),
+    };
     steps::check_choice(&options.provision, &targets)?;
     let targets = target::with_dependencies(targets);
     tell_implied(app, &targets);

@@ -2,9 +2,9 @@
 
 use super::boot::login_mark;
 use super::record::Record;
-use super::{MachineError, Machines, UpOptions};
-use crate::model::{Machine, Project, ProviderKind};
-use crate::plan::{self, Change, How, Live, Made, Observed, Plan, Subject, Wanted, mebibytes};
+use super::{MachineError, Machines, UpOptions, forwards};
+use crate::model::{Forward, Machine, Project, Protocol, ProviderKind};
+use crate::plan::{self, Change, How, Live, Made, Observed, Plan, Subject, Wanted, forward_text, mebibytes};
 use crate::provider;
 use crate::provision::Stamps;
 
@@ -45,7 +45,8 @@ impl Machines<'_> {
     fn live_of(&self, machine: &Machine, record: &Record) -> Live {
         let differs = machine.memory != record.applied.memory;
         let memory = if differs { self.most_memory(record) } else { None };
-        Live { memory, ports: false }
+        let opened = forwards::added(&self.layout.machine(&record.id));
+        Live { memory, ports: record.identity.is_some(), opened }
     }
 
     /// What the machine was started with, where its balloon can take some of it away and give it back:
@@ -60,16 +61,62 @@ impl Machines<'_> {
         Some(usage.memory)
     }
 
-    /// Applies what `plan` says can be applied to a machine that runs, and records each.
+    /// Applies what `plan` says can be applied to a machine that runs, and records each. A port that
+    /// cannot be had is told, and stays a difference.
     pub(super) fn apply_live(
         &self,
+        project: &Project,
         machine: &Machine,
         record: &mut Record,
         plan: &Plan,
+        options: &UpOptions,
     ) -> Result<(), MachineError> {
-        for change in plan.changes.iter().filter(|change| change.how == How::Live) {
-            if change.subject == Subject::Memory {
-                self.apply_memory(machine, record, change)?;
+        let is_live = |change: &&Change| change.how == How::Live;
+        if let Some(change) = plan.changes.iter().filter(is_live).find(|c| c.subject == Subject::Memory) {
+            self.apply_memory(machine, record, change)?;
+        }
+        if plan.changes.iter().filter(is_live).any(|change| change.subject == Subject::Port) {
+            self.apply_ports(project, machine, record, options)?;
+        }
+        Ok(())
+    }
+
+    fn apply_ports(
+        &self,
+        project: &Project,
+        machine: &Machine,
+        record: &mut Record,
+        options: &UpOptions,
+    ) -> Result<(), MachineError> {
+        let name = &machine.name;
+        let dir = self.layout.machine(&record.id);
+        let opened = forwards::added(&dir);
+        for forward in plan::only_in(&record.applied.ports.clone(), &machine.ports) {
+            if plan::only_in(std::slice::from_ref(&forward), &opened).is_empty() {
+                let status = self.status_of_record(record.clone())?;
+                self.remove_forward(&status, forward.host, forward.protocol)?;
+                record.applied.ports.retain(|port| *port != forward);
+                self.save(record)?;
+                self.detail(name, format!("Applied: port {} is closed.", forward_text(&forward)));
+            }
+        }
+        let Some(words) = options.ssh_words else { return Ok(()) };
+        let is_tcp = |forward: &Forward| forward.protocol == Protocol::Tcp;
+        for forward in plan::only_in(&machine.ports, &record.applied.ports).into_iter().filter(is_tcp) {
+            let added = self
+                .ssh_info(project, name)
+                .and_then(|info| self.add_forward(project, name, &forward, words(&info)));
+            match added {
+                Ok(()) => {
+                    record.applied.ports.push(forward.clone());
+                    self.save(record)?;
+                    self.detail(name, format!("Applied: port {} is open.", forward_text(&forward)));
+                }
+                Err(error) => {
+                    let text =
+                        format!("port {}: {error}: {}", forward_text(&forward), How::Reload.remedy(name));
+                    self.warn(name, text);
+                }
             }
         }
         Ok(())

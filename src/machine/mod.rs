@@ -111,6 +111,8 @@ pub struct UpOptions {
     pub provision: ProvisionChoice,
     /// Ask a guest that was started how long its kernel took: one more command over SSH.
     pub timings: bool,
+    /// The words for the ssh client that lead to a machine: ports are opened with them while it runs.
+    pub ssh_words: Option<fn(&SshInfo) -> Vec<String>>,
 }
 
 /// What `up` did.

@@ -87,7 +87,7 @@ impl Machines<'_> {
                     self.stage(&machine.name, "Running already.".into());
                     let Some(record) = record.as_mut() else { continue };
                     self.tell_provider(record, options);
-                    self.apply_live(machine, record, &plan)?;
+                    self.apply_live(project, machine, record, &plan, options)?;
                     self.mend_networks(record)?;
                 }
             }

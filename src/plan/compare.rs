@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{Applied, Live, Made, Wanted};
-use crate::model::{Card, DiskSource, ExtraDisk, Forward};
+use crate::model::{Card, DiskSource, ExtraDisk, Forward, Protocol};
 
 /// Who a machine's seed lets in; kept in its record. The password is there as a keyed digest only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,8 +168,7 @@ pub(super) fn changes(made: &Made, wanted: Wanted<'_>, live: Option<&Live>) -> V
     }
     note(Subject::Kernel, applied.kernel.as_str().into(), wanted.kernel.as_str().into(), How::Reload);
     disks(&applied.disks, &wanted.disks, &mut list);
-    let ports = if live.is_some_and(|live| live.ports) { How::Live } else { How::Reload };
-    forwards(&applied.ports, &wanted.ports, ports, &mut list);
+    forwards(&applied.ports, &wanted.ports, live, &mut list);
     cards(&applied.cards, &wanted.cards, &mut list);
     if let Some(old) = &made.login {
         logins(old, login, &mut list);
@@ -236,11 +235,15 @@ pub fn only_in(list: &[Forward], other: &[Forward]) -> Vec<Forward> {
     list.iter().filter(|forward| !other.iter().any(|o| same(o, forward))).cloned().collect()
 }
 
-fn forwards(old: &[Forward], new: &[Forward], how: How, list: &mut Vec<Change>) {
+fn forwards(old: &[Forward], new: &[Forward], live: Option<&Live>, list: &mut Vec<Change>) {
+    let how = |is_live: bool| if is_live { How::Live } else { How::Reload };
     for forward in only_in(old, new) {
+        let how =
+            how(live.is_some_and(|live| only_in(std::slice::from_ref(&forward), &live.opened).is_empty()));
         list.push(Change { subject: Subject::Port, old: Some(forward_text(&forward)), new: None, how });
     }
     for forward in only_in(new, old) {
+        let how = how(live.is_some_and(|live| live.ports) && forward.protocol == Protocol::Tcp);
         list.push(Change { subject: Subject::Port, old: None, new: Some(forward_text(&forward)), how });
     }
 }
@@ -249,8 +252,8 @@ fn forwards(old: &[Forward], new: &[Forward], how: How, list: &mut Vec<Change>) 
 pub fn forward_text(forward: &Forward) -> String {
     let host = std::net::SocketAddr::new(forward.host_ip, forward.host);
     match forward.protocol {
-        crate::model::Protocol::Tcp => format!("{host} → {}", forward.guest),
-        crate::model::Protocol::Udp => format!("{host} → {}/udp", forward.guest),
+        Protocol::Tcp => format!("{host} → {}", forward.guest),
+        Protocol::Udp => format!("{host} → {}/udp", forward.guest),
     }
 }
 

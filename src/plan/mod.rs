@@ -132,12 +132,14 @@ pub struct Made {
 }
 
 /// What can be changed of a machine while it runs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Live {
     /// Most memory in bytes that it can be given without a new start; `None`: it cannot be changed.
     pub memory: Option<u64>,
-    /// Ports of the host can be opened and closed.
+    /// TCP ports of the host can be opened.
     pub ports: bool,
+    /// Ports that were opened while it ran: they can be closed.
+    pub opened: Vec<Forward>,
 }
 
 /// One thing to do.

@@ -18,8 +18,8 @@ fn planned(machine: &Machine, login: &LoginMark, observed: &Observed) -> Plan {
 }
 
 /// The changes of a machine that runs, as `text: how`.
-fn running(was: &Machine, is: &Machine, live: Live) -> Vec<String> {
-    let plan = planned(is, &login(), &Observed::Running(made(Applied::of(was)), live));
+fn running(was: &Machine, is: &Machine, live: &Live) -> Vec<String> {
+    let plan = planned(is, &login(), &Observed::Running(made(Applied::of(was)), live.clone()));
     assert_eq!(plan.actions, [Action::Connect]);
     plan.changes.iter().map(|change| format!("{change}: {}", change.how.as_str())).collect()
 }
@@ -45,7 +45,7 @@ fn half_made_is_made_again() {
 #[test]
 fn a_machine_that_is_as_the_file_says_has_no_changes() {
     let full = Machine { disks: vec![disk(5 << 30)], ports: vec![forward(8080, 80)], ..machine() };
-    assert_eq!(running(&full, &full, Live::default()), Vec::<String>::new());
+    assert_eq!(running(&full, &full, &Live::default()), Vec::<String>::new());
     let observed = Observed::Stopped(made(Applied::of(&full)));
     assert_eq!(planned(&full, &login(), &observed), Plan { actions: vec![Action::Start], changes: vec![] });
 }
@@ -67,7 +67,7 @@ fn every_difference_names_old_and_new_and_what_applies_it() {
         ..machine()
     };
     assert_eq!(
-        running(&was, &is, Live::default()),
+        running(&was, &is, &Live::default()),
         [
             "box debian/13 → debian/12: recreate",
             "cpus 2 → 4: reload",
@@ -115,7 +115,7 @@ fn a_start_leaves_box_and_root_disk() {
 
 #[test]
 fn memory_is_live_up_to_what_the_machine_was_started_with() {
-    let live = Live { memory: Some(1 << 30), ports: false };
+    let live = &Live { memory: Some(1 << 30), ..Live::default() };
     let is = |memory| Machine { memory, ..machine() };
     assert_eq!(running(&machine(), &is(1 << 29), live), ["memory 1024 MiB → 512 MiB: up"]);
     assert_eq!(running(&is(1 << 29), &machine(), live), ["memory 512 MiB → 1024 MiB: up"]);
@@ -123,14 +123,24 @@ fn memory_is_live_up_to_what_the_machine_was_started_with() {
 }
 
 #[test]
-fn ports_are_live_where_the_network_can_do_it() {
-    let live = Live { memory: None, ports: true };
-    let is = Machine { ports: vec![forward(8080, 80)], ..machine() };
-    assert_eq!(running(&machine(), &is, live), ["port 127.0.0.1:8080 → 80 is new: up"]);
+fn ports_are_opened_live_and_those_that_were_opened_so_are_closed_live() {
+    let live = &Live { ports: true, opened: vec![forward(8080, 80)], ..Live::default() };
+    let with = |ports: &[Forward]| Machine { ports: ports.to_vec(), ..machine() };
+    let udp = Forward { protocol: Protocol::Udp, ..forward(53, 53) };
+    assert_eq!(
+        running(&machine(), &with(&[forward(8080, 80), udp]), live),
+        ["port 127.0.0.1:8080 → 80 is new: up", "port 127.0.0.1:53 → 53/udp is new: reload"]
+    );
+    assert_eq!(
+        running(&with(&[forward(8080, 80), forward(8081, 81)]), &machine(), live),
+        [
+            "port 127.0.0.1:8080 → 80 is not in the file any more: up",
+            "port 127.0.0.1:8081 → 81 is not in the file any more: reload"
+        ]
+    );
     // What may happen to a port that is taken says nothing about one that was had.
     let corrected = Forward { auto_correct: true, ..forward(8080, 80) };
-    let corrected = Machine { ports: vec![corrected], ..machine() };
-    assert_eq!(running(&is, &corrected, live), Vec::<String>::new());
+    assert_eq!(running(&with(&[forward(8080, 80)]), &with(&[corrected]), live), Vec::<String>::new());
 }
 
 #[test]
@@ -143,7 +153,7 @@ fn cards_of_networks_are_compared_one_by_one() {
     let was = Machine { cards: vec![card("back", 2), card("front", 2)], ..machine() };
     let is = Machine { cards: vec![card("front", 3), card("new", 2)], ..machine() };
     assert_eq!(
-        running(&was, &is, Live::default()),
+        running(&was, &is, &Live::default()),
         [
             "network back 10.0.3.2 is not in the file any more: reload",
             "network front 10.0.3.2 → 10.0.3.3: reload",
@@ -155,7 +165,7 @@ fn cards_of_networks_are_compared_one_by_one() {
 #[test]
 fn a_disk_is_never_made_smaller_nor_formatted_again() {
     let with = |disk| Machine { disks: vec![disk], ..machine() };
-    let none = Live::default();
+    let none = &Live::default();
     let [small, large] = [disk(1 << 30), disk(5 << 30)];
     assert_eq!(
         running(&with(small.clone()), &with(large.clone()), none),
@@ -203,10 +213,10 @@ fn a_changed_password_is_told_and_never_shown() {
 #[test]
 fn a_forced_provider_is_compared_with_what_runs_the_machine() {
     let forced = Machine { provider: Some(ProviderKind::Kvm), ..machine() };
-    assert_eq!(running(&machine(), &forced, Live::default()), ["provider qemu → kvm: reload"]);
+    assert_eq!(running(&machine(), &forced, &Live::default()), ["provider qemu → kvm: reload"]);
     // Forced to what was chosen by itself: nothing changes.
     let same = Machine { provider: Some(ProviderKind::Qemu), ..machine() };
-    assert_eq!(running(&machine(), &same, Live::default()), Vec::<String>::new());
+    assert_eq!(running(&machine(), &same, &Live::default()), Vec::<String>::new());
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! A file that was edited: what `plan` says, what `up` applies, what a reload applies. The lock file.
 
+use std::io::Read;
+
 use serde_json::Value;
 
-use crate::common::Project;
+use crate::common::{Project, free_port};
 
 const BEFORE: &str = r#"
 box = "micro"
@@ -37,10 +39,12 @@ pub fn an_edited_file_is_planned_applied_and_reloaded(provider: &str) {
     project.rvm(&["lock", "--check"]).ok();
 
     let after = BEFORE.replace("128MiB", "112MiB").replace("> /etc", ">> /etc");
-    project.vagrantfile(provider, &format!("hostname = \"other\"\n{after}"));
+    let port = free_port();
+    let edited = format!("hostname = \"other\"\n{after}\n[[port]]\nguest = 22\nhost = {port}\n");
+    project.vagrantfile(provider, &edited);
     project.write(".env", "GREETING=neu-secret-word\n");
     let memory = if provider == "kvm" { "memory: up" } else { "memory: reload" };
-    assert_eq!(changes(&project), [memory, "hostname: reload"]);
+    assert_eq!(changes(&project), [memory, "hostname: reload", "port: up"]);
     project
         .rvm(&["plan", "--exit-code"])
         .code(2)
@@ -54,6 +58,11 @@ pub fn an_edited_file_is_planned_applied_and_reloaded(provider: &str) {
     } else {
         up.says("memory 128 MiB → 112 MiB: `rvm reload default` applies it");
     }
+    let mut greeting = [0; 4];
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.read_exact(&mut greeting).unwrap();
+    assert_eq!(&greeting, b"SSH-", "the port is open");
+    drop(stream);
     assert_eq!(project.ssh("wc -l < /etc/e2e-greeting").trim(), "2", "the changed step ran");
     assert_eq!(project.ssh("hostname"), "default");
     project.rvm(&["plan", "--exit-code"]).code(2).says_not("greet");
