@@ -112,3 +112,18 @@ fn one_machine_is_set_up_by_a_long_script() {
     project.rvm(&["up"]).ok();
     assert_eq!(project.ssh("wc -l < /var/log/clean.log").trim(), "2");
 }
+
+#[test]
+fn shop_reaches_its_database_by_name() {
+    let env = "DB_ENGINE=plain\nDB_HOST=store\nDB_IP=10.77.0.5\nDB_NAME=shop\nDB_USER=keeper\nDB_PASSWORD='p4$$ w0rd'\n\
+               WEB_HOST=front\nWEB_PORT=18080\n";
+    let project = example("shop", env);
+    // In this order, whatever `up` makes of `depends_on`.
+    project.rvm(&["up", "store"]).ok().says_not("p4$$ w0rd");
+    project.rvm(&["up", "front"]).ok().says_not("p4$$ w0rd");
+    let port = project.machine("front")["ports"][0]["host"].as_u64().unwrap();
+    let page = crate::common::fetch(u16::try_from(port).unwrap());
+    assert!(page.contains("<h1>front: 3 articles in shop on store</h1>"), "{page}");
+    let seen = inside(&project, "front", "echo shop nobody wrong | busybox nc -w 20 store.backend 5432");
+    assert_eq!(seen, "access denied");
+}

@@ -15,6 +15,7 @@ const MOST_DISKS: usize = 6;
 
 impl Mapper<'_, '_> {
     pub(super) fn check(&mut self) {
+        self.cards();
         self.name_machines();
         self.share();
         self.have_a_box();
@@ -47,6 +48,25 @@ impl Mapper<'_, '_> {
             if own != name {
                 self.lost(at, format!("machine names have only a to z, 0 to 9 and `-`: it is `{own}` here"));
             }
+        }
+    }
+
+    /// Cards in private networks belong to machines: those at the top go to all of them.
+    fn cards(&mut self) {
+        let Some((top, machines)) = self.layers.split_first_mut() else { return };
+        let (cards, others) =
+            std::mem::take(&mut top.tables).into_iter().partition(|table| table.kind == "network");
+        top.tables = others;
+        let cards: Vec<Table> = cards;
+        let Some(first) = cards.first() else { return };
+        if machines.is_empty() {
+            let at = first.at;
+            self.layers.push(Layer { name: Some("default".into()), at, tables: cards, ..Layer::default() });
+            return;
+        }
+        for machine in machines {
+            let own = std::mem::take(&mut machine.tables);
+            machine.tables = cards.iter().cloned().chain(own).collect();
         }
     }
 

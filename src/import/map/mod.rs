@@ -21,12 +21,18 @@ struct Mapper<'m, 's> {
     layers: Vec<Layer>,
     /// Which provider gave a setting that all of them have, by layer and key.
     givers: HashMap<(usize, &'static str), Rc<str>>,
+    subnets: network::Subnets,
 }
 
 /// The layers of what was said: valid for `config` as far as one can tell without the files
 /// that it names.
 pub(super) fn map(said: Said, notes: &mut Notes<'_>) -> Vec<Layer> {
-    let mut mapper = Mapper { notes, layers: vec![Layer::default()], givers: HashMap::new() };
+    let mut mapper = Mapper {
+        notes,
+        layers: vec![Layer::default()],
+        givers: HashMap::new(),
+        subnets: network::Subnets::default(),
+    };
     for machine in &said.machines {
         let layer = Layer { name: Some(machine.name.clone()), at: machine.at, ..Layer::default() };
         mapper.layers.push(layer);
