@@ -430,6 +430,40 @@ port = 1
 }
 
 #[test]
+fn hooks() {
+    let text = r#"
+box = "micro"
+[[hook]]
+shell = "true"
+[[hook]]
+before = "hlat"
+shell = "true"
+[[hook]]
+before = "up"
+after = "up"
+on = "gest"
+[[hook]]
+after = ["up", "snapshot"]
+machines = ["wbe", "default"]
+on_error = "ignore"
+path = "none.sh"
+[[hook]]
+after = "destroy"
+on = "guest"
+shell = "true"
+timeout = "2d"
+[[hook]]
+before = []
+privileged = true
+shell = "true"
+command = "true"
+[[hook]]
+before = "up"
+"#;
+    insta::assert_snapshot!("hooks", told_file(text));
+}
+
+#[test]
 fn steps() {
     let text = r#"
 box = "micro"
@@ -459,6 +493,14 @@ args = "x"
 path = "folder"
 [[provision]]
 packages = []
+[[provision]]
+file = { source = "folder", destination = "x" }
+reboot = true
+[[provision]]
+reboot = false
+retries = 1000
+timeout = "0s"
+sensitive = "perhaps"
 [[provision]]
 name = "twice"
 shell = "a"

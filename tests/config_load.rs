@@ -5,7 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use rvm::config::{self, ConfigError, Host, Inputs};
-use rvm::model::{Check, KernelChoice, Probe, Project, Protocol, ProviderKind, RunPolicy, Script, StepKind};
+use rvm::model::{
+    Check, Hooked, KernelChoice, Moment, Probe, Project, Protocol, ProviderKind, RunPolicy, Script, Side,
+    StepKind,
+};
 
 /// A project folder with these files.
 fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
@@ -329,6 +332,43 @@ fn unnamed_steps_never_take_the_name_of_another() {
     let (_dir, project) = project(&[("Vagrantfile", text)]);
     let names: Vec<_> = project.machines[0].steps.iter().map(|s| s.name.as_str()).collect();
     assert_eq!(names, ["shell-2", "shell-2x"]);
+}
+
+#[test]
+fn steps_may_be_tried_again_bounded_hidden_and_followed_by_a_reboot() {
+    let text = "box = 'micro'\n\
+        [[provision]]\nshell = 'a'\nretries = 3\ntimeout = '5m'\nsensitive = true\nreboot = true\n\
+        [[provision]]\nreboot = true\n\
+        [[provision]]\nshell = 'b'\nreboot = false\n";
+    let (_dir, project) = project(&[("Vagrantfile", text)]);
+    let [first, second, third] = project.machines[0].steps.as_slice() else { panic!() };
+    assert_eq!((first.retries, first.timeout), (3, Some(Duration::from_secs(300))));
+    assert!(first.sensitive && first.reboot && matches!(first.kind, StepKind::Shell { .. }));
+    assert!(second.reboot && matches!(second.kind, StepKind::Reboot) && second.name == "reboot-2");
+    assert_eq!((third.retries, third.timeout, third.sensitive, third.reboot), (0, None, false, false));
+}
+
+#[test]
+fn hooks_have_a_moment_a_side_and_their_machines() {
+    let text = "box = 'micro'\n\
+        [[machine]]\nname = 'web'\ngroups = ['front']\n[[machine]]\nname = 'db'\n\
+        [[hook]]\nbefore = ['halt', 'destroy']\non = 'guest'\nmachines = ['front']\nshell = 'dump'\ntimeout = 5\n\
+        [[hook]]\nafter = 'up'\nname = 'open'\non_error = 'continue'\nenv = ['A']\nshell = 'open'\n";
+    let (_dir, project) = project(&[("Vagrantfile", text), (".env", "A=value\n")]);
+    let [first, second] = project.hooks.as_slice() else { panic!("{:?}", project.hooks) };
+    assert_eq!(
+        (first.moment, first.commands.as_slice()),
+        (Moment::Before, [Hooked::Halt, Hooked::Destroy].as_slice())
+    );
+    assert_eq!(
+        (first.side, first.machines.as_slice(), first.may_fail),
+        (Side::Guest, ["web".to_owned()].as_slice(), false)
+    );
+    assert_eq!((first.step.name.as_str(), first.step.timeout), ("hook-1", Some(Duration::from_secs(5))));
+    assert_eq!((second.moment, second.side, second.may_fail), (Moment::After, Side::Host, true));
+    assert_eq!(second.machines, ["web", "db"]);
+    assert_eq!((second.step.name.as_str(), second.step.timeout), ("open", Some(Duration::from_secs(300))));
+    assert_eq!(second.step.env[0].1.expose(), "value");
 }
 
 #[test]

@@ -167,6 +167,7 @@ cases! { "kvm":
     steps::a_failed_step_is_where_the_next_up_resumes,
     steps::kinds_of_steps_and_when_they_run,
     steps::a_secret_reaches_only_the_step_that_names_it,
+    steps::steps_that_reboot_and_steps_that_take_too_long,
     logins::wrong_credentials_are_named,
     logins::bad_key_files_are_refused_early,
     plan::an_edited_file_is_planned_applied_and_reloaded,

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::{Duration, Instant};
 
-use provision_support::{Local, Userland, file, packages, shell, shell_with};
+use provision_support::{Local, Userland, file, shell, shell_with};
 use rvm::model::{Event, ProvisionChoice, RunPolicy, Script, Step, StepKind};
 use rvm::provision::{Outcome, ProvisionError};
 
@@ -14,15 +14,15 @@ fn names(list: &[&str]) -> Vec<String> {
     list.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// Temporary folders that steps leave behind.
-fn leftovers() -> Vec<String> {
+/// Temporary folders that steps with this word leave behind.
+fn leftovers(mark: &str) -> Vec<String> {
     ["/dev/shm", "/tmp"]
         .into_iter()
         .flat_map(|dir| fs::read_dir(dir).into_iter().flatten())
         .map(|entry| entry.unwrap().path().display().to_string())
         .filter(|path| {
             path.contains("/rvm.")
-                && fs::read_to_string(format!("{path}/script")).is_ok_and(|s| s.contains("own-mark"))
+                && fs::read_to_string(format!("{path}/script")).is_ok_and(|s| s.contains(mark))
         })
         .collect()
 }
@@ -56,10 +56,13 @@ fn no_value_is_in_a_command_line_or_left_in_a_file() {
         assert!(!output.concat().contains("s3cr3t"), "{output:?}");
         assert!(output.iter().any(|line| line.ends_with('0')), "{output:?}");
         assert!(local.commands.borrow().iter().all(|command| !command.contains("s3cr3t")));
-        assert_eq!(leftovers(), names(&[]));
-        for entry in fs::read_dir(local.machine_dir.path()).unwrap() {
-            let text = fs::read(entry.unwrap().path()).unwrap();
-            assert!(!String::from_utf8_lossy(&text).contains("s3cr3t"));
+        assert_eq!(leftovers("own-mark"), names(&[]));
+        let kept = [local.machine_dir.path().to_owned(), local.machine_dir.path().join("steps")];
+        let files = kept.iter().flat_map(|dir| fs::read_dir(dir).unwrap()).map(|entry| entry.unwrap().path());
+        let files: Vec<_> = files.filter(|path| path.is_file()).collect();
+        assert_eq!(files.len(), 3, "stamps, their key, the output: {files:?}");
+        for file in files {
+            assert!(!String::from_utf8_lossy(&fs::read(file).unwrap()).contains("s3cr3t"));
         }
     }
 }
@@ -95,7 +98,7 @@ fn a_script_file_may_be_a_program_or_have_windows_line_ends() {
     let path = |path: &str, args: &[&str]| {
         let (script, args) = (Script::Path(path.into()), names(args));
         let kind = StepKind::Shell { script, args, privileged: false };
-        Step { name: "s".into(), run: RunPolicy::Always, env: Vec::new(), kind }
+        Step { run: RunPolicy::Always, ..Step::new("s", kind) }
     };
     local.run(&[path("/bin/echo", &["from", "a program"])]).unwrap();
     let windows = local.at("windows.sh");
@@ -192,14 +195,14 @@ fn a_step_ends_with_the_run_that_started_it() {
             cancel.cancel();
         });
         // The child of the script must go as well, and files of the step with it.
-        let script = "# own-mark\nsleep 77 & echo $! >pid.new; mv pid.new pid; wait; echo not here";
+        let script = "# other-mark\nsleep 77 & echo $! >pid.new; mv pid.new pid; wait; echo not here";
         let error = local.run(&[shell("s", script)]).unwrap_err();
         trigger.join().unwrap();
         assert!(error.is_interrupt(), "{error:?}");
         let pid = fs::read_to_string(local.at("pid")).unwrap();
         let stat = fs::read_to_string(format!("/proc/{}/cmdline", pid.trim())).unwrap_or_default();
         assert!(!stat.contains("77"), "the child still runs");
-        assert_eq!(leftovers(), names(&[]));
+        assert_eq!(leftovers("other-mark"), names(&[]));
         assert!(!local.output().concat().contains("not here"));
     }
 }
@@ -358,64 +361,4 @@ fn root_is_had_through_sudo_or_not_at_all() {
     );
     local.run(&[privileged("p", "echo by sudo: $BY_SUDO"), shell("u", "echo as user: $BY_SUDO")]).unwrap();
     assert_eq!(local.output(), ["by sudo: yes", "as user:"]);
-}
-
-#[test]
-fn packages_need_a_package_manager() {
-    let local = Local::new(Userland::busybox());
-    let error = local.run(&[packages("p", &["git"])]).unwrap_err();
-    assert!(error.to_string().contains("no package manager"), "{error}");
-    local.userland.add_program("apk", "#!/bin/sh\n");
-    let error = local.run(&[packages("p", &["git"])]).unwrap_err();
-    assert!(error.to_string().contains("`apk`"), "{error}");
-    local.run(&[packages("nothing", &[])]).unwrap();
-}
-
-/// A Debian of which `installed` are there; `apt-get` notes its words in `apt.log`.
-fn debian(local: &Local, installed: &str, apt_get: &str) {
-    local.userland.add_program("sudo", "#!/bin/sh\nshift\n[ \"$1\" != -H ] || shift\nexec \"$@\"\n");
-    local.userland.add_program(
-        "dpkg-query",
-        &format!("#!/bin/sh\nfor name; do :; done\ncase \" {installed} \" in *\" $name \"*) echo 'ii 1.0' ;; *) exit 1 ;; esac\n"),
-    );
-    let log = local.at("apt.log");
-    local
-        .userland
-        .add_program("apt-get", &format!("#!/bin/sh\necho \"$*\" >>{}\n{apt_get}\n", log.display()));
-}
-
-#[test]
-fn only_missing_packages_are_installed() {
-    for userland in Userland::all() {
-        let local = Local::new(userland);
-        debian(&local, "git curl", "");
-        let log = || fs::read_to_string(local.at("apt.log")).unwrap_or_default();
-        local.run(&[packages("there", &["git", "curl=1.0"])]).unwrap();
-        assert_eq!(log(), "");
-        assert_eq!(local.output(), ["already installed: git curl=1.0"]);
-        local.run(&[packages("new", &["git", "nginx", "curl=2.0"])]).unwrap();
-        let install = log();
-        let install = install.lines().find(|line| line.contains("install")).unwrap().to_owned();
-        assert!(install.ends_with("install nginx curl=2.0"), "{install}");
-        assert!(install.contains("DPkg::Lock::Timeout=120"), "{install}");
-        let error = local.run(&[packages("bad", &["git", "-o=x"])]).unwrap_err();
-        assert!(error.to_string().contains("`-o=x` is not a package name"), "{error}");
-    }
-}
-
-#[test]
-fn a_package_that_is_not_found_is_looked_for_in_fresh_lists() {
-    let local = Local::new(Userland::busybox());
-    let updated = local.at("updated");
-    let apt_get = format!(
-        "case \"$*\" in *update) : >{0} ;; *) [ -e {0} ] || {{ echo 'E: Unable to locate package' >&2; exit 100; }} ;; esac",
-        updated.display()
-    );
-    debian(&local, "", &apt_get);
-    local.run(&[packages("p", &["nginx"])]).unwrap();
-    assert!(updated.exists());
-    // A package that there is not fails, with the exit code of apt-get.
-    debian(&local, "", "case \"$*\" in *update) ;; *) exit 100 ;; esac");
-    let error = local.run(&[packages("q", &["nginx"])]).unwrap_err();
-    assert!(matches!(error, ProvisionError::StepFailed { code: 100, .. }), "{error:?}");
 }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use provision_support::{Seen, file, shell};
 use rvm::model::{Cancel, Event, Masker, ProvisionChoice, Step};
-use rvm::provision::{self, Context, Outcome, ProvisionError, Stamps};
-use rvm::ssh::Session;
+use rvm::provision::{self, Context, Link, Outcome, ProvisionError, Stamps, StepLogs};
+use rvm::ssh::{self, Session, Target, WaitError};
 use ssh_support::Server;
 
 struct Run {
@@ -23,11 +23,22 @@ impl Run {
         Run { machine_dir: tempfile::tempdir().unwrap(), seen: Seen::default(), cancel: Cancel::new() }
     }
 
-    fn run(&self, session: &Session, steps: &[Step]) -> Result<Outcome, ProvisionError> {
+    fn run(&self, target: &Target, steps: &[Step]) -> Result<Outcome, ProvisionError> {
+        let connect = |cancel: &Cancel| -> Result<Session, WaitError> {
+            let deadline = Instant::now() + Duration::from_secs(5);
+            ssh::wait_ready(target, deadline, &mut || true, &mut |_| (), cancel)
+        };
+        let link = Link::new(connect(&Cancel::new()).unwrap(), &connect);
         let mut stamps = Stamps::load(self.machine_dir.path()).unwrap();
-        let masker = Masker::default();
-        let (report, cancel) = (&self.seen, &self.cancel);
-        let context = Context { machine: "web", guest: session, report, masker: &masker, cancel };
+        let context = Context {
+            machine: "web",
+            guest: &link,
+            report: &self.seen,
+            masker: &Masker::default(),
+            cancel: &self.cancel,
+            logs: &StepLogs::of(self.machine_dir.path()),
+            boot_timeout: Duration::from_secs(20),
+        };
         provision::run(&context, steps, &ProvisionChoice::Auto, &mut stamps)
     }
 
@@ -48,17 +59,17 @@ fn is_running(pid: &str) -> bool {
 #[test]
 fn steps_succeed_fail_and_go_on() {
     for server in servers() {
-        let (session, run) = (server.connect(), Run::new());
+        let (target, run) = (server.target(), Run::new());
         let mark = server.dir().join("mark");
         let steps = [
             shell("one", "echo out; echo err >&2"),
             shell("two", &format!("[ -e {} ] || exit 41", mark.display())),
         ];
-        let error = run.run(&session, &steps).unwrap_err();
+        let error = run.run(&target, &steps).unwrap_err();
         assert!(matches!(error, ProvisionError::StepFailed { code: 41, .. }), "{error:?}");
         assert!(run.printed("out") && run.printed("err"));
         fs::write(mark, "").unwrap();
-        let outcome = run.run(&session, &steps).unwrap();
+        let outcome = run.run(&target, &steps).unwrap();
         assert_eq!((outcome.ran, outcome.skipped), (vec!["two".to_owned()], vec!["one".to_owned()]));
     }
 }
@@ -66,11 +77,11 @@ fn steps_succeed_fail_and_go_on() {
 #[test]
 fn a_background_process_that_holds_the_output_does_not_hold_up_the_step() {
     for server in servers() {
-        let (session, run) = (server.connect(), Run::new());
+        let (target, run) = (server.target(), Run::new());
         let pid = server.dir().join("pid");
         let begin = Instant::now();
         let script = format!("sleep 60 & echo $! >{}; echo done", pid.display());
-        run.run(&session, &[shell("daemon", &script), shell("next", "echo next")]).unwrap();
+        run.run(&target, &[shell("daemon", &script), shell("next", "echo next")]).unwrap();
         assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
         assert!(run.printed("done") && run.printed("next"));
         let pid = fs::read_to_string(pid).unwrap();
@@ -82,7 +93,7 @@ fn a_background_process_that_holds_the_output_does_not_hold_up_the_step() {
 #[test]
 fn a_cancelled_step_ends_in_the_guest_too() {
     for server in servers() {
-        let (session, run) = (server.connect(), Run::new());
+        let (target, run) = (server.target(), Run::new());
         let pid = server.dir().join("pid");
         let (cancel, file) = (run.cancel.clone(), pid.clone());
         let trigger = std::thread::spawn(move || {
@@ -92,10 +103,9 @@ fn a_cancelled_step_ends_in_the_guest_too() {
             cancel.cancel();
         });
         let script = format!("sleep 60 & echo $! >{}; wait", pid.display());
-        let error = run.run(&session, &[shell("long", &script)]).unwrap_err();
+        let error = run.run(&target, &[shell("long", &script)]).unwrap_err();
         assert!(error.is_interrupt(), "{error:?}");
         trigger.join().unwrap();
-        drop(session);
         let pid = fs::read_to_string(pid).unwrap();
         let begin = Instant::now();
         while is_running(&pid) {
@@ -108,20 +118,20 @@ fn a_cancelled_step_ends_in_the_guest_too() {
 #[test]
 fn a_connection_that_breaks_leaves_the_step_unstamped() {
     let mut server = Server::sshd("");
-    let (session, run) = (server.connect(), Run::new());
+    let (target, run) = (server.target(), Run::new());
     let begun = server.dir().join("begun");
     let script = format!("echo >{}; sleep 5", begun.display());
     let steps = [shell("first", "true"), shell("cut", &script)];
     let error = std::thread::scope(|scope| {
         let (run, steps) = (&run, &steps);
-        let worker = scope.spawn(move || run.run(&session, steps).unwrap_err());
+        let worker = scope.spawn(|| run.run(&target, steps).unwrap_err());
         while !begun.exists() {
             std::thread::sleep(Duration::from_millis(10));
         }
         server.kill();
         worker.join().unwrap()
     });
-    assert!(matches!(error, ProvisionError::StepCut { .. }), "{error:?}");
+    assert!(matches!(error, ProvisionError::GuestGone { .. }), "{error:?}");
     assert!(error.hint().unwrap().contains("rvm up web"));
     let stamps = fs::read_to_string(run.machine_dir.path().join("steps.json")).unwrap();
     assert!(stamps.contains("first") && !stamps.contains("cut"), "{stamps}");
@@ -130,7 +140,7 @@ fn a_connection_that_breaks_leaves_the_step_unstamped() {
 #[test]
 fn large_files_and_folders_arrive_whole() {
     for server in servers() {
-        let (session, run) = (server.connect(), Run::new());
+        let (target, run) = (server.target(), Run::new());
         let tree = server.dir().join("tree");
         fs::create_dir_all(tree.join("a/b")).unwrap();
         let data: Vec<u8> =
@@ -141,10 +151,29 @@ fn large_files_and_folders_arrive_whole() {
         }
         let dest = server.dir().join("dest");
         let at = |name: &str| dest.join(name).display().to_string();
-        run.run(&session, &[file("tree", &tree, &at("tree")), file("file", &tree.join("a/big"), &at("big"))])
+        run.run(&target, &[file("tree", &tree, &at("tree")), file("file", &tree.join("a/big"), &at("big"))])
             .unwrap();
         assert!(fs::read(dest.join("tree/a/big")).unwrap() == data);
         assert!(fs::read(dest.join("big")).unwrap() == data);
         assert_eq!(fs::read_to_string(dest.join("tree/a/b/299")).unwrap(), "file 299");
+    }
+}
+
+#[test]
+fn a_step_whose_time_is_up_ends_in_the_guest_and_the_connection_stays() {
+    for server in servers() {
+        let (target, run) = (server.target(), Run::new());
+        let pid = server.dir().join("pid");
+        let script = format!("trap '' TERM; sleep 60 & echo $! >{}; wait; sleep 60", pid.display());
+        let slow = Step { timeout: Some(Duration::from_secs(1)), ..shell("slow", &script) };
+        let error = run.run(&target, std::slice::from_ref(&slow)).unwrap_err();
+        assert!(matches!(error, ProvisionError::StepTimedOut { .. }), "{error:?}");
+        assert!(!is_running(&fs::read_to_string(&pid).unwrap()), "the step still runs in the guest");
+        // The next try, on the same connection, is in time.
+        fs::remove_file(&pid).unwrap();
+        let script = format!("[ ! -e {0} ] || exit 0; : >{0}; exec sleep 60", pid.display());
+        let again = Step { timeout: Some(Duration::from_secs(1)), retries: 1, ..shell("again", &script) };
+        run.run(&target, &[again, shell("after", "echo after")]).unwrap();
+        assert!(run.printed("after"));
     }
 }

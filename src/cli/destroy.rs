@@ -4,9 +4,11 @@ use clap::Args;
 
 use super::app::App;
 use super::error::CliError;
+use super::hooks;
 use super::many::{Many, ManyFlags, Order};
 use super::target::{self, Target};
 use super::{DONE, Outcome, halt, prompt};
+use crate::model::Hooked;
 
 /// Exit code when all machines were declined.
 const ALL_DECLINED: u8 = 1;
@@ -48,11 +50,13 @@ pub fn run(app: &App, args: &DestroyArgs) -> Outcome {
     let declined = asked - created.len();
     Many::new(app, &machines, &created, "destroy", Order::Down, &args.many)?.each(&|target| {
         let Some(id) = target.id(&machines)? else { return Ok("not created".into()) };
-        if args.graceful {
-            let timeout = target.declaration().ok().map(|(_, machine)| machine.halt_timeout);
-            machines.halt(&id, false, timeout)?;
-        }
-        machines.destroy(&id)?;
+        hooks::around(app, &machines, target, Hooked::Destroy, || {
+            if args.graceful {
+                let timeout = target.declaration().ok().map(|(_, machine)| machine.halt_timeout);
+                machines.halt(&id, false, timeout)?;
+            }
+            Ok(machines.destroy(&id)?)
+        })?;
         app.ui.stage(&target.name, "Machine destroyed.");
         Ok("destroyed".into())
     })?;

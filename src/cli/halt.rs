@@ -5,9 +5,11 @@ use clap::Args;
 use super::Outcome;
 use super::app::App;
 use super::error::CliError;
+use super::hooks;
 use super::many::{Many, ManyFlags, Order};
 use super::target::{self, Target};
 use crate::machine::Machines;
+use crate::model::Hooked;
 
 /// Words of `rvm halt`.
 #[derive(Debug, Args)]
@@ -33,8 +35,13 @@ pub fn run(app: &App, args: &HaltArgs) -> Outcome {
         let timeout = target.declaration().ok().map(|(_, machine)| machine.halt_timeout);
         let text = match target.id(&machines)? {
             None => "not created",
-            Some(id) if machines.halt(&id, args.force, timeout)? => "stopped",
-            Some(_) => "was not running",
+            Some(id) => {
+                let halt = || Ok(machines.halt(&id, args.force, timeout)?);
+                match hooks::around(app, &machines, target, Hooked::Halt, halt)? {
+                    true => "stopped",
+                    false => "was not running",
+                }
+            }
         };
         app.ui.stage(&target.name, &format!("Machine {text}."));
         Ok(text.into())

@@ -1,11 +1,12 @@
-//! `rvm logs`: the serial console of a machine.
+//! `rvm logs`: the serial console of a machine, or what a provision step printed.
 
 use clap::Args;
 
 use super::app::App;
 use super::error::CliError;
-use super::target;
+use super::target::{self, Target};
 use super::{DONE, Outcome};
+use crate::machine::Machines;
 
 /// Words of `rvm logs`.
 #[derive(Debug, Args)]
@@ -16,6 +17,9 @@ pub struct LogsArgs {
     /// Print the last lines only
     #[arg(short = 'n', long, value_name = "COUNT")]
     lines: Option<usize>,
+    /// Print what this provision step printed when it ran last, instead of the console
+    #[arg(long, value_name = "STEP")]
+    step: Option<String>,
 }
 
 /// Prints what the console log holds. On a terminal without the guest's control sequences.
@@ -26,14 +30,36 @@ pub fn run(app: &App, args: &LogsArgs) -> Outcome {
         return Err(CliError::failed(format!("{} has no console log: it is not created", target.name))
             .hint(format!("`rvm up {}` creates it", target.name)));
     };
-    let data = machines.console_log(&id)?;
-    let text = String::from_utf8_lossy(&data);
-    let text = args.lines.map_or(text.as_ref(), |count| last_lines(&text, count));
+    let text = match &args.step {
+        None => String::from_utf8_lossy(&machines.console_log(&id)?).into_owned(),
+        Some(step) => step_log(&machines, &target, &id, step)?,
+    };
+    let text = args.lines.map_or(text.as_str(), |count| last_lines(&text, count));
     app.ui.foreign(text);
     if !text.is_empty() && !text.ends_with('\n') {
         app.ui.foreign("\n");
     }
     Ok(DONE)
+}
+
+fn step_log(machines: &Machines<'_>, target: &Target, id: &str, step: &str) -> Result<String, CliError> {
+    if let Some(text) = machines.step_log(id, step)? {
+        return Ok(text);
+    }
+    let name = &target.name;
+    let kept = machines.step_logs(id)?;
+    let declared = target.declaration().is_ok_and(|(_, m)| m.steps.iter().any(|s| s.name == *step));
+    Err(match declared {
+        true => CliError::failed(format!("step `{step}` of {name} has not run yet"))
+            .hint(format!("`rvm provision {name} --provision-with '{step}'` runs it")),
+        false => {
+            let message = format!("{name} has no step `{step}`, and none of that name has run");
+            CliError::usage(message).hint(match kept.is_empty() {
+                true => "no step of it has run yet".into(),
+                false => format!("steps that have run: {}", kept.join(", ")),
+            })
+        }
+    })
 }
 
 fn last_lines(text: &str, count: usize) -> &str {

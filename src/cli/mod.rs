@@ -15,6 +15,7 @@ mod error;
 mod forward;
 mod global_status;
 mod halt;
+mod hooks;
 mod import;
 mod init;
 mod json;

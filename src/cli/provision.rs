@@ -4,10 +4,12 @@ use clap::Args;
 
 use super::Outcome;
 use super::app::App;
+use super::hooks;
 use super::many::{Many, ManyFlags, Order};
 use super::steps::{self, WithFlag};
 use super::target;
 use crate::machine::ProvisionChoice;
+use crate::model::Hooked;
 
 /// Words of `rvm provision`.
 #[derive(Debug, Args)]
@@ -19,20 +21,25 @@ pub struct ProvisionArgs {
     with: WithFlag,
     #[command(flatten)]
     many: ManyFlags,
+    /// Run this step and all after it
+    #[arg(long, value_name = "STEP", conflicts_with = "provision_with")]
+    from: Option<String>,
 }
 
 /// Runs the steps, those too that have succeeded before.
 pub fn run(app: &App, args: &ProvisionArgs) -> Outcome {
     let machines = args.many.patient(app.machines()?);
     let targets = target::resolve(app, &machines, &args.many.names(&args.names))?;
-    let choice = match args.with.provision_with.as_slice() {
-        [] => ProvisionChoice::Force,
-        names => ProvisionChoice::With(names.to_vec()),
+    let choice = match (args.with.provision_with.as_slice(), &args.from) {
+        ([], None) => ProvisionChoice::Force,
+        (_, Some(step)) => ProvisionChoice::From(step.clone()),
+        (names, None) => ProvisionChoice::With(names.to_vec()),
     };
     steps::check_choice(&choice, &targets)?;
     Many::new(app, &machines, &targets, "provision", Order::Up, &args.many)?.each(&|target| {
         let (project, machine) = target.declaration()?;
-        let outcome = machines.provision(project, machine, &choice)?;
+        let provision = || Ok(machines.provision(project, machine, &choice)?);
+        let outcome = hooks::around(app, &machines, target, Hooked::Provision, provision)?;
         let steps = steps::summary(&outcome);
         app.ui.stage(&target.name, &format!("Provisioned: {steps}."));
         Ok(steps)

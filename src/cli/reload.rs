@@ -8,11 +8,13 @@ use clap::Args;
 use super::Outcome;
 use super::app::App;
 use super::edited::Files;
+use super::hooks;
 use super::many::{Many, ManyFlags, Order};
 use super::steps::{self, StepFlags};
 use super::timings::{Collector, Timings, TimingsFlag};
 use super::{lock, target, up};
 use crate::machine::{Machines, UpOptions};
+use crate::model::Hooked;
 
 /// Words of `rvm reload`.
 #[derive(Debug, Args)]
@@ -52,8 +54,9 @@ pub fn run(app: &App, args: &ReloadArgs) -> Outcome {
             app.ui.stage(&target.name, &format!("Machine {text}."));
             return Ok(text.into());
         }
-        let outcome = timings
-            .measure(&machines, target, || Ok(machines.reload(project, machine, args.force, &options)?))?;
+        let reload = || Ok(machines.reload(project, machine, args.force, &options)?);
+        let reload = || timings.measure(&machines, target, reload);
+        let outcome = hooks::around(app, &machines, target, Hooked::Reload, reload)?;
         up.lock().unwrap_or_else(|e| e.into_inner()).push(target.name.clone());
         Ok(up::told(app, target, &outcome))
     });

@@ -8,9 +8,10 @@ use clap::Args;
 use super::Outcome;
 use super::app::App;
 use super::error::CliError;
+use super::hooks;
 use super::target;
 use crate::machine::{Machines, SshInfo};
-use crate::model::{Project, Stream};
+use crate::model::{Hooked, Moment, Project, Stream};
 use crate::ssh::{ConfigEntry, render_config};
 
 /// Exit code when the reader of our output went away, as a shell reports SIGPIPE.
@@ -38,17 +39,29 @@ pub fn run(app: &App, args: &SshArgs) -> Outcome {
     let machines = app.machines()?;
     let target = target::resolve_one(app, &machines, &args.name, "ssh")?;
     let (project, machine) = target.declaration()?;
-    match &args.command {
+    hooks::run(app, &machines, &target, Moment::Before, Hooked::Ssh)?;
+    let code = match &args.command {
         Some(command) if !args.tty && args.extra.is_empty() => {
-            one_command(app, &machines, project, &machine.name, command)
+            one_command(app, &machines, project, &machine.name, command)?
         }
         _ => {
             let info = machines.ssh_info(project, &machine.name)?;
             let before: Vec<String> = args.tty.then(|| "-t".to_owned()).into_iter().collect();
             let after: Vec<String> = args.extra.iter().chain(&args.command).cloned().collect();
-            Err(become_client(app, &info, &before, &after))
+            match hooks::any(project, &machine.name, Moment::After, Hooked::Ssh) {
+                true => run_client(app, &info, &before, &after)?,
+                false => return Err(become_client(app, &info, &before, &after)),
+            }
         }
-    }
+    };
+    hooks::run(app, &machines, &target, Moment::After, Hooked::Ssh)?;
+    Ok(code)
+}
+
+/// Runs the ssh client, and comes back when it has ended: something is to follow it.
+fn run_client(app: &App, info: &SshInfo, before: &[String], after: &[String]) -> Outcome {
+    let status = client(app, info, before, after).status().map_err(|error| no_client(&error))?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(BROKEN_PIPE))
 }
 
 /// Runs the command; output passes through as it comes, both streams apart and unchanged.
@@ -71,10 +84,19 @@ fn one_command(app: &App, machines: &Machines<'_>, project: &Project, name: &str
 /// Replaces this process by the ssh client, with words before and after the host; comes back only with
 /// an error.
 pub fn become_client(app: &App, info: &SshInfo, before: &[String], after: &[String]) -> CliError {
+    no_client(&client(app, info, before, after).exec())
+}
+
+fn client(app: &App, info: &SshInfo, before: &[String], after: &[String]) -> Command {
     if info.identity.is_none() {
         app.ui.note(&format!("{} is logged in to by password: ssh is going to ask for it.", info.name));
     }
-    let error = Command::new("ssh").args(arguments(info, before, after)).exec();
+    let mut command = Command::new("ssh");
+    command.args(arguments(info, before, after));
+    command
+}
+
+fn no_client(error: &std::io::Error) -> CliError {
     let failure = CliError::failed("cannot start the ssh client").because(&error);
     if error.kind() == std::io::ErrorKind::NotFound {
         return failure.hint("install it: sudo apt install openssh-client");

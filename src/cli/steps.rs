@@ -22,7 +22,7 @@ pub struct StepFlags {
 /// `--provision-with`.
 #[derive(Debug, Args)]
 pub struct WithFlag {
-    /// Run only these steps, by name or type (shell, packages, file)
+    /// Run only these steps, by name or type (shell, packages, file, reboot)
     #[arg(long, value_name = "STEP,…", value_delimiter = ',')]
     pub provision_with: Vec<String>,
 }
@@ -39,22 +39,32 @@ impl StepFlags {
     }
 }
 
-/// Refuses words of `--provision-with` that no step of any target answers to.
+/// Refuses words of `--provision-with` and `--from` that no step of any target answers to.
 pub fn check_choice(choice: &ProvisionChoice, targets: &[Target]) -> Result<(), CliError> {
-    let ProvisionChoice::With(words) = choice else { return Ok(()) };
+    let words = match choice {
+        ProvisionChoice::With(words) => words.as_slice(),
+        ProvisionChoice::From(step) => std::slice::from_ref(step),
+        _ => return Ok(()),
+    };
+    let by_type = matches!(choice, ProvisionChoice::With(_));
     let mut names: Vec<&str> = Vec::new();
     let mut types: Vec<&str> = Vec::new();
     for target in targets {
         let (_, machine) = target.declaration()?;
-        names.extend(machine.steps.iter().map(|step| step.name.as_str()));
-        types.extend(machine.steps.iter().map(|step| step.kind.type_name()));
+        for step in &machine.steps {
+            types.push(step.kind.type_name());
+            if !names.contains(&step.name.as_str()) {
+                names.push(&step.name);
+            }
+        }
     }
-    match words.iter().find(|word| !names.contains(&word.as_str()) && !types.contains(&word.as_str())) {
+    let known =
+        |word: &&String| names.contains(&word.as_str()) || (by_type && types.contains(&word.as_str()));
+    match words.iter().find(|word| !known(word)) {
         None => Ok(()),
         Some(word) => {
-            names.dedup();
-            let error =
-                CliError::usage(format!("no provision step is named `{word}`, and none is of that type"));
+            let and = if by_type { ", and none is of that type" } else { "" };
+            let error = CliError::usage(format!("no provision step is named `{word}`{and}"));
             Err(if names.is_empty() {
                 error.hint("the Vagrantfile declares no steps")
             } else {

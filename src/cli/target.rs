@@ -304,6 +304,7 @@ mod tests {
             machines,
             login: Login::default(),
             masker: Masker::default(),
+            hooks: Vec::new(),
             networks: Vec::new(),
         })
     }

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::app::App;
 use super::edited::Files;
+use super::hooks;
 use super::lock::{self, LockedFlag};
 use super::many::{Many, ManyFlags, Order};
 use super::steps::{self, StepFlags};
@@ -14,7 +15,7 @@ use super::target::{self, Target};
 use super::timings::{Collector, Timings, TimingsFlag};
 use super::{DONE, Outcome};
 use crate::machine::{Machines, ProvisionChoice, UpOptions, UpOutcome};
-use crate::model::{Machine, ProviderKind};
+use crate::model::{Hooked, Machine, ProviderKind};
 
 /// Words of `rvm up`.
 #[derive(Debug, Args)]
@@ -78,7 +79,8 @@ pub fn run(app: &App, args: &UpArgs) -> Outcome {
     let outcome = many.each(&|target| {
         let options = if target.implied { for_implied(&options) } else { options.clone() };
         let (project, machine) = target.declaration()?;
-        let outcome = timings.measure(&machines, target, || Ok(machines.up(project, machine, &options)?))?;
+        let bring_up = || timings.measure(&machines, target, || Ok(machines.up(project, machine, &options)?));
+        let outcome = hooks::around(app, &machines, target, Hooked::Up, bring_up)?;
         up.lock().unwrap_or_else(|e| e.into_inner()).push(target.name.clone());
         Ok(told(app, target, &outcome))
     });

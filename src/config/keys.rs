@@ -20,7 +20,7 @@ pub(super) const MACHINE: &[&str] = &[
     "provision",
 ];
 /// Keys that stand only at the top of the file.
-pub(super) const TOP_ONLY: &[&str] = &["rvm_version", "env_file", "network", "machine"];
+pub(super) const TOP_ONLY: &[&str] = &["rvm_version", "env_file", "network", "machine", "hook"];
 /// Keys that stand only in a `[[machine]]`.
 pub(super) const MACHINE_ONLY: &[&str] = &["name", "count", "network", "primary", "depends_on"];
 /// Keys of a `[[disk]]`.
@@ -34,8 +34,36 @@ pub(super) const NETWORK: &[&str] = &["name", "subnet", "shared", "dhcp", "mtu"]
 /// Keys of a `[[machine.network]]`.
 pub(super) const CARD: &[&str] = &["private", "ip"];
 /// Keys of a `[[provision]]`.
-pub(super) const STEP: &[&str] =
-    &["name", "run", "env", "shell", "path", "args", "privileged", "packages", "file"];
+pub(super) const STEP: &[&str] = &[
+    "name",
+    "run",
+    "env",
+    "shell",
+    "path",
+    "args",
+    "privileged",
+    "packages",
+    "file",
+    "reboot",
+    "retries",
+    "timeout",
+    "sensitive",
+];
+/// Keys of a `[[hook]]`.
+pub(super) const HOOK: &[&str] = &[
+    "before",
+    "after",
+    "on",
+    "machines",
+    "on_error",
+    "name",
+    "shell",
+    "path",
+    "args",
+    "privileged",
+    "env",
+    "timeout",
+];
 /// Keys of `file = { … }` in a step.
 pub(super) const FILE: &[&str] = &["source", "destination"];
 
@@ -79,6 +107,9 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("probe", "ready"),
     ("probes", "ready"),
     ("post_up_message", "message"),
+    ("hooks", "hook"),
+    ("trigger", "hook"),
+    ("triggers", "hook"),
     ("provisions", "provision"),
     ("provisioner", "provision"),
     ("provisioners", "provision"),
@@ -118,6 +149,8 @@ pub(super) enum Place {
     Card,
     /// `[[provision]]`.
     Step,
+    /// `[[hook]]`.
+    Hook,
     /// `file = { … }`.
     File,
 }
@@ -134,6 +167,7 @@ impl Place {
             Place::Network => "in a network",
             Place::Card => "in a machine's network",
             Place::Step => "in a provision step",
+            Place::Hook => "in a hook",
             Place::File => "in `file`",
         }
     }
@@ -149,6 +183,7 @@ impl Place {
             Place::Network => (NETWORK, &[]),
             Place::Card => (CARD, &[]),
             Place::Step => (STEP, &[]),
+            Place::Hook => (HOOK, &[]),
             Place::File => (FILE, &[]),
         };
         own.iter().chain(shared).copied()
@@ -161,7 +196,7 @@ pub(super) fn help_for(key: &str, place: Place) -> String {
     let other = OTHER_NAMES.iter().find(|(other, _)| key.eq_ignore_ascii_case(other));
     if let Some((_, name)) = other.filter(|(_, name)| here(name)) {
         return match *name {
-            "machine" | "disk" | "port" | "ready" | "network" | "provision" => {
+            "machine" | "disk" | "port" | "ready" | "network" | "provision" | "hook" => {
                 format!("it is written `[[{name}]]` here")
             }
             "shell" if key == "type" => {
@@ -217,6 +252,7 @@ mod tests {
             Place::Network,
             Place::Card,
             Place::Step,
+            Place::Hook,
             Place::File,
         ];
         for (other, name) in OTHER_NAMES {
@@ -232,7 +268,9 @@ mod tests {
     fn the_reference_describes_every_key() {
         let reference = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/config.md");
         let text = std::fs::read_to_string(reference).unwrap();
-        for key in [TOP_ONLY, MACHINE_ONLY, MACHINE, DISK, PORT, READY, NETWORK, CARD, STEP, FILE].concat() {
+        for key in
+            [TOP_ONLY, MACHINE_ONLY, MACHINE, DISK, PORT, READY, NETWORK, CARD, STEP, HOOK, FILE].concat()
+        {
             let row = format!("| `{key}` |");
             assert!(text.contains(&row), "docs/config.md has no row for `{key}`");
         }

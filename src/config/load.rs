@@ -63,13 +63,14 @@ pub fn load_with(file: &Path, inputs: &Inputs<'_>) -> Result<Project, ConfigErro
     reader.vars = Vars::new(env, env_file, incomplete);
     reader.declare_networks(&top);
     let machines = reader.machines(&top);
+    let hooks = reader.hooks(&top, &machines);
     let login = reader.login();
     if !reader.problems.is_empty() {
         return Err(ConfigError::Invalid(reader.problems.into_report()));
     }
     let masker = reader.vars.masker(&shown_words(&machines));
     let networks = std::mem::take(&mut reader.networks).into_list();
-    Ok(Project { root, file, machines, networks, login, masker })
+    Ok(Project { root, file, machines, hooks, networks, login, masker })
 }
 
 fn read_source(file: &Path) -> Result<String, ConfigError> {

@@ -10,6 +10,7 @@ mod disks;
 mod envfile;
 mod error;
 mod find;
+mod hooks;
 mod index;
 mod keys;
 mod layer;

@@ -12,6 +12,10 @@ use super::walk::{Reader, Sp, Table};
 
 /// The keys that say what a step does; each step has one of them.
 const KINDS: [&str; 4] = ["shell", "path", "packages", "file"];
+/// Those that may be followed by a reboot.
+const REBOOTING: [&str; 3] = ["shell", "path", "packages"];
+/// Times that a step may be run again.
+const MOST_RETRIES: u64 = 100;
 const RUN: [(&str, RunPolicy); 3] =
     [("once", RunPolicy::Once), ("always", RunPolicy::Always), ("never", RunPolicy::Never)];
 const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
@@ -64,14 +68,16 @@ impl Reader<'_> {
     /// One `[[provision]]`.
     pub fn step(&mut self, table: &Table<'_>) -> Option<RawStep> {
         let name = self.step_name(table);
-        let run = self.choice(table, "run", &RUN).map(|run| run.value).unwrap_or_default();
+        let run = self.run_policy(table);
         let env = self.step_env(table);
         let given: Vec<(&str, Range<usize>)> =
             KINDS.iter().filter_map(|key| Some((*key, table.key_span(key)?))).collect();
+        let reboot = self.boolean(table, "reboot").unwrap_or(false);
         let kind = match given.as_slice() {
+            [] if reboot => Some(StepKind::Reboot),
             [] => {
-                let help = "add `shell = \"…\"`, `path = \"script.sh\"`, `packages = [\"…\"]` or \
-                            `file = { source = \"…\", destination = \"…\" }`";
+                let help = "add `shell = \"…\"`, `path = \"script.sh\"`, `packages = [\"…\"]`, \
+                            `file = { source = \"…\", destination = \"…\" }` or `reboot = true`";
                 self.wrong(&table.span, "this step does not say what to do", help);
                 None
             }
@@ -91,10 +97,47 @@ impl Reader<'_> {
                 self.wrong(&span, message, "remove it, or use `shell` or `path`");
             }
         }
-        Some(RawStep { name, step: Step { name: String::new(), run, env: env?, kind: kind? } })
+        if let (true, [(key, _)], Some(span)) = (reboot, given.as_slice(), table.key_span("reboot"))
+            && !REBOOTING.contains(key)
+        {
+            let message = format!("a step with `{key}` is not followed by a reboot");
+            self.wrong(&span, message, "make a step of its own of it, with `reboot = true` alone");
+        }
+        let retries = self.number(table, "retries", 0, MOST_RETRIES).map_or(0, |retries| retries.value);
+        let timeout = self.time(table, "timeout").map(|time| time.value);
+        let sensitive = self.boolean(table, "sensitive").unwrap_or(false);
+        let step = Step {
+            run,
+            env: env?,
+            retries: u32::try_from(retries).unwrap_or_default(),
+            timeout,
+            reboot,
+            sensitive,
+            ..Step::new(String::new(), kind?)
+        };
+        Some(RawStep { name, step })
     }
 
-    fn step_name(&mut self, table: &Table<'_>) -> Option<Sp<String>> {
+    fn run_policy(&mut self, table: &Table<'_>) -> RunPolicy {
+        // Vagrant takes any word it does not know for `once`: people expect these to mean something.
+        const MEANT: [(&[&str], &str); 2] = [
+            (&["no", "false", "off", "none", "manual"], "never"),
+            (&["yes", "true", "on", "each", "every"], "always"),
+        ];
+        if let Some(word) =
+            table.raw("run").filter(|value| value.get_ref().is_str()).and_then(|v| self.fill(v))
+            && let Some((_, meant)) =
+                MEANT.iter().find(|(words, _)| words.contains(&word.value.value.as_str()))
+        {
+            let message = format!("`run` cannot be {:?}", brief(&word.value.shown));
+            let help = format!("did you mean `{meant}`? It can be `once`, `always` or `never`");
+            self.wrong(&word.span, message, help);
+            return RunPolicy::default();
+        }
+        self.choice(table, "run", &RUN).map(|run| run.value).unwrap_or_default()
+    }
+
+    pub(super) fn step_name(&mut self, table: &Table<'_>) -> Option<Sp<String>> {
         const LONGEST: usize = 64;
         let name = self.text(table, "name", "\"web server\"")?;
         let text = name.value.value.as_str();
@@ -112,7 +155,7 @@ impl Reader<'_> {
     }
 
     /// The names that a step may see, with their values.
-    fn step_env(&mut self, table: &Table<'_>) -> Option<Vec<(String, Secret)>> {
+    pub(super) fn step_env(&mut self, table: &Table<'_>) -> Option<Vec<(String, Secret)>> {
         if table.raw("env").is_none() {
             return Some(Vec::new());
         }
@@ -144,7 +187,7 @@ impl Reader<'_> {
         complete.then_some(env)
     }
 
-    fn step_kind(&mut self, table: &Table<'_>, key: &str) -> Option<StepKind> {
+    pub(super) fn step_kind(&mut self, table: &Table<'_>, key: &str) -> Option<StepKind> {
         match key {
             "packages" => self.packages(table),
             "file" => self.file(table),
@@ -292,12 +335,12 @@ impl Reader<'_> {
 }
 
 /// Names of packages, with what apt accepts behind them (`name=version`, `name:arch`,
-/// `name/suite`); nothing that a package manager could take for an option or a removal.
+/// `name/suite`) and others do; nothing that a package manager could take for an option or a removal.
 fn is_package(name: &str) -> bool {
     name.len() <= 256
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && !name.ends_with('-')
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || "+-._:~=/@".contains(c))
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "+-._:~=/@^".contains(c))
 }
 
 #[cfg(test)]

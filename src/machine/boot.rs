@@ -277,8 +277,32 @@ impl Machines<'_> {
         timeout: Duration,
         seen: &mut dyn FnMut(ssh::BootStage),
     ) -> Result<Session, MachineError> {
-        let dir = self.layout.machine(&record.id);
         let target = self.target(login, record)?;
+        match self.connect_when_up(&target, record, timeout, seen) {
+            Ok(session) => {
+                if !record.reached {
+                    record.reached = true;
+                    self.save(record)?;
+                }
+                Ok(session)
+            }
+            Err(WaitError::Ssh(SshError::Cancelled)) => Err(MachineError::Interrupted(format!(
+                "machine `{0}` goes on booting: `rvm up {0}` waits for it again, `rvm halt {0}` stops it",
+                record.name
+            ))),
+            Err(error) => Err(self.boot_error(record, timeout, &error)),
+        }
+    }
+
+    /// Connects to a running machine, as soon as its guest lets us in.
+    pub(super) fn connect_when_up(
+        &self,
+        target: &Target,
+        record: &Record,
+        timeout: Duration,
+        seen: &mut dyn FnMut(ssh::BootStage),
+    ) -> Result<Session, WaitError> {
+        let dir = self.layout.machine(&record.id);
         let mut alive = || matches!(provider::live(&dir), Ok(Some(_)) | Err(_));
         let mut on_stage = |stage: ssh::BootStage| {
             tracing::debug!(machine = %record.name, ?stage, "boot");
@@ -291,23 +315,11 @@ impl Machines<'_> {
             let up = provider::wait_up(&dir, UP_PATIENCE.min(timeout), &self.cancel);
             tracing::debug!(machine = %record.name, up, "guest's word");
         }
-        match ssh::wait_ready(&target, deadline, &mut alive, &mut on_stage, &self.cancel) {
-            Ok(session) => {
-                if !record.reached {
-                    record.reached = true;
-                    self.save(record)?;
-                }
-                Ok(session)
-            }
-            Err(WaitError::Ssh(SshError::Cancelled)) => Err(MachineError::Interrupted(format!(
-                "machine `{0}` goes on booting: `rvm up {0}` waits for it again, `rvm halt {0}` stops it",
-                record.name
-            ))),
-            Err(error) => Err(self.boot_error(record, &dir, timeout, &error)),
-        }
+        ssh::wait_ready(target, deadline, &mut alive, &mut on_stage, &self.cancel)
     }
 
-    fn boot_error(&self, record: &Record, dir: &Path, timeout: Duration, error: &WaitError) -> MachineError {
+    pub(super) fn boot_error(&self, record: &Record, timeout: Duration, error: &WaitError) -> MachineError {
+        let dir = &self.layout.machine(&record.id);
         let name = record.name.clone();
         let ended = provider::ended(dir).ok().flatten().and_then(|e| e.message);
         let what = match (error, ended) {

@@ -8,6 +8,7 @@ mod console;
 mod disks;
 mod error;
 pub mod forwards;
+mod hooks;
 mod live;
 mod locks;
 mod networks;

@@ -269,6 +269,7 @@ mod tests {
             root: "/p".into(),
             file: "/p/Vagrantfile".into(),
             machines: vec![web, router, db],
+            hooks: Vec::new(),
             networks: vec![Network::new("front"), Network::new("back")],
             login: Login::default(),
             masker: Masker::default(),

@@ -9,6 +9,7 @@ use super::record::Record;
 use super::{MachineError, Machines, SshInfo, State, Status, console, forwards, schedule};
 use crate::model::{Login, Project, Stream};
 use crate::provider::{self, EndReason, Ended};
+use crate::provision::StepLogs;
 use crate::ssh::{Input, Session};
 use crate::vmm::control::Usage;
 
@@ -158,6 +159,21 @@ impl Machines<'_> {
     pub fn console_log(&self, id: &str) -> Result<Vec<u8>, MachineError> {
         let dir = self.layout.machine(id);
         console::whole(&dir).map_err(|e| MachineError::file("read the console log in", &dir, e))
+    }
+
+    /// What a provision step printed when it ran last, masked; `None` when it has not run. Of much only
+    /// the beginning and the end.
+    pub fn step_log(&self, id: &str, step: &str) -> Result<Option<String>, MachineError> {
+        let dir = self.layout.machine(id);
+        StepLogs::of(&dir)
+            .read(step)
+            .map_err(|e| MachineError::file("read what its steps printed in", &dir, e))
+    }
+
+    /// Names of the steps whose output is kept.
+    pub fn step_logs(&self, id: &str) -> Result<Vec<String>, MachineError> {
+        let dir = self.layout.machine(id);
+        StepLogs::of(&dir).names().map_err(|e| MachineError::file("read what its steps printed in", &dir, e))
     }
 
     /// Attaches to the console of a running machine; `vmm::attach::wire` is spoken there.

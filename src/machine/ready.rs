@@ -214,7 +214,7 @@ mod tests {
             let output = Command::new("sh").args(["-c", command]).stdin(Stdio::null()).output().unwrap();
             out(Stream::Stdout, &output.stdout);
             out(Stream::Stderr, &output.stderr);
-            Ok(ExecStatus { code: output.status.code().unwrap(), signal: None })
+            Ok(ExecStatus::of_code(output.status.code().unwrap()))
         }
     }
 
@@ -271,7 +271,7 @@ mod tests {
         ) -> Result<ExecStatus, SshError> {
             out(Stream::Stderr, b"hunter2 is wrong\n");
             let mut answers = self.0.borrow_mut();
-            if answers.is_empty() { Ok(ExecStatus { code: 3, signal: None }) } else { answers.remove(0) }
+            if answers.is_empty() { Ok(ExecStatus::of_code(3)) } else { answers.remove(0) }
         }
     }
 
@@ -300,7 +300,7 @@ mod tests {
     #[test]
     fn a_lost_connection_is_made_anew_and_the_probe_tried_again() {
         let (_dir, machines) = machines();
-        let code = |code| Ok(ExecStatus { code, signal: None });
+        let code = |code| Ok(ExecStatus::of_code(code));
         let lost = Err(SshError::Lost { doing: "x", source: None });
         let answers = RefCell::new(vec![code(1), lost, code(1), code(HOLDS)]);
         let connections = Cell::new(0);

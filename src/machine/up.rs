@@ -7,7 +7,7 @@ use super::record::Record;
 use super::timing::Boot;
 use super::{MachineError, Machines, UpOptions, UpOutcome, console};
 use crate::image::{self, BoxImage, Kernel};
-use crate::model::{Machine, Phase, Project, ProvisionChoice};
+use crate::model::{Cancel, Machine, Phase, Project, ProvisionChoice};
 use crate::plan::{Action, Applied, Change};
 use crate::provision;
 use crate::ssh::{self, Session};
@@ -54,7 +54,7 @@ impl Machines<'_> {
         let _lock = self.lock(&project.root, &machine.name, "provision")?;
         let mut record = self.running(&project.root, &machine.name)?;
         let session = self.wait_ssh(&project.login, &mut record, machine.boot_timeout, &mut |_| ())?;
-        let outcome = self.run_steps(project, machine, &record, &session, with, true)?;
+        let (outcome, session) = self.run_steps(project, machine, &record, session, with, true)?;
         self.finish(project, machine, &record, session, with)?;
         Ok(outcome)
     }
@@ -106,7 +106,8 @@ impl Machines<'_> {
             self.tell_ready(&record);
             self.check_mounts(machine, &session)?;
         }
-        let outcome = self.run_steps(project, machine, &record, &session, &options.provision, was_running)?;
+        let (outcome, session) =
+            self.run_steps(project, machine, &record, session, &options.provision, was_running)?;
         self.finish(project, machine, &record, session, &options.provision)?;
         Ok(UpOutcome { pending, ..outcome })
     }
@@ -227,20 +228,31 @@ impl Machines<'_> {
         project: &Project,
         machine: &Machine,
         record: &Record,
-        session: &Session,
+        session: Session,
         choice: &ProvisionChoice,
         was_running: bool,
-    ) -> Result<UpOutcome, MachineError> {
+    ) -> Result<(UpOutcome, Session), MachineError> {
         let dir = self.layout.machine(&record.id);
         let mut stamps = provision::Stamps::load(&dir)?;
+        let target = self.target(&project.login, record)?;
+        let connect = |_: &Cancel| self.connect_when_up(&target, record, machine.boot_timeout, &mut |_| ());
+        let link = provision::Link::new(session, &connect);
         let context = provision::Context {
             machine: &machine.name,
-            guest: session,
+            guest: &link,
             report: self.report,
             masker: &project.masker,
             cancel: &self.cancel,
+            logs: &provision::StepLogs::of(&dir),
+            boot_timeout: machine.boot_timeout,
         };
-        let outcome = provision::run(&context, &machine.steps, choice, &mut stamps)?;
-        Ok(UpOutcome { was_running, pending: Vec::new(), ran: outcome.ran, skipped: outcome.skipped })
+        let choice = choice.known_to(&machine.steps);
+        let outcome = provision::run(&context, &machine.steps, &choice, &mut stamps)?;
+        let outcome =
+            UpOutcome { was_running, pending: Vec::new(), ran: outcome.ran, skipped: outcome.skipped };
+        match link.into_session() {
+            Some(session) => Ok((outcome, session)),
+            None => Ok((outcome, self.connect(&project.login, record)?)),
+        }
     }
 }

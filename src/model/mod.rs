@@ -5,6 +5,7 @@
 
 mod cancel;
 mod event;
+mod hook;
 mod lock;
 mod network;
 mod secret;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use cancel::Cancel;
 pub use event::{Event, Phase, Reporter, Silent, Stopwatch, Stream};
+pub use hook::{Hook, Hooked, Moment, Side};
 pub use lock::{LockedBox, LockedKernel, Locks, content_digest, timestamp};
 pub use network::{Card, Network, station, unusable};
 pub use secret::{Masker, Secret};
@@ -32,6 +34,8 @@ pub struct Project {
     pub machines: Vec<Machine>,
     /// Private networks that its machines have cards in, or that the file declares; names are unique.
     pub networks: Vec<Network>,
+    /// What runs around commands, in the order of the file.
+    pub hooks: Vec<Hook>,
     /// How to log in, from the ENV file where it says so.
     pub login: Login,
     /// Masks every value of the ENV file in text that is printed.
@@ -288,8 +292,37 @@ pub struct Step {
     pub run: RunPolicy,
     /// Names and values from the ENV file that this step alone gets.
     pub env: Vec<(String, Secret)>,
+    /// How often it is run again after a failure before it counts as failed.
+    pub retries: u32,
+    /// How long one run of it may take; `None`: for ever.
+    pub timeout: Option<Duration>,
+    /// The guest is rebooted once it has succeeded, or does so by itself while it runs.
+    pub reboot: bool,
+    /// What it prints is neither shown nor kept.
+    pub sensitive: bool,
     /// What it does.
     pub kind: StepKind,
+}
+
+impl Step {
+    /// A step with every default of `docs/config.md`.
+    pub fn new(name: impl Into<String>, kind: StepKind) -> Step {
+        Step {
+            name: name.into(),
+            run: RunPolicy::default(),
+            env: Vec::new(),
+            retries: 0,
+            timeout: None,
+            reboot: false,
+            sensitive: false,
+            kind,
+        }
+    }
+
+    /// Whether `word` is its name or its type, as `--provision-with` takes them.
+    pub fn is_called(&self, word: &str) -> bool {
+        self.name == word || self.kind.type_name() == word
+    }
 }
 
 /// When a step runs.
@@ -317,6 +350,25 @@ pub enum ProvisionChoice {
     Skip,
     /// `--provision-with`: those of these names or types, stamped or not.
     With(Vec<String>),
+    /// `--from`: this step and all after it but `never`, stamped or not.
+    From(String),
+}
+
+impl ProvisionChoice {
+    /// The same choice for a machine with these steps: without the names that none of them has.
+    /// What no machine knows is for the caller to refuse.
+    pub fn known_to(&self, steps: &[Step]) -> ProvisionChoice {
+        match self {
+            ProvisionChoice::With(names) => {
+                let known = |name: &&String| steps.iter().any(|step| step.is_called(name));
+                ProvisionChoice::With(names.iter().filter(known).cloned().collect())
+            }
+            ProvisionChoice::From(name) if !steps.iter().any(|step| step.name == *name) => {
+                ProvisionChoice::With(Vec::new())
+            }
+            other => other.clone(),
+        }
+    }
 }
 
 /// What a step does.
@@ -343,15 +395,18 @@ pub enum StepKind {
         /// Path in the guest; relative ones start at the login user's home.
         destination: String,
     },
+    /// Reboots the guest and waits until it is back.
+    Reboot,
 }
 
 impl StepKind {
-    /// `shell`, `packages` or `file`: what `--provision-with` also takes.
+    /// `shell`, `packages`, `file` or `reboot`: what `--provision-with` also takes.
     pub fn type_name(&self) -> &'static str {
         match self {
             StepKind::Shell { .. } => "shell",
             StepKind::Packages { .. } => "packages",
             StepKind::File { .. } => "file",
+            StepKind::Reboot => "reboot",
         }
     }
 }

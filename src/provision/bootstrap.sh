@@ -50,20 +50,25 @@ if [ "$_rvm_how" = shell ]; then
 fi
 _rvm_setsid=$(command -v setsid)
 
-# When the host goes away, the step must not go on in the background, where the next one would
-# meet it: end of file on standard input ends its process group.
+# When the host goes away, or the step's time is up, the step must not go on in the background, where
+# the next one would meet it: end of file on standard input ends its process group.
 exec 3<&0 </dev/null
 (
   trap - EXIT HUP INT PIPE TERM
   while IFS= read -r _rvm_l <&3; do :; done
+  : >"$_rvm_t/ending"
   for _rvm_i in 1 2 3 4 5; do
     [ ! -s "$_rvm_t/pid" ] || break
     sleep 1
   done
   IFS= read -r _rvm_p <"$_rvm_t/pid" || exit
-  kill -TERM "-$_rvm_p" || kill -TERM "$_rvm_p"
-  sleep 3
-  kill -KILL "-$_rvm_p" || kill -KILL "$_rvm_p"
+  _rvm_g=-$_rvm_p
+  kill -TERM "$_rvm_g" || { _rvm_g=$_rvm_p; kill -TERM "$_rvm_g"; }
+  for _rvm_i in 1 2 3; do
+    sleep 1
+    kill -0 "$_rvm_g" || exit
+  done
+  kill -KILL "$_rvm_g"
 ) >/dev/null 2>&1 &
 _rvm_w=$!
 
@@ -92,9 +97,13 @@ _rvm_w=$!
   exec "$@"
 )
 _rvm_c=$?
-# Not TERM: on a busy guest the watcher may not have run yet, still has the trap of this shell,
-# and would forget the signal when it puts its own in place.
-{ kill -KILL "$_rvm_w"; wait "$_rvm_w"; } 2>/dev/null
+# What is left of a group that is being ended is the watcher's to end. Else the watcher goes. Not by
+# TERM: on a busy guest it may not have run yet, still has the trap of this shell, and would forget
+# the signal when it puts its own in place.
+{
+  [ -e "$_rvm_t/ending" ] || kill -KILL "$_rvm_w"
+  wait "$_rvm_w"
+} 2>/dev/null
 # Success has a code of its own: to the host, 0 is also what a broken channel looks like.
 case $_rvm_c in
   0) exit 223 ;;

@@ -14,7 +14,7 @@ pub enum Decision {
     Done,
     /// `run = "never"`, and nobody named it.
     Never,
-    /// `--no-provision`, or others were named.
+    /// `--no-provision`, or others were named, or it comes before `--from`.
     NotChosen,
 }
 
@@ -37,15 +37,26 @@ pub(super) enum Wish {
 /// The wish for each of `steps`. A name in `choice` that is neither a step's name nor the type
 /// of one is an error.
 pub(super) fn wishes(steps: &[Step], choice: &ProvisionChoice) -> Result<Vec<Wish>, ProvisionError> {
-    if let ProvisionChoice::With(asked) = choice
-        && let Some(unknown) = asked.iter().find(|name| !steps.iter().any(|step| is_meant(step, name)))
-    {
+    let unknown = match choice {
+        ProvisionChoice::With(asked) => {
+            asked.iter().find(|name| !steps.iter().any(|step| step.is_called(name)))
+        }
+        ProvisionChoice::From(name) => (!steps.iter().any(|step| step.name == *name)).then_some(name),
+        _ => None,
+    };
+    if let Some(unknown) = unknown {
         return Err(ProvisionError::UnknownStep {
             asked: unknown.clone(),
             names: steps.iter().map(|step| step.name.clone()).collect(),
         });
     }
-    Ok(steps.iter().map(|step| wish(step, choice)).collect())
+    let first = match choice {
+        ProvisionChoice::From(name) => steps.iter().position(|step| step.name == *name).unwrap_or_default(),
+        _ => 0,
+    };
+    let wish =
+        |(index, step)| if index < first { Wish::Settled(Decision::NotChosen) } else { wish(step, choice) };
+    Ok(steps.iter().enumerate().map(wish).collect())
 }
 
 fn wish(step: &Step, choice: &ProvisionChoice) -> Wish {
@@ -53,17 +64,14 @@ fn wish(step: &Step, choice: &ProvisionChoice) -> Wish {
     match (choice, step.run) {
         (ProvisionChoice::Skip, _) => Wish::Settled(NotChosen),
         (ProvisionChoice::With(names), _) => {
-            let chosen = names.iter().any(|name| is_meant(step, name));
+            let chosen = names.iter().any(|name| step.is_called(name));
             Wish::Settled(if chosen { Run } else { NotChosen })
         }
         (_, RunPolicy::Never) => Wish::Settled(Never),
-        (ProvisionChoice::Force, _) | (ProvisionChoice::Auto, RunPolicy::Always) => Wish::Settled(Run),
+        (ProvisionChoice::Force | ProvisionChoice::From(_), _)
+        | (ProvisionChoice::Auto, RunPolicy::Always) => Wish::Settled(Run),
         (ProvisionChoice::Auto, RunPolicy::Once) => Wish::UnlessDone,
     }
-}
-
-fn is_meant(step: &Step, name: &str) -> bool {
-    step.name == name || step.kind.type_name() == name
 }
 
 /// What becomes of a step whose content has this digest.
@@ -82,7 +90,7 @@ mod tests {
     use crate::model::{Script, StepKind};
 
     fn step(name: &str, run: RunPolicy, kind: StepKind) -> Step {
-        Step { name: name.into(), run, env: Vec::new(), kind }
+        Step { run, ..Step::new(name, kind) }
     }
 
     fn shell() -> StepKind {
@@ -113,6 +121,8 @@ mod tests {
         assert_eq!(all(&with(&["shell"])), settled([NotChosen, Run, Run]));
         assert_eq!(all(&with(&["reset", "packages"])), settled([Run, NotChosen, Run]));
         assert_eq!(all(&with(&[])), settled([NotChosen; 3]));
+        assert_eq!(all(&ProvisionChoice::From("greet".into())), settled([NotChosen, Run, Never]));
+        assert_eq!(all(&ProvisionChoice::From("tools".into())), all(&ProvisionChoice::Force));
     }
 
     #[test]
@@ -120,6 +130,7 @@ mod tests {
         let error = wishes(&steps(), &ProvisionChoice::With(vec!["tols".into()])).unwrap_err();
         assert!(error.to_string().contains("`tols`"), "{error}");
         assert_eq!(error.hint().unwrap(), "there are: tools, greet, reset");
+        assert!(wishes(&steps(), &ProvisionChoice::From("shell".into())).is_err(), "a type is no place");
         // The type of no step is unknown, too.
         assert!(wishes(&steps(), &ProvisionChoice::With(vec!["file".into()])).is_err());
     }

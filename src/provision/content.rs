@@ -21,8 +21,8 @@ const MAX_DEPTH: usize = 64;
 pub(super) enum Content {
     /// A script.
     Script(Vec<u8>),
-    /// Package names are all.
-    Packages,
+    /// Nothing: what the step says is all.
+    Nothing,
     /// A file.
     File {
         /// Permission bits.
@@ -55,11 +55,7 @@ pub(super) enum EntryKind {
 
 /// Reads a step's content and makes its digest.
 pub(super) fn load(step: &Step, stamps: &Stamps) -> Result<(Content, Digest), ProvisionError> {
-    let path = match &step.kind {
-        StepKind::Shell { script: Script::Path(path), .. } => path.clone(),
-        StepKind::File { source, .. } => source.clone(),
-        _ => PathBuf::new(),
-    };
+    let path = source_of(step);
     let fail = |source| ProvisionError::Source { step: step.name.clone(), path, source };
     let read = || {
         let content = read(&step.kind)?;
@@ -68,6 +64,20 @@ pub(super) fn load(step: &Step, stamps: &Stamps) -> Result<(Content, Digest), Pr
         result.map(|()| (content, digest))
     };
     read().map_err(fail)
+}
+
+/// Reads a step's content, where no digest is needed.
+pub(super) fn read_for(step: &Step) -> Result<Content, ProvisionError> {
+    let path = source_of(step);
+    read(&step.kind).map_err(|source| ProvisionError::Source { step: step.name.clone(), path, source })
+}
+
+fn source_of(step: &Step) -> PathBuf {
+    match &step.kind {
+        StepKind::Shell { script: Script::Path(path), .. } => path.clone(),
+        StepKind::File { source, .. } => source.clone(),
+        _ => PathBuf::new(),
+    }
 }
 
 fn read(kind: &StepKind) -> io::Result<Content> {
@@ -86,7 +96,7 @@ fn read(kind: &StepKind) -> io::Result<Content> {
             }
             Ok(Content::Script(data))
         }
-        StepKind::Packages { .. } => Ok(Content::Packages),
+        StepKind::Packages { .. } | StepKind::Reboot => Ok(Content::Nothing),
         StepKind::File { source, .. } => {
             let meta = fs::metadata(source)?;
             if meta.is_dir() {
@@ -165,6 +175,7 @@ fn fill(step: &Step, content: &Content, hash: &mut Hash) -> io::Result<()> {
             hash.number(u64::from(*privileged));
         }
         StepKind::Packages { names } => list(hash, names),
+        StepKind::Reboot => {}
         StepKind::File { source, destination } => {
             hash.field(destination.as_bytes());
             // A file may land in an existing folder, under its own name.
@@ -221,11 +232,11 @@ fn file(path: &Path, hash: &mut Hash) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{RunPolicy, Secret};
+    use crate::model::Secret;
 
     fn step(kind: StepKind, env: &[(&str, &str)]) -> Step {
         let env = env.iter().map(|(n, v)| ((*n).to_owned(), Secret::new(*v))).collect();
-        Step { name: "s".into(), run: RunPolicy::Once, env, kind }
+        Step { env, ..Step::new("s", kind) }
     }
 
     fn shell(script: Script, args: &[&str], privileged: bool) -> StepKind {

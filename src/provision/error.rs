@@ -2,10 +2,11 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::ssh::SshError;
+use crate::ssh::{SshError, WaitError};
 
 /// Why provisioning stopped. The machine is left running.
 #[derive(Debug, Error)]
@@ -34,6 +35,45 @@ pub enum ProvisionError {
         /// What to do about it.
         hint: Option<String>,
     },
+    /// The guest's package manager reached no mirror.
+    #[error("step `{step}` of machine `{machine}` reached no package mirror (`{manager}` says more above)")]
+    MirrorUnreachable {
+        /// The machine.
+        machine: String,
+        /// The step.
+        step: String,
+        /// Program of the package manager.
+        manager: &'static str,
+    },
+    /// The step did not end in its time. It was ended, in the guest too.
+    #[error("step `{step}` of machine `{machine}` did not end within {} s and was ended", after.as_secs())]
+    StepTimedOut {
+        /// The machine.
+        machine: String,
+        /// The step.
+        step: String,
+        /// Its `timeout`.
+        after: Duration,
+    },
+    /// The guest rebooted while the step ran, and nothing says that it should.
+    #[error("the guest of machine `{machine}` rebooted while step `{step}` ran")]
+    GuestRebooted {
+        /// The machine.
+        machine: String,
+        /// The step.
+        step: String,
+    },
+    /// The guest was lost in a step, or went to reboot, and did not come back.
+    #[error("the guest of machine `{machine}` did not come back after it was lost in step `{step}`")]
+    GuestGone {
+        /// The machine.
+        machine: String,
+        /// The step.
+        step: String,
+        /// Why.
+        #[source]
+        source: Box<WaitError>,
+    },
     /// The way to the guest broke while a step ran.
     #[error("step `{step}` of machine `{machine}` was cut off")]
     StepCut {
@@ -44,6 +84,19 @@ pub enum ProvisionError {
         /// Why.
         #[source]
         source: Box<SshError>,
+    },
+    /// A hook failed.
+    #[error("hook `{hook}` {when} of machine `{machine}` failed")]
+    Hook {
+        /// The machine.
+        machine: String,
+        /// Its name.
+        hook: String,
+        /// Such as `before halt`.
+        when: String,
+        /// Why.
+        #[source]
+        source: Box<ProvisionError>,
     },
     /// `--provision-with` names no step.
     #[error("no provision step has the name or type `{asked}`")]
@@ -83,10 +136,40 @@ impl ProvisionError {
                 "the machine is left running: look into it with `rvm ssh {machine}`; after the cause is \
                  mended `rvm up {machine}` goes on at this step"
             )),
+            ProvisionError::StepTimedOut { machine, .. } => Some(format!(
+                "none of its processes is left; the machine runs: look into it with `rvm ssh {machine}`, or \
+                 give the step a longer `timeout`; `rvm up {machine}` goes on at this step"
+            )),
+            ProvisionError::MirrorUnreachable { machine, manager, .. } => Some(format!(
+                "look whether this host is online, and at the mirrors of `{manager}` in the guest (`rvm ssh \
+                 {machine}`); `retries` in the step tries again by itself; `rvm up {machine}` goes on at it"
+            )),
+            ProvisionError::GuestRebooted { machine, .. } => Some(format!(
+                "where a step is meant to reboot the guest, say `reboot = true` in it; `rvm logs {machine}` \
+                 shows the console; `rvm up {machine}` goes on at this step"
+            )),
+            ProvisionError::GuestGone { machine, source, .. } => {
+                Some(source.hint().unwrap_or_else(|| {
+                    format!(
+                        "`rvm logs {machine}` shows its console; `rvm up {machine}` starts it where it has \
+                         ended, and goes on at this step"
+                    )
+                }))
+            }
             ProvisionError::StepUnable { hint, .. } => hint.clone(),
             ProvisionError::StepCut { machine, source, .. } => Some(source.hint().unwrap_or_else(|| {
                 format!("`rvm status {machine}` shows whether it still runs; `rvm up {machine}` goes on at this step")
             })),
+            ProvisionError::Hook { machine, hook, when, .. } => Some(match when.starts_with("before") {
+                true => format!(
+                    "the command was not begun; `on_error = \"continue\"` in the hook lets it go on; `rvm \
+                     logs {machine} --step {hook}` shows what it printed, where the machine exists"
+                ),
+                false => format!(
+                    "the command itself has succeeded; `rvm logs {machine} --step {hook}` shows what it \
+                     printed, where the machine exists"
+                ),
+            }),
             ProvisionError::UnknownStep { names, .. } if names.is_empty() => {
                 Some("this machine has no provision steps".into())
             }
@@ -100,6 +183,22 @@ impl ProvisionError {
 
     /// Whether it ended by Ctrl-C.
     pub fn is_interrupt(&self) -> bool {
-        matches!(self, ProvisionError::StepCut { source, .. } if source.is_interrupt())
+        match self {
+            ProvisionError::StepCut { source, .. } => source.is_interrupt(),
+            ProvisionError::Hook { source, .. } => source.is_interrupt(),
+            _ => false,
+        }
+    }
+
+    /// Whether running the step again may help.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            ProvisionError::StepFailed { .. }
+            | ProvisionError::MirrorUnreachable { .. }
+            | ProvisionError::StepTimedOut { .. }
+            | ProvisionError::GuestRebooted { .. } => true,
+            ProvisionError::StepCut { .. } => !self.is_interrupt(),
+            _ => false,
+        }
     }
 }

@@ -2,14 +2,19 @@
 
 use std::time::Duration;
 
-use crate::model::{Cancel, Stream};
-use crate::ssh::{ExecStatus, Input, Session, SshError};
+use std::cell::RefCell;
 
-/// Runs commands in a guest: [`Session`], or a fake in tests.
+use crate::model::{Cancel, Stream};
+use crate::ssh::{ExecStatus, Input, Session, SshError, WaitError};
+
+/// Runs commands in a guest: [`Link`], or a fake in tests.
 pub trait Guest {
     /// Runs a command by the login user's shell, without a terminal. Output goes to `out` as it
     /// comes. A process that the command left in the background does not hold it up, if the
     /// command's own exit code is not 0.
+    ///
+    /// When `timeout` has passed a command with [`Input::HeldOpen`] sees the end of its input and gets
+    /// time to end ([`ExecStatus::timed_out`]); others are cut off.
     fn exec(
         &self,
         command: &str,
@@ -18,6 +23,30 @@ pub trait Guest {
         cancel: &Cancel,
         timeout: Option<Duration>,
     ) -> Result<ExecStatus, SshError>;
+
+    /// Connects anew: needed after an error of [`Guest::exec`]. Waits for a guest that boots. Fails where
+    /// there is but one connection.
+    fn reconnect(&self, _cancel: &Cancel) -> Result<(), WaitError> {
+        Err(SshError::Lost { doing: "connecting again", source: None }.into())
+    }
+}
+
+/// A guest over SSH that can be connected to again.
+pub struct Link<'a> {
+    session: RefCell<Option<Session>>,
+    connect: &'a dyn Fn(&Cancel) -> Result<Session, WaitError>,
+}
+
+impl<'a> Link<'a> {
+    /// Begins with `session`; `connect` makes further ones, and waits for a guest that boots.
+    pub fn new(session: Session, connect: &'a dyn Fn(&Cancel) -> Result<Session, WaitError>) -> Self {
+        Link { session: RefCell::new(Some(session)), connect }
+    }
+
+    /// The connection that stands; `None` when the last try to make one failed.
+    pub fn into_session(self) -> Option<Session> {
+        self.session.into_inner()
+    }
 }
 
 /// How long an ended step's output may be silent before nobody waits for more. What the step
@@ -34,6 +63,29 @@ impl Guest for Session {
         timeout: Option<Duration>,
     ) -> Result<ExecStatus, SshError> {
         self.exec_until_exit(command, input, out, cancel, timeout, LINGER)
+    }
+}
+
+impl Guest for Link<'_> {
+    fn exec(
+        &self,
+        command: &str,
+        input: Input<'_>,
+        out: &mut dyn FnMut(Stream, &[u8]),
+        cancel: &Cancel,
+        timeout: Option<Duration>,
+    ) -> Result<ExecStatus, SshError> {
+        match &*self.session.borrow() {
+            Some(session) => session.exec_until_exit(command, input, out, cancel, timeout, LINGER),
+            None => Err(SshError::Lost { doing: "running a command", source: None }),
+        }
+    }
+
+    fn reconnect(&self, cancel: &Cancel) -> Result<(), WaitError> {
+        // The old one goes first: a guest that is full of connections must not refuse the new one.
+        self.session.replace(None);
+        self.session.replace(Some((self.connect)(cancel)?));
+        Ok(())
     }
 }
 
@@ -55,6 +107,8 @@ pub(super) enum Root {
 pub(super) struct Facts {
     pub user: String,
     pub root: Root,
+    /// Another one after each boot.
+    pub boot: String,
     /// Which of the programs that [`PROBE`] looks for are there.
     pub programs: Vec<String>,
 }
@@ -63,6 +117,7 @@ pub(super) struct Facts {
 const PROBE: &str = r#"
 echo "user $(id -un)"
 echo "uid $(id -u)"
+echo "boot $(cat /proc/sys/kernel/random/boot_id)"
 for c in apt-get apk dnf pacman zypper tar; do
   if command -v "$c" >/dev/null 2>&1; then echo "has $c"; fi
 done
@@ -98,6 +153,7 @@ impl Facts {
         if fact("end").as_deref() != Some("facts") {
             return Err(unclear());
         }
+        let boot = fact("boot").unwrap_or_default();
         let root = fact("root").ok_or_else(unclear)?;
         let root = match root.split_once(' ').unwrap_or((&root, "")) {
             ("already", _) => Root::Already,
@@ -107,7 +163,8 @@ impl Facts {
             _ => return Err(unclear()),
         };
         let programs = answer.lines().filter_map(|line| line.strip_prefix("has ")).map(str::to_owned);
-        Ok(Facts { user: fact("user").ok_or_else(unclear)?, root, programs: programs.collect() })
+        let user = fact("user").ok_or_else(unclear)?;
+        Ok(Facts { user, root, boot, programs: programs.collect() })
     }
 
     pub fn has(&self, program: &str) -> bool {

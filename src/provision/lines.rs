@@ -1,6 +1,6 @@
 //! From the bytes that a step prints to lines that are safe to show.
 
-use crate::model::{Event, Masker, Reporter, Stream};
+use crate::model::{Masker, Stream};
 
 /// Longest line that is shown, in bytes.
 const MAX_LINE: usize = 16 << 10;
@@ -9,10 +9,9 @@ const MAX_LINE: usize = 16 << 10;
 /// so it is never shown by half.
 const SLACK: usize = 4 << 10;
 
-/// Gathers the two streams of a step into lines and reports them, masked.
+/// Gathers the two streams of a step into lines and shows them, masked.
 pub(super) struct Lines<'a> {
-    machine: &'a str,
-    report: &'a dyn Reporter,
+    show: &'a dyn Fn(Stream, String),
     masker: &'a Masker,
     stdout: Line,
     stderr: Line,
@@ -29,8 +28,8 @@ struct Line {
 }
 
 impl<'a> Lines<'a> {
-    pub fn new(machine: &'a str, report: &'a dyn Reporter, masker: &'a Masker) -> Self {
-        Lines { machine, report, masker, stdout: Line::default(), stderr: Line::default() }
+    pub fn new(masker: &'a Masker, show: &'a dyn Fn(Stream, String)) -> Self {
+        Lines { show, masker, stdout: Line::default(), stderr: Line::default() }
     }
 
     /// Takes what came on a stream.
@@ -65,7 +64,7 @@ impl<'a> Lines<'a> {
     fn show(&self, stream: Stream, line: Line) {
         let text = self.masker.mask(&harmless(&String::from_utf8_lossy(&line.bytes)));
         let text = if line.cut || text.len() > MAX_LINE { shortened(&text) } else { text };
-        self.report.event(Event::Output { machine: self.machine.to_owned(), stream, line: text });
+        (self.show)(stream, text);
     }
 }
 
@@ -146,28 +145,18 @@ fn skip_until_final(chars: &mut Chars<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Mutex;
-
-    #[derive(Default)]
-    struct Seen(Mutex<Vec<(Stream, String)>>);
-
-    impl Reporter for Seen {
-        fn event(&self, event: Event) {
-            if let Event::Output { stream, line, .. } = event {
-                self.0.lock().unwrap().push((stream, line));
-            }
-        }
-    }
+    use std::cell::RefCell;
 
     fn shown(chunks: &[&[u8]], secrets: &[&str]) -> Vec<String> {
-        let seen = Seen::default();
+        let seen = RefCell::default();
         let masker = Masker::new(secrets.iter().copied());
-        let mut lines = Lines::new("m", &seen, &masker);
+        let show = |stream, line| Vec::push(&mut seen.borrow_mut(), (stream, line));
+        let mut lines = Lines::new(&masker, &show);
         for chunk in chunks {
             lines.take(Stream::Stdout, chunk);
         }
         lines.flush();
-        seen.0.into_inner().unwrap().into_iter().map(|(_, line)| line).collect()
+        seen.into_inner().into_iter().map(|(_, line): (Stream, String)| line).collect()
     }
 
     #[test]
@@ -189,14 +178,14 @@ mod tests {
 
     #[test]
     fn streams_do_not_mix() {
-        let seen = Seen::default();
+        let seen = RefCell::default();
         let masker = Masker::default();
-        let mut lines = Lines::new("m", &seen, &masker);
+        let show = |stream, line| Vec::push(&mut seen.borrow_mut(), (stream, line));
+        let mut lines = Lines::new(&masker, &show);
         lines.take(Stream::Stdout, b"ou");
         lines.take(Stream::Stderr, b"err\n");
         lines.take(Stream::Stdout, b"t\n");
-        let seen = seen.0.into_inner().unwrap();
-        assert_eq!(seen, [(Stream::Stderr, "err".into()), (Stream::Stdout, "out".into())]);
+        assert_eq!(seen.into_inner(), [(Stream::Stderr, "err".into()), (Stream::Stdout, "out".into())]);
     }
 
     #[test]

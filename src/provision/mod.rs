@@ -7,19 +7,28 @@ mod choose;
 mod content;
 mod error;
 mod guest;
+mod host;
 mod lines;
+mod log;
+mod output;
 mod packages;
+mod reboot;
 mod runner;
 mod shell;
 mod stamps;
+mod tries;
 mod upload;
 mod why;
+
+use std::time::Duration;
 
 use crate::model::{Cancel, Event, Masker, Phase, ProvisionChoice, Reporter, Step, Stopwatch};
 
 pub use choose::Decision;
 pub use error::ProvisionError;
-pub use guest::Guest;
+pub use guest::{Guest, Link};
+pub use host::Host;
+pub use log::StepLogs;
 pub use stamps::{Digest, Hash, Stamps};
 pub use why::{Why, why};
 
@@ -38,6 +47,10 @@ pub struct Context<'a> {
     pub masker: &'a Masker,
     /// Ends the step that runs.
     pub cancel: &'a Cancel,
+    /// Keeps what the steps print.
+    pub logs: &'a StepLogs,
+    /// How long a guest that reboots may take until it lets us in again.
+    pub boot_timeout: Duration,
 }
 
 /// What [`run`] did.
@@ -82,6 +95,11 @@ pub fn decide(
     stamps: &Stamps,
 ) -> Result<Vec<Decision>, ProvisionError> {
     Ok(plan(steps, choice, stamps)?.into_iter().map(|planned| planned.decision).collect())
+}
+
+/// Runs one step, whatever its stamp says, and leaves none.
+pub fn run_step(context: &Context<'_>, step: &Step) -> Result<(), ProvisionError> {
+    runner::Runner::new(context).run(step, &content::read_for(step)?)
 }
 
 /// Runs the steps that are due, in order; each is stamped when it has succeeded. Ends at the

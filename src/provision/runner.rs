@@ -3,16 +3,35 @@
 use super::content::{Content, EntryKind};
 use super::guest::{Facts, Root};
 use super::lines::Lines;
+use super::output::Output;
 use super::shell::{Ended, Job, JobError, without_crlf};
 use super::upload::{self, Upload, UploadError};
 use super::{Context, ProvisionError, packages};
-use crate::model::{Event, Step, StepKind};
-use crate::ssh::SshError;
+use crate::model::{Event, Step, StepKind, Stream};
+use crate::ssh::{ExecStatus, SshError};
 
 /// Runs steps; learns what it needs to know about the guest at the first one.
 pub(super) struct Runner<'a> {
-    context: &'a Context<'a>,
-    facts: Option<Facts>,
+    pub(super) context: &'a Context<'a>,
+    pub(super) facts: Option<Facts>,
+}
+
+/// Why a try of a step did not succeed.
+pub(super) enum Fault {
+    /// It is clear why.
+    Error(ProvisionError),
+    /// Its time was up; it has ended.
+    TimedOut,
+    /// The connection is of no further use.
+    Broken(SshError),
+    /// It ended, and nothing says how.
+    NoCode,
+}
+
+impl From<ProvisionError> for Fault {
+    fn from(error: ProvisionError) -> Self {
+        Fault::Error(error)
+    }
 }
 
 impl<'a> Runner<'a> {
@@ -20,8 +39,8 @@ impl<'a> Runner<'a> {
         Runner { context, facts: None }
     }
 
-    /// Runs a step until it has succeeded.
-    pub fn run(&mut self, step: &Step, content: &Content) -> Result<(), ProvisionError> {
+    /// Runs a step once.
+    pub fn once(&mut self, step: &Step, content: &Content, output: &Output<'_>) -> Result<(), Fault> {
         match (&step.kind, content) {
             (StepKind::Shell { args, privileged, .. }, Content::Script(script)) => {
                 let converted = without_crlf(script);
@@ -30,18 +49,22 @@ impl<'a> Runner<'a> {
                 }
                 let sudo = *privileged && self.root(step)?;
                 let script = converted.as_deref().unwrap_or(script);
-                self.job(step, &Job { script, args, env: &step.env, sudo })
+                self.job(step, &Job { script, args, env: &step.env, sudo }, output)
             }
-            (StepKind::Packages { names }, _) => self.packages(step, names),
+            (StepKind::Packages { names }, _) => self.packages(step, names, output),
             (StepKind::File { source, destination }, content) => {
-                self.upload(step, source, destination, content)
+                self.upload(step, source, destination, content, output)
             }
+            // What follows a step with `reboot` is all of it.
+            (StepKind::Reboot, _) => Ok(()),
             // `content::load` makes the content that fits the kind.
-            (StepKind::Shell { .. }, _) => Err(self.unable(step, "its script was not read".into(), None)),
+            (StepKind::Shell { .. }, _) => {
+                Err(self.unable(step, "its script was not read".into(), None).into())
+            }
         }
     }
 
-    fn packages(&mut self, step: &Step, names: &[String]) -> Result<(), ProvisionError> {
+    fn packages(&mut self, step: &Step, names: &[String], output: &Output<'_>) -> Result<(), Fault> {
         if names.is_empty() {
             return Ok(());
         }
@@ -52,31 +75,41 @@ impl<'a> Runner<'a> {
                 None => "the guest has no package manager".into(),
             };
             let hint = "install what it needs in a shell step, or use the box `debian/13`";
-            return Err(self.unable(step, why, Some(hint.into())));
+            return Err(self.unable(step, why, Some(hint.into())).into());
         };
         if let Some(name) = names.iter().find(|name| !manager.takes(name)) {
             let why =
                 format!("`{}` is not a package name for `{}`", name.escape_default(), manager.program());
-            return Err(self.unable(step, why, None));
+            return Err(self.unable(step, why, None).into());
         }
         let sudo = self.root(step)?;
-        self.job(step, &Job { script: manager.script().as_bytes(), args: names, env: &[], sudo })
+        let job = Job { script: manager.script().as_bytes(), args: names, env: &[], sudo };
+        match self.job(step, &job, output) {
+            Err(Fault::Error(ProvisionError::StepFailed {
+                code: packages::UNREACHABLE,
+                machine,
+                step,
+                ..
+            })) => {
+                Err(ProvisionError::MirrorUnreachable { machine, step, manager: manager.program() }.into())
+            }
+            other => other,
+        }
     }
 
-    fn job(&self, step: &Step, job: &Job<'_>) -> Result<(), ProvisionError> {
+    fn job(&self, step: &Step, job: &Job<'_>, output: &Output<'_>) -> Result<(), Fault> {
         let context = self.context;
-        let mut lines = Lines::new(context.machine, context.report, context.masker);
-        match job.run(context.guest, &mut lines, context.cancel, None) {
-            Ok(Ended::Code(status)) => self.ended(step, status),
+        let show = |stream: Stream, line| output.line(stream, line);
+        let mut lines = Lines::new(context.masker, &show);
+        match job.run(context.guest, &mut lines, context.cancel, step.timeout) {
+            Ok(Ended::Code(status)) => Ok(self.ended(step, status)?),
+            Ok(Ended::TimedOut) => Err(Fault::TimedOut),
             Ok(Ended::NotStarted) => {
-                Err(self.unable(step, "the guest could not start it (see its output)".into(), None))
+                Err(self.unable(step, "the guest could not start it (see its output)".into(), None).into())
             }
-            Ok(Ended::Unknown) => {
-                let why = "it ended without an exit code: did the guest shut down?".into();
-                Err(self.unable(step, why, None))
-            }
-            Err(JobError::Unfit(why)) => Err(self.unable(step, why, None)),
-            Err(JobError::Ssh(error)) => Err(self.cut(step, error)),
+            Ok(Ended::Unknown) => Err(Fault::NoCode),
+            Err(JobError::Unfit(why)) => Err(self.unable(step, why, None).into()),
+            Err(JobError::Ssh(error)) => Err(Fault::Broken(error)),
         }
     }
 
@@ -86,19 +119,21 @@ impl<'a> Runner<'a> {
         source: &std::path::Path,
         destination: &str,
         content: &Content,
-    ) -> Result<(), ProvisionError> {
+        output: &Output<'_>,
+    ) -> Result<(), Fault> {
         if destination.is_empty() || destination.contains('\0') {
-            return Err(self.unable(step, "its destination is no path".into(), None));
+            return Err(self.unable(step, "its destination is no path".into(), None).into());
         }
         let context = self.context;
-        let mut lines = Lines::new(context.machine, context.report, context.masker);
+        let show = |stream: Stream, line| output.line(stream, line);
+        let mut lines = Lines::new(context.masker, &show);
         let mut upload = Upload {
             guest: context.guest,
             source,
             destination,
             lines: &mut lines,
             cancel: context.cancel,
-            timeout: None,
+            timeout: step.timeout,
         };
         let result = match content {
             Content::Folder(entries) => {
@@ -114,23 +149,23 @@ impl<'a> Runner<'a> {
             _ => Err(UploadError::Source(std::io::ErrorKind::InvalidInput.into())),
         };
         match result {
-            Ok(upload::Ended::Code(status)) => self.ended(step, status),
+            Ok(upload::Ended::Code(status)) => Ok(self.ended(step, status)?),
             Ok(upload::Ended::Denied) => {
                 let user = self.facts(step)?.user;
                 let why = format!("`{user}` may not write to {destination}");
                 let hint = "upload to a place in the user's home, and move it from there in a shell step";
-                Err(self.unable(step, why, Some(hint.into())))
+                Err(self.unable(step, why, Some(hint.into())).into())
             }
             Err(UploadError::Source(error)) => {
                 let (step, path) = (step.name.clone(), source.to_owned());
-                Err(ProvisionError::Source { step, path, source: error })
+                Err(ProvisionError::Source { step, path, source: error }.into())
             }
-            Err(UploadError::Ssh(error)) => Err(self.cut(step, error)),
+            Err(UploadError::Ssh(error)) => Err(Fault::Broken(error)),
         }
     }
 
     /// What the guest is like; asked once.
-    fn facts(&mut self, step: &Step) -> Result<Facts, ProvisionError> {
+    pub(super) fn facts(&mut self, step: &Step) -> Result<Facts, ProvisionError> {
         if let Some(facts) = &self.facts {
             return Ok(facts.clone());
         }
@@ -142,7 +177,7 @@ impl<'a> Runner<'a> {
     }
 
     /// Whether `sudo` is needed to be root; an error when it does not help.
-    fn root(&mut self, step: &Step) -> Result<bool, ProvisionError> {
+    pub(super) fn root(&mut self, step: &Step) -> Result<bool, ProvisionError> {
         let facts = self.facts(step)?;
         let hint = "`privileged = false` runs a shell step as the login user".to_owned();
         match facts.root {
@@ -159,7 +194,7 @@ impl<'a> Runner<'a> {
         }
     }
 
-    fn ended(&self, step: &Step, status: crate::ssh::ExecStatus) -> Result<(), ProvisionError> {
+    fn ended(&self, step: &Step, status: ExecStatus) -> Result<(), ProvisionError> {
         if status.code == 0 {
             return Ok(());
         }
@@ -171,17 +206,17 @@ impl<'a> Runner<'a> {
         })
     }
 
-    fn unable(&self, step: &Step, why: String, hint: Option<String>) -> ProvisionError {
+    pub(super) fn unable(&self, step: &Step, why: String, hint: Option<String>) -> ProvisionError {
         let (machine, step) = (self.context.machine.to_owned(), step.name.clone());
         ProvisionError::StepUnable { machine, step, why: self.context.masker.mask(&why), hint }
     }
 
-    fn cut(&self, step: &Step, error: SshError) -> ProvisionError {
+    pub(super) fn cut(&self, step: &Step, error: SshError) -> ProvisionError {
         let (machine, step) = (self.context.machine.to_owned(), step.name.clone());
         ProvisionError::StepCut { machine, step, source: Box::new(error) }
     }
 
-    fn detail(&self, text: &str) {
+    pub(super) fn detail(&self, text: &str) {
         let machine = Some(self.context.machine.to_owned());
         self.context.report.event(Event::Detail { machine, text: text.to_owned() });
     }

@@ -21,7 +21,7 @@ const NOT_STARTED: i32 = 222;
 
 /// How to start a script.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Start {
+pub(super) enum Start {
     /// By `bash` where there is one, else `sh`.
     Shell,
     /// By the interpreter of its first line, with at most one argument, as the kernel does
@@ -46,6 +46,8 @@ pub(super) struct Job<'a> {
 pub(super) enum Ended {
     /// With this code, 0 for success.
     Code(ExecStatus),
+    /// It was ended, with all of its processes: its time was up.
+    TimedOut,
     /// It was never started; the guest has said why on its standard error.
     NotStarted,
     /// The command ended, and nothing says how the script did.
@@ -77,9 +79,10 @@ impl Job<'_> {
         let result = guest.exec(&command, Input::HeldOpen(&wire), &mut out, cancel, timeout);
         lines.flush();
         Ok(match result? {
-            ExecStatus { code: SUCCESS, .. } => Ended::Code(ExecStatus { code: 0, signal: None }),
+            ExecStatus { timed_out: true, .. } => Ended::TimedOut,
+            ExecStatus { code: SUCCESS, .. } => Ended::Code(ExecStatus::of_code(0)),
             ExecStatus { code: NOT_STARTED, .. } => Ended::NotStarted,
-            ExecStatus { code: 0, signal: None } => Ended::Unknown,
+            ExecStatus { code: 0, signal: None, .. } => Ended::Unknown,
             status => Ended::Code(status),
         })
     }
@@ -129,7 +132,7 @@ fn is_name(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-fn start_of(script: &[u8]) -> Result<Start, String> {
+pub(super) fn start_of(script: &[u8]) -> Result<Start, String> {
     if script.starts_with(b"\x7fELF") {
         return Ok(Start::Direct);
     }

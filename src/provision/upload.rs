@@ -121,10 +121,12 @@ impl Upload<'_, '_> {
         let result = self.guest.exec(&command, Input::Reader(reader), &mut out, self.cancel, self.timeout);
         self.lines.flush();
         Ok(match result? {
-            ExecStatus { code: SUCCESS, .. } => Ended::Code(ExecStatus { code: 0, signal: None }),
+            ExecStatus { code: SUCCESS, .. } => Ended::Code(ExecStatus::of_code(0)),
             ExecStatus { code: DENIED, .. } => Ended::Denied,
             // The script has no way to end with 0.
-            ExecStatus { code: 0, signal } => Ended::Code(ExecStatus { code: 1, signal }),
+            ExecStatus { code: 0, signal, .. } => {
+                Ended::Code(ExecStatus { signal, ..ExecStatus::of_code(1) })
+            }
             status => Ended::Code(status),
         })
     }

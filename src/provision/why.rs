@@ -106,7 +106,7 @@ mod tests {
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
         let kind = StepKind::Shell { script: Script::Inline(script.into()), args, privileged: true };
         let env = env.iter().map(|(n, v)| ((*n).to_owned(), Secret::new(*v))).collect();
-        Step { name: "s".into(), run: RunPolicy::Once, env, kind }
+        Step { env, ..Step::new("s", kind) }
     }
 
     /// As a run that succeeded leaves it.
@@ -150,7 +150,7 @@ mod tests {
         let mut stamps = Stamps::load(dir.path()).unwrap();
         let file = |destination: &str| {
             let kind = StepKind::File { source: source.clone(), destination: destination.into() };
-            Step { name: "f".into(), run: RunPolicy::Once, env: Vec::new(), kind }
+            Step::new("f", kind)
         };
         stamp(&file("/a"), &mut stamps);
         assert_eq!(why(&file("/b"), &stamps).unwrap(), Why::Changed(vec!["destination".into()]));

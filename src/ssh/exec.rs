@@ -19,7 +19,7 @@ pub enum Input<'a> {
     /// These bytes, then end of file.
     Bytes(&'a [u8]),
     /// These bytes; then it stays open until the command ends, so that the command can tell
-    /// by the end of file that we are gone.
+    /// by the end of file that we are gone, or that its time is up.
     HeldOpen(&'a [u8]),
     /// All that can be read, then end of file. Reads may block for a moment (a file), not for long.
     Reader(&'a mut dyn Read),
@@ -32,6 +32,15 @@ pub struct ExecStatus {
     pub code: i32,
     /// Name of the signal that ended it, without `SIG`.
     pub signal: Option<String>,
+    /// Its time was up: it was told so by the end of its input, and ended.
+    pub timed_out: bool,
+}
+
+impl ExecStatus {
+    /// An end with this code, by itself.
+    pub fn of_code(code: i32) -> Self {
+        ExecStatus { code, signal: None, timed_out: false }
+    }
 }
 
 /// When to give up.
@@ -44,6 +53,10 @@ pub(super) struct Bounds<'a> {
 /// A guest that answers not even keepalive requests for this long is gone. Six requests fit in;
 /// an emulated guest under load may need a while for one.
 const SILENCE: Duration = Duration::from_secs(90);
+
+/// How long a command whose time is up may take to end once its input did. The watcher of a step
+/// (`provision`) takes up to nine seconds, and an emulated guest is slow.
+const GRACE: Duration = Duration::from_secs(25);
 
 /// How long an ended or given up command's channel may take to close.
 const CLOSING: Duration = Duration::from_millis(500);
@@ -78,11 +91,14 @@ pub(super) fn run(
         heard: Instant::now(),
         begin,
         linger: bounds.linger,
+        limits,
+        timed_out: false,
     };
-    let result = pump.run(&mut channel, out, limits);
+    let result = pump.run(&mut channel, out);
+    let (limits, timed_out) = (pump.limits, pump.timed_out);
     close(session, &mut channel, limits, result.as_ref().is_ok_and(|end| *end == End::Eof));
     result?;
-    status(&channel)
+    Ok(ExecStatus { timed_out, ..status(&channel)? })
 }
 
 /// What ended the pumping.
@@ -102,18 +118,15 @@ struct Pump<'a, 'b> {
     heard: Instant,
     begin: Instant,
     linger: Option<Duration>,
+    limits: Limits<'a>,
+    /// The command was told that its time is up.
+    timed_out: bool,
 }
 
 impl Pump<'_, '_> {
-    fn run(
-        &mut self,
-        channel: &mut Channel,
-        out: &mut dyn FnMut(Stream, &[u8]),
-        limits: Limits<'_>,
-    ) -> Result<End, SshError> {
-        let stop = |stop: Stop, begin: Instant| stopped(stop, DOING, begin.elapsed());
+    fn run(&mut self, channel: &mut Channel, out: &mut dyn FnMut(Stream, &[u8])) -> Result<End, SshError> {
         loop {
-            limits.check().map_err(|s| stop(s, self.begin))?;
+            self.limits.check().or_else(|stop| self.overdue(stop))?;
             let mut moved = self.feed.push(self.session, channel)?;
             moved |= self.pull(channel, Stream::Stdout, out)?;
             moved |= self.pull(channel, Stream::Stderr, out)?;
@@ -122,19 +135,37 @@ impl Pump<'_, '_> {
                 continue;
             }
             if channel.eof() {
-                self.await_end(channel, limits)?;
+                self.await_end(channel)?;
                 return Ok(End::Eof);
             }
             let quiet = self.heard.elapsed();
             if self.linger.is_some_and(|linger| quiet >= linger) && has_ended(channel) {
                 return Ok(End::Exited);
             }
-            self.check_alive()?;
-            let write = self.session.wants_to_write();
-            if limits.wait(&self.session.socket, write).map_err(|s| stop(s, self.begin))? {
-                self.heard = Instant::now();
-            }
+            self.rest()?;
         }
+    }
+
+    /// Waits for a moment, or for bytes.
+    fn rest(&mut self) -> Result<(), SshError> {
+        self.check_alive()?;
+        match self.limits.wait(&self.session.socket, self.session.wants_to_write()) {
+            Ok(true) => self.heard = Instant::now(),
+            Ok(false) => {}
+            Err(stop) => self.overdue(stop)?,
+        }
+        Ok(())
+    }
+
+    /// A command whose input is held open is told by its end that the time is up, once, and gets
+    /// [`GRACE`] to end. So its connection stays of use, and its end is known for certain.
+    fn overdue(&mut self, stop: Stop) -> Result<(), SshError> {
+        if stop != Stop::Deadline || self.timed_out || !self.feed.release() {
+            return Err(stopped(stop, DOING, self.begin.elapsed()));
+        }
+        self.timed_out = true;
+        self.limits.deadline = Instant::now().checked_add(GRACE);
+        Ok(())
     }
 
     /// Moves what the guest has sent on one stream.
@@ -161,19 +192,16 @@ impl Pump<'_, '_> {
 
     /// Output has ended; waits for the server to close the channel, after which the exit code is
     /// known. A process that closed its output may go on for long.
-    fn await_end(&mut self, channel: &mut Channel, limits: Limits<'_>) -> Result<(), SshError> {
+    fn await_end(&mut self, channel: &mut Channel) -> Result<(), SshError> {
         loop {
             match channel.wait_close() {
                 Ok(()) => return Ok(()),
                 Err(error) if would_block(&error) => {}
                 Err(error) => return Err(classify(error, DOING)),
             }
-            self.check_alive()?;
-            if limits
-                .wait(&self.session.socket, self.session.wants_to_write())
-                .map_err(|s| stopped(s, DOING, self.begin.elapsed()))?
-            {
-                self.heard = Instant::now();
+            self.rest()?;
+            if self.timed_out {
+                self.feed.push(self.session, channel)?;
             }
         }
     }
@@ -259,6 +287,18 @@ impl<'a> Feed<'a> {
         Ok(!self.waiting.is_empty())
     }
 
+    /// Lets input that was held open end after what is still to be sent; `false` where none was.
+    fn release(&mut self) -> bool {
+        match &mut self.source {
+            Source::Bytes { then_eof: held @ false, .. } => {
+                *held = true;
+                self.done = false;
+                true
+            }
+            _ => false,
+        }
+    }
+
     fn finish(&mut self, channel: &mut Channel) -> Result<(), SshError> {
         if matches!(self.source, Source::Bytes { then_eof: false, .. }) {
             self.done = true;
@@ -302,7 +342,7 @@ fn status(channel: &Channel) -> Result<ExecStatus, SshError> {
         Some(name) => 128 + signal_number(name),
         None => channel.exit_status().map_err(protocol)?,
     };
-    Ok(ExecStatus { code, signal })
+    Ok(ExecStatus { code, signal, timed_out: false })
 }
 
 /// Numbers of the signals that RFC 4254 section 6.10 names, as Linux counts them; 0 for others.

@@ -68,6 +68,9 @@ impl Session {
     /// Runs a command (by the login user's shell, without a terminal) until its output ends
     /// and its exit code is known. Output goes to `out` as it comes.
     ///
+    /// When `timeout` has passed, a command whose input is [`Input::HeldOpen`] sees its end and has 25 s
+    /// to end by itself; then the result says so. Others are cut off at once.
+    ///
     /// After an error the session is of no further use: connect anew.
     ///
     /// The library cannot tell "exit code 0" from "the server never said": a server that ends a

@@ -4,6 +4,7 @@
 mod bad_input;
 mod docs;
 mod help;
+mod hooks;
 mod import;
 mod init;
 mod lock;

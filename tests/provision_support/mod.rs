@@ -7,13 +7,11 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rvm::model::{
-    Cancel, Event, Masker, ProvisionChoice, Reporter, RunPolicy, Script, Secret, Step, StepKind, Stream,
-};
-use rvm::provision::{self, Context, Guest, Outcome, ProvisionError, Stamps};
-use rvm::ssh::{ExecStatus, Input, SshError};
+use rvm::model::{Cancel, Event, Masker, ProvisionChoice, Reporter, Script, Secret, Step, StepKind, Stream};
+use rvm::provision::{self, Context, Guest, Outcome, ProvisionError, Stamps, StepLogs};
+use rvm::ssh::{ExecStatus, Input, SshError, WaitError};
 
 /// A folder for `PATH` in which `sh` is busybox or dash, and the rest fits it.
 pub struct Userland {
@@ -46,7 +44,9 @@ impl Userland {
         for entry in ["/usr/bin", "/bin"].into_iter().flat_map(|bin| std::fs::read_dir(bin).unwrap()) {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap();
-            if !["sh", "sudo", "apt-get", "dpkg-query"].contains(&name) {
+            if !["sh", "sudo", "apt-get", "dpkg-query", "apk", "dnf", "rpm", "pacman", "zypper"]
+                .contains(&name)
+            {
                 // Many are in both folders.
                 let _ = link(&path, name);
             }
@@ -114,6 +114,8 @@ impl Local {
             report: &self.seen,
             masker: &masker,
             cancel: &self.cancel,
+            logs: &self.logs(),
+            boot_timeout: Duration::from_secs(20),
         };
         provision::run(&context, steps, choice, &mut stamps)
     }
@@ -126,6 +128,10 @@ impl Local {
             _ => None,
         };
         events.into_iter().filter_map(line).collect()
+    }
+
+    pub fn logs(&self) -> StepLogs {
+        StepLogs::of(self.machine_dir.path())
     }
 
     pub fn at(&self, path: &str) -> PathBuf {
@@ -149,8 +155,9 @@ impl Guest for Local {
         mut input: Input<'_>,
         out: &mut dyn FnMut(Stream, &[u8]),
         cancel: &Cancel,
-        _timeout: Option<Duration>,
+        timeout: Option<Duration>,
     ) -> Result<ExecStatus, SshError> {
+        let begin = Instant::now();
         self.commands.borrow_mut().push(command.to_owned());
         let mut child = self.command(command).spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
@@ -178,12 +185,16 @@ impl Guest for Local {
             Input::Reader(reader) => io::copy(reader, &mut stdin),
         };
         let mut stdin = matches!(input, Input::HeldOpen(_)).then_some(stdin);
-        let mut cancelled = false;
+        let (mut cancelled, mut timed_out) = (false, false);
         loop {
             match receive.recv_timeout(Duration::from_millis(20)) {
                 Ok((stream, data)) => out(stream, &data),
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            }
+            if !timed_out && stdin.is_some() && timeout.is_some_and(|timeout| begin.elapsed() >= timeout) {
+                timed_out = true;
+                drop(stdin.take());
             }
             if cancel.is_cancelled() && !cancelled {
                 cancelled = true;
@@ -194,13 +205,21 @@ impl Guest for Local {
         if cancelled {
             return Err(SshError::Cancelled);
         }
+        // How a guest that goes down looks from outside.
+        if std::fs::remove_file(self.at("connection-lost")).is_ok() {
+            return Err(SshError::Lost { doing: "testing", source: None });
+        }
         let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
-        Ok(ExecStatus { code, signal: None })
+        Ok(ExecStatus { timed_out, ..ExecStatus::of_code(code) })
+    }
+
+    fn reconnect(&self, _: &Cancel) -> Result<(), WaitError> {
+        Ok(())
     }
 }
 
 pub fn step(name: &str, kind: StepKind) -> Step {
-    Step { name: name.into(), run: RunPolicy::Once, env: Vec::new(), kind }
+    Step::new(name, kind)
 }
 
 /// An unprivileged shell step.

@@ -159,3 +159,36 @@ fn seen_in_command_lines(secret: &str) -> bool {
         .map(|entry| fs::read(entry.path().join("cmdline")).unwrap_or_default())
         .any(|line| String::from_utf8_lossy(&line).contains(secret))
 }
+
+const REBOOTS: &str = r#"
+[[provision]]
+name = "before"
+shell = "echo before the reboot; cat /proc/sys/kernel/random/boot_id >> /etc/e2e-boots"
+
+[[provision]]
+reboot = true
+
+[[provision]]
+name = "itself"
+shell = "cat /proc/sys/kernel/random/boot_id >> /etc/e2e-boots; reboot; sleep 300"
+reboot = true
+
+[[provision]]
+name = "too slow"
+shell = "cat /proc/sys/kernel/random/boot_id >> /etc/e2e-boots; echo begun; sleep 4242; echo not here"
+timeout = "3s"
+"#;
+
+/// A guest that reboots between steps and within one; a step that is ended when its time is up; and
+/// what they printed.
+pub fn steps_that_reboot_and_steps_that_take_too_long(provider: &str) {
+    let project = Project::new(provider, &format!("{MICRO}{REBOOTS}"));
+    project.rvm(&["up"]).code(1).says("`too slow`").says("within 3 s").says("begun").says_not("not here");
+    let boots = project.ssh("sort -u /etc/e2e-boots | wc -l; wc -l < /etc/e2e-boots");
+    assert_eq!(boots.split_whitespace().collect::<Vec<_>>(), ["3", "3"]);
+    assert_eq!(project.ssh("pgrep -f 'slee[p] 4242' | wc -l").trim(), "0");
+    project.rvm(&["logs", "--step", "before"]).ok().says("before the reboot").says("succeeded");
+    project.rvm(&["logs", "--step", "too slow"]).ok().says("begun").says("within 3 s");
+    project.rvm(&["logs", "--step", "after"]).code(2).says("too slow");
+    project.rvm(&["provision", "--from", "too slow"]).code(1).says("step 1 of 1");
+}

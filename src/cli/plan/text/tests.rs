@@ -9,6 +9,7 @@ fn project(machines: Vec<Machine>) -> Project {
         root: "/p".into(),
         file: "/p/Vagrantfile".into(),
         machines,
+        hooks: Vec::new(),
         networks: vec![],
         login: Login::default(),
         masker: Masker::default(),

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs the packages "$@" that are missing. Runs as root; names are checked on the host.
+# Installs the packages "$@" that are missing. Runs as root; names are checked on the host. Ends with
+# 219 when a mirror cannot be reached.
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
 missing=
 for package; do
@@ -17,15 +18,24 @@ if [ -z "$missing" ]; then
   exit 0
 fi
 
+# A mirror that does not answer is given up within minutes, not a quarter of an hour.
+net='-o Acquire::http::Timeout=30 -o Acquire::https::Timeout=30 -o Acquire::Retries=1'
+unreachable='Could not resolve|Temporary failure resolving|Could not connect|Cannot initiate the connection'
+unreachable="$unreachable|Connection timed out|Connection failed|Unable to connect|Connection refused|Network is unreachable"
+
 # apt-get waits for the lock of dpkg by itself, but not for that of the package lists, which
 # a first boot's own timers may hold.
 update() {
   waited=0
   log=$(mktemp) || return
   while :; do
-    apt-get -q -o APT::Update::Error-Mode=any update 2>"$log"
+    # shellcheck disable=SC2086 # a list of options
+    apt-get -q $net -o APT::Update::Error-Mode=any update 2>"$log"
     code=$?
     cat "$log" >&2
+    if [ "$code" -ne 0 ] && grep -Eq "$unreachable" "$log"; then
+      code=219
+    fi
     if [ "$code" -eq 0 ] || [ "$waited" -ge 120 ] || ! grep -q 'Could not get lock' "$log"; then
       rm -f "$log"
       return "$code"
@@ -41,7 +51,7 @@ install() {
     dpkg --configure -a
   fi
   # shellcheck disable=SC2086 # a list of words without special characters
-  apt-get -q -y -o DPkg::Lock::Timeout=120 -o Dpkg::Use-Pty=0 \
+  apt-get -q -y $net -o DPkg::Lock::Timeout=120 -o Dpkg::Use-Pty=0 \
     -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold install $missing
 }
 
