@@ -45,10 +45,12 @@ fn with(project: &Project, (name, value): (&str, &str), args: &[&str]) -> Run {
 #[test]
 fn cluster_has_numbered_nodes() {
     let project = example("cluster", "NODES=2\n");
-    project.rvm(&["up", "node-01", "node-02"]).ok();
+    project.rvm(&["up", "node"]).ok();
     for (number, name) in [(1, "node-01"), (2, "node-02")] {
         assert_eq!(inside(&project, name, "hostname; cat /etc/node"), format!("{name}\nnode {number}"));
         assert!(project.machine(name)["ports"][0]["guest"] == 6443);
+        let address = format!("172.30.8.{}", number + 100);
+        assert_eq!(project.machine(name)["networks"][0]["addresses"][0], address.as_str());
     }
 }
 
@@ -91,11 +93,12 @@ fn box_from_env_has_its_disks() {
 #[test]
 fn roles_share_their_defaults() {
     let project = example("roles", "SERVERS=1\nDEV_CPUS=1\n");
-    project.rvm(&["up", "dev"]).ok();
+    project.rvm(&["up"]).ok();
     let states = |project: &Project| ["dev", "server-1", "client-1"].map(|name| project.state(name));
     assert_eq!(states(&project), ["running", "not_created", "not_created"]);
-    assert_eq!(inside(&project, "dev", "cat /etc/common; ls /etc/role 2>/dev/null"), "common");
-    project.rvm(&["up", "server-1", "client-1"]).ok();
+    // It is the primary machine.
+    assert_eq!(project.ssh("hostname; cat /etc/common; test ! -e /etc/role"), "dev\ncommon");
+    project.rvm(&["up", "server", "client"]).ok();
     assert_eq!(inside(&project, "server-1", "cat /etc/common /etc/role"), "common\nserver 1");
     assert_eq!(inside(&project, "client-1", "cat /etc/common /etc/role"), "common\nclient");
 }
@@ -118,9 +121,7 @@ fn shop_reaches_its_database_by_name() {
     let env = "DB_ENGINE=plain\nDB_HOST=store\nDB_IP=10.77.0.5\nDB_NAME=shop\nDB_USER=keeper\nDB_PASSWORD='p4$$ w0rd'\n\
                WEB_HOST=front\nWEB_PORT=18080\n";
     let project = example("shop", env);
-    // In this order, whatever `up` makes of `depends_on`.
-    project.rvm(&["up", "store"]).ok().says_not("p4$$ w0rd");
-    project.rvm(&["up", "front"]).ok().says_not("p4$$ w0rd");
+    project.rvm(&["up"]).ok().says_not("p4$$ w0rd");
     let port = project.machine("front")["ports"][0]["host"].as_u64().unwrap();
     let page = crate::common::fetch(u16::try_from(port).unwrap());
     assert!(page.contains("<h1>front: 3 articles in shop on store</h1>"), "{page}");
