@@ -8,7 +8,7 @@ use super::ui::Ui;
 use crate::config;
 use crate::image::{Settings, Store};
 use crate::machine::Machines;
-use crate::model::{Cancel, Project};
+use crate::model::{Cancel, Code, Project};
 use crate::state::Layout;
 
 /// A variable of the environment; `None` where it is unset, empty or not UTF-8.
@@ -45,7 +45,7 @@ impl App {
     /// The folder that the command works from: `RVM_CWD`, else the current one.
     pub fn cwd(&self) -> Result<PathBuf, CliError> {
         let here = std::env::current_dir().map_err(|e| {
-            CliError::new(Kind::Config, "cannot tell the current folder")
+            CliError::new(Kind::Config, Code::WorkingFolder, "cannot tell the current folder")
                 .because(&e)
                 .hint("it may have been removed: cd to one that exists")
         })?;
@@ -56,7 +56,11 @@ impl App {
                 if path.is_dir() {
                     Ok(path)
                 } else {
-                    Err(CliError::new(Kind::Config, format!("RVM_CWD names `{dir}`, which is no folder")))
+                    Err(CliError::new(
+                        Kind::Config,
+                        Code::WorkingFolder,
+                        format!("RVM_CWD names `{dir}`, which is no folder"),
+                    ))
                 }
             }
         }
@@ -83,7 +87,7 @@ impl App {
     /// The machines of this user.
     pub fn machines(&self) -> Result<Machines<'_>, CliError> {
         let exe = std::env::current_exe()
-            .map_err(|e| CliError::failed("cannot tell where the rvm program is").because(&e))?;
+            .map_err(|e| CliError::failed(Code::Host, "cannot tell where the rvm program is").because(&e))?;
         let layout = self.layout()?;
         Ok(Machines {
             images: Store::new(layout.clone(), settings()),
@@ -101,7 +105,7 @@ impl App {
     /// Makes a failure of `error` if the user has asked to stop.
     pub fn check_cancelled(&self) -> Result<(), CliError> {
         if self.cancel.is_cancelled() {
-            return Err(CliError::new(Kind::Interrupted, "interrupted"));
+            return Err(CliError::interrupted("interrupted"));
         }
         Ok(())
     }

@@ -12,6 +12,8 @@ use super::app::App;
 use super::error::{CliError, Kind};
 use super::{DONE, Outcome};
 use crate::image::kernel::vmlinux_of;
+use crate::model::Code;
+use crate::provider::vmm_code;
 use crate::vmm::sandbox::{self, Policy};
 use crate::vmm::{
     self, Backing, Disk, DiskFormat, Exit, Handle, Net, NetBackend, OnReset, Serial, Spec, Transport, Vmm,
@@ -142,22 +144,23 @@ impl FromStr for NetWord {
 
 /// Runs the machine until its guest ends.
 pub fn run(app: &App, args: &BootArgs) -> Outcome {
-    let failed = |e: vmm::Error| CliError::from_error(Kind::Failed, &e, e.hint());
+    let failed = |e: vmm::Error| CliError::from_error(Kind::Failed, vmm_code(&e), &e, e.hint());
     let vmm = Vmm::new(spec(app, args)?).map_err(failed)?;
     if !args.no_sandbox {
         shut_in(app)?;
     }
     stop_on_cancel(app, vmm.handle())?;
     match vmm.run().map_err(failed)? {
-        Exit::Stopped if app.cancel.is_cancelled() => Err(CliError::new(Kind::Interrupted, "interrupted")),
+        Exit::Stopped if app.cancel.is_cancelled() => Err(CliError::interrupted("interrupted")),
         Exit::PowerOff | Exit::Reset | Exit::Stopped => Ok(DONE),
     }
 }
 
 /// Everything is open: from here on the process needs no file and no right.
 fn shut_in(app: &App) -> Result<(), CliError> {
-    let report = sandbox::enter(&Policy::default())
-        .map_err(|e| CliError::failed("cannot confine the hypervisor").because(&e).hint("--no-sandbox"))?;
+    let report = sandbox::enter(&Policy::default()).map_err(|e| {
+        CliError::failed(Code::Sandbox, "cannot confine the hypervisor").because(&e).hint("--no-sandbox")
+    })?;
     for missing in report.missing() {
         app.ui.warn(&missing);
     }
@@ -218,7 +221,7 @@ fn stop_on_cancel(app: &App, handle: Handle) -> Result<(), CliError> {
             _ = handle.stop();
         }
     })
-    .map_err(|e| CliError::failed("cannot watch for Ctrl-C").because(&e))?;
+    .map_err(|e| CliError::failed(Code::Host, "cannot watch for Ctrl-C").because(&e))?;
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use super::ui::table::{bytes, table};
 use super::{DONE, Json, Outcome};
 use crate::image::{BoxImage, Store};
 use crate::machine::Machines;
-use crate::model::KernelChoice;
+use crate::model::{Code, KernelChoice};
 
 /// `rvm box …`.
 #[derive(Debug, Subcommand)]
@@ -129,7 +129,7 @@ fn text(boxes: &[BoxImage]) -> String {
 fn remove(app: &App, store: &Store, args: &RemoveArgs) -> Outcome {
     let users = users(&app.machines()?, &args.name)?;
     if !users.is_empty() && !args.force {
-        return Err(CliError::failed(format!(
+        return Err(CliError::failed(Code::BoxInUse, format!(
             "cannot remove the box {}: machines were made from it ({})",
             args.name,
             users.join(", ")

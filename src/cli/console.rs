@@ -7,10 +7,11 @@ use clap::Args;
 
 use super::app::App;
 use super::attach::{Attachment, End};
-use super::error::{CliError, Kind};
+use super::error::CliError;
 use super::target;
 use super::{DONE, Outcome};
 use crate::machine::{MachineError, Machines, State, Status};
+use crate::model::Code;
 use crate::provider::ProviderError;
 
 /// Words of `rvm console`.
@@ -33,24 +34,28 @@ pub fn run(app: &App, args: &ConsoleArgs) -> Outcome {
     let status = target.status(&machines)?;
     let name = &target.name;
     let stream = connect(&machines, &status)?;
-    let attachment = Attachment::new(stream, &app.cancel)
-        .map_err(|e| CliError::failed(format!("cannot attach to the console of {name}")).because(&e))?;
+    let attachment = Attachment::new(stream, &app.cancel).map_err(|e| {
+        CliError::failed(Code::Console, format!("cannot attach to the console of {name}")).because(&e)
+    })?;
     if attachment.is_terminal() {
         app.ui.note(&format!("Attached to the console of {name}. Ctrl-] detaches."));
     }
-    let end = attachment
-        .run(&app.ui, &app.cancel)
-        .map_err(|e| CliError::failed(format!("the console of {name} broke off")).because(&e))?;
+    let end = attachment.run(&app.ui, &app.cancel).map_err(|e| {
+        CliError::failed(Code::Console, format!("the console of {name} broke off")).because(&e)
+    })?;
     match end {
         End::Detached { typed: true } => app.ui.note(&format!("\nDetached; {name} goes on.")),
         End::Detached { typed: false } => {}
-        End::Interrupted => return Err(CliError::new(Kind::Interrupted, "interrupted")),
+        End::Interrupted => return Err(CliError::interrupted("interrupted")),
         End::Closed if machines.has_ended(&status)? => {
             app.ui.note(&format!("\nThe machine {name} has ended."))
         }
         End::Closed => {
-            return Err(CliError::failed(format!("the machine {name} has closed the console"))
-                .hint("too many may be attached to it: detach one"));
+            return Err(CliError::failed(
+                Code::Console,
+                format!("the machine {name} has closed the console"),
+            )
+            .hint("too many may be attached to it: detach one"));
         }
     }
     Ok(DONE)
@@ -60,14 +65,17 @@ fn connect(machines: &Machines<'_>, status: &Status) -> Result<UnixStream, CliEr
     let name = &status.name;
     if status.state != State::Running {
         let state = super::status::word(status.state);
-        return Err(CliError::failed(format!("cannot attach to the console of {name}: it is {state}"))
-            .hint(format!("`rvm up {name}` starts it")));
+        return Err(CliError::failed(
+            Code::NotRunning,
+            format!("cannot attach to the console of {name}: it is {state}"),
+        )
+        .hint(format!("`rvm up {name}` starts it")));
     }
     machines.console(status).map_err(|error| match &error {
         MachineError::Provider(ProviderError::File { source, .. })
             if source.kind() == ErrorKind::NotFound =>
         {
-            CliError::failed(format!("{name} has no console: an older rvm started it"))
+            CliError::failed(Code::Console, format!("{name} has no console: an older rvm started it"))
                 .hint(format!("`rvm reload {name}` starts it again"))
         }
         _ => error.into(),

@@ -40,8 +40,11 @@ pub fn run(app: &App, args: &DestroyArgs) -> Outcome {
     let all = targets.len();
     let mut created = halt::created(app, &machines, targets)?;
     if !created.is_empty() && !args.force && !prompt::can_ask() {
-        return Err(CliError::failed("cannot ask whether to destroy: standard input is no terminal")
-            .hint("`rvm destroy -f` does not ask"));
+        return Err(CliError::failed(
+            crate::model::Code::CannotAsk,
+            "cannot ask whether to destroy: standard input is no terminal",
+        )
+        .hint("`rvm destroy -f` does not ask"));
     }
     let asked = created.len();
     if !args.force {

@@ -8,6 +8,7 @@ use super::ui::text::sanitise;
 use crate::config::ConfigError;
 use crate::image::ImageError;
 use crate::machine::MachineError;
+use crate::model::Code;
 use crate::state::{LayoutError, LockError};
 
 /// What kind of failure: it decides the exit code.
@@ -39,6 +40,8 @@ impl Kind {
 pub struct CliError {
     /// Decides the exit code.
     pub kind: Kind,
+    /// Stable, for scripts and for `rvm explain`.
+    pub code: Code,
     /// What was tried on what: a lower-case fragment without a full stop.
     pub message: String,
     /// Why, from the nearest cause to the deepest.
@@ -61,24 +64,30 @@ struct InFile {
 }
 
 impl CliError {
-    /// A failure of that kind.
-    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        CliError { kind, message: message.into(), causes: Vec::new(), hint: None, in_file: None }
+    /// A failure of that kind. Each has a code: a new one is a line in `model::Code` and an entry in
+    /// `docs/errors.md`.
+    pub fn new(kind: Kind, code: Code, message: impl Into<String>) -> Self {
+        CliError { kind, code, message: message.into(), causes: Vec::new(), hint: None, in_file: None }
     }
 
-    /// Wrong usage.
+    /// Words on the command line that do not fit together.
     pub fn usage(message: impl Into<String>) -> Self {
-        Self::new(Kind::Usage, message)
+        Self::new(Kind::Usage, Code::Usage, message)
     }
 
     /// Failed work.
-    pub fn failed(message: impl Into<String>) -> Self {
-        Self::new(Kind::Failed, message)
+    pub fn failed(code: Code, message: impl Into<String>) -> Self {
+        Self::new(Kind::Failed, code, message)
+    }
+
+    /// Ended by Ctrl-C or SIGTERM.
+    pub fn interrupted(message: impl Into<String>) -> Self {
+        Self::new(Kind::Interrupted, Code::Interrupted, message)
     }
 
     /// A failure with the message and all causes of `error`.
-    pub fn from_error(kind: Kind, error: &dyn Error, hint: Option<String>) -> Self {
-        let mut failure = Self::new(kind, error.to_string());
+    pub fn from_error(kind: Kind, code: Code, error: &dyn Error, hint: Option<String>) -> Self {
+        let mut failure = Self::new(kind, code, error.to_string());
         failure.causes = causes(error);
         failure.hint = hint;
         failure
@@ -115,7 +124,7 @@ impl CliError {
         let mut text = match &self.in_file {
             Some(file) if color => file.colored.trim_end().to_owned(),
             Some(file) => file.plain.trim_end().to_owned(),
-            None => format!("{red}rvm:{reset} {}", sanitise(&self.one_line())),
+            None => format!("{red}error[{}]{reset}: {}", self.code, sanitise(&self.one_line())),
         };
         if let Some(hint) = &self.hint {
             text.push_str(&format!("\n{cyan}hint:{reset} {}", sanitise(hint)));
@@ -125,7 +134,12 @@ impl CliError {
 
     /// The `error` document of `--json`.
     pub fn to_json(&self) -> Value {
-        let mut error = json!({ "message": self.message, "causes": self.causes, "hint": self.hint });
+        let mut error = json!({
+            "code": self.code.as_str(),
+            "message": self.message,
+            "causes": self.causes,
+            "hint": self.hint,
+        });
         if let (Some(file), Some(fields)) = (&self.in_file, error.as_object_mut()) {
             fields.insert("problems".into(), file.problems.clone());
         }
@@ -146,7 +160,7 @@ fn causes(error: &dyn Error) -> Vec<String> {
 impl From<MachineError> for CliError {
     fn from(error: MachineError) -> Self {
         let kind = if error.is_interrupt() { Kind::Interrupted } else { Kind::Failed };
-        Self::from_error(kind, &error, error.hint())
+        Self::from_error(kind, error.code(), &error, error.hint())
     }
 }
 
@@ -155,13 +169,13 @@ impl From<ImageError> for CliError {
         let interrupted =
             matches!(error, ImageError::Cancelled { .. } | ImageError::Lock(LockError::Cancelled { .. }));
         let kind = if interrupted { Kind::Interrupted } else { Kind::Failed };
-        Self::from_error(kind, &error, error.hint())
+        Self::from_error(kind, error.code(), &error, error.hint())
     }
 }
 
 impl From<LayoutError> for CliError {
     fn from(error: LayoutError) -> Self {
-        Self::from_error(Kind::Config, &error, Some("set RVM_HOME to a folder of yours".into()))
+        Self::from_error(Kind::Config, error.code(), &error, Some("set RVM_HOME to a folder of yours".into()))
     }
 }
 
@@ -169,11 +183,13 @@ impl From<ConfigError> for CliError {
     fn from(error: ConfigError) -> Self {
         let problems = error.problems();
         if problems.is_empty() {
-            return Self::from_error(Kind::Config, &error, error.hint());
+            return Self::from_error(Kind::Config, error.code(), &error, error.hint());
         }
         let mut failure = match problems {
-            [one] => Self::new(Kind::Config, &one.message),
-            all => Self::new(Kind::Config, format!("the configuration has {} problems", all.len())),
+            [one] => Self::new(Kind::Config, error.code(), &one.message),
+            all => {
+                Self::new(Kind::Config, error.code(), format!("the configuration has {} problems", all.len()))
+            }
         };
         failure.in_file = Some(Box::new(InFile {
             plain: error.render(false),
@@ -200,18 +216,22 @@ mod tests {
 
     fn example() -> CliError {
         let error = Read { path: "/x", source: io::Error::other("disk on fire") };
-        CliError::from_error(Kind::Failed, &error, Some("call the fire brigade".into()))
+        CliError::from_error(Kind::Failed, Code::ImageFile, &error, Some("call the fire brigade".into()))
     }
 
     #[test]
     fn says_what_why_and_what_next() {
-        assert_eq!(example().render(false), "rvm: cannot read /x: disk on fire\nhint: call the fire brigade");
-        assert!(example().render(true).starts_with("\x1b[1;31mrvm:\x1b[0m cannot read"));
+        assert_eq!(
+            example().render(false),
+            "error[E0606]: cannot read /x: disk on fire\nhint: call the fire brigade"
+        );
+        assert!(example().render(true).starts_with("\x1b[1;31merror[E0606]\x1b[0m: cannot read"));
     }
 
     #[test]
     fn a_cause_is_said_once() {
-        let error = CliError::failed("cannot boot: no space").because(&io::Error::other("no space"));
+        let error =
+            CliError::failed(Code::Host, "cannot boot: no space").because(&io::Error::other("no space"));
         assert_eq!(error.one_line(), "cannot boot: no space");
         assert_eq!(error.causes, ["no space"]);
     }
@@ -220,6 +240,7 @@ mod tests {
     fn json_keeps_the_parts_apart() {
         let value = example().to_json();
         assert_eq!(value["version"], 1);
+        assert_eq!(value["error"]["code"], "E0606");
         assert_eq!(value["error"]["message"], "cannot read /x");
         assert_eq!(value["error"]["causes"][0], "disk on fire");
         assert_eq!(value["error"]["hint"], "call the fire brigade");

@@ -89,7 +89,7 @@ fn parse(spec: &str) -> Option<(u16, &str, u16)> {
 fn check_free(port: u16) -> Result<(), CliError> {
     let host_ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let wanted = Forward { guest: port, host: port, host_ip, protocol: Protocol::Tcp, auto_correct: false };
-    let taken = |error: net::PortError| CliError::from_error(super::Kind::Failed, &error, None);
+    let taken = |error: net::PortError| CliError::from_error(super::Kind::Failed, error.code(), &error, None);
     net::choose(&[wanted], &mut |_, _| true)
         .map(drop)
         .map_err(|error| taken(error).hint("choose another port"))

@@ -11,6 +11,7 @@ use super::error::{CliError, Kind};
 use super::{DONE, Outcome, init};
 use crate::config;
 use crate::import::{self, ImportError, Imported, Left, Sort};
+use crate::model::Code;
 
 /// The exit code where something was not carried over.
 const INCOMPLETE: u8 = 1;
@@ -35,7 +36,9 @@ pub fn run(app: &App, args: &ImportArgs) -> Outcome {
     let path = app.cwd()?.join(&args.file);
     let name = args.file.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let source = read(&path).map_err(|error| {
-        let error = CliError::new(Kind::Config, format!("cannot read {}", path.display())).because(&error);
+        let error =
+            CliError::new(Kind::Config, Code::UnreadableConfig, format!("cannot read {}", path.display()))
+                .because(&error);
         error.hint("name the Ruby file: `rvm import path/to/Vagrantfile`")
     })?;
     let imported = import::import(&source, &name).map_err(|error| refused(&path, &source, &error))?;
@@ -50,10 +53,13 @@ pub fn run(app: &App, args: &ImportArgs) -> Outcome {
     };
     init::write(&output, imported.toml.as_bytes(), args.force).map_err(|error| {
         if error.kind() == io::ErrorKind::AlreadyExists {
-            CliError::failed(format!("{} is there already: it was left as it is", output.display()))
-                .hint("`rvm import --force` replaces it, `-o FILE` writes another one")
+            CliError::failed(
+                Code::FileExists,
+                format!("{} is there already: it was left as it is", output.display()),
+            )
+            .hint("`rvm import --force` replaces it, `-o FILE` writes another one")
         } else {
-            CliError::failed(format!("cannot write {}", output.display())).because(&error)
+            CliError::failed(Code::WriteFile, format!("cannot write {}", output.display())).because(&error)
         }
     })?;
     tell(app, &name, &imported);
@@ -93,8 +99,19 @@ fn read(path: &Path) -> io::Result<String> {
     String::from_utf8(text).map_err(|_| io::Error::other("it is not UTF-8 text"))
 }
 
+/// The reader of Ruby knows no codes.
+fn code_of(error: &ImportError) -> Code {
+    match error {
+        ImportError::TooLarge => Code::ImportTooLarge,
+        ImportError::NotVagrant => Code::NotAVagrantfile,
+        ImportError::Endless => Code::ImportEndless,
+        ImportError::Thread(_) => Code::Host,
+    }
+}
+
 fn refused(path: &Path, source: &str, error: &ImportError) -> CliError {
-    let failed = CliError::new(Kind::Config, format!("cannot import {}", path.display())).because(error);
+    let failed = CliError::new(Kind::Config, code_of(error), format!("cannot import {}", path.display()))
+        .because(error);
     match error {
         ImportError::NotVagrant if source.parse::<toml::Table>().is_ok_and(|table| !table.is_empty()) => {
             failed.hint("it is TOML, as rvm reads it: there is nothing to import")

@@ -11,6 +11,7 @@ use super::app::App;
 use super::error::CliError;
 use super::{DONE, Outcome};
 use crate::config;
+use crate::model::Code;
 
 const FILE_NAME: &str = "Vagrantfile";
 
@@ -53,10 +54,13 @@ pub fn run(app: &App, args: &InitArgs) -> Outcome {
     let path = dir.join(&args.output);
     write(&path, text.as_bytes(), args.force).map_err(|error| {
         if error.kind() == io::ErrorKind::AlreadyExists {
-            CliError::failed(format!("{} is there already: it was left as it is", path.display()))
-                .hint("`rvm init --force` replaces it")
+            CliError::failed(
+                Code::FileExists,
+                format!("{} is there already: it was left as it is", path.display()),
+            )
+            .hint("`rvm init --force` replaces it")
         } else {
-            CliError::failed(format!("cannot write {}", path.display())).because(&error)
+            CliError::failed(Code::WriteFile, format!("cannot write {}", path.display())).because(&error)
         }
     })?;
     app.ui.note(&format!("Wrote {}. `rvm up` brings its machine up.", path.display()));

@@ -14,7 +14,7 @@ use super::ui::table::table;
 use super::{DONE, Json, Outcome};
 use crate::config::{lock_file, read_locks, render_locks};
 use crate::machine::Machines;
-use crate::model::{KernelChoice, Locks, Machine, Project, timestamp};
+use crate::model::{Code, KernelChoice, Locks, Machine, Project, timestamp};
 use crate::state::{Lock, store};
 
 /// Words of `rvm lock`.
@@ -168,12 +168,15 @@ fn check(app: &App, machines: &Machines<'_>, project: &Project, path: &Path) -> 
         app.ui.result(&format!("{} holds all that this project needs.", path.display()));
         return Ok(DONE);
     }
-    Err(CliError::failed(format!("{} does not do: {}", path.display(), faults.join("; ")))
-        .hint("`rvm lock` locks what is missing, `rvm lock --update` locks all anew"))
+    Err(CliError::failed(
+        Code::LockFileStale,
+        format!("{} does not do: {}", path.display(), faults.join("; ")),
+    )
+    .hint("`rvm lock` locks what is missing, `rvm lock --update` locks all anew"))
 }
 
 fn missing_file(path: &Path) -> CliError {
-    CliError::failed(format!("there is no {}", path.display()))
+    CliError::failed(Code::NotLocked, format!("there is no {}", path.display()))
         .hint("`rvm lock` writes it, and so does `rvm up` without --locked; commit it")
 }
 
@@ -198,8 +201,11 @@ pub fn read(targets: &[Target], flag: Option<LockedFlag>) -> Result<BTreeMap<Pat
         let has_kernel = machine.kernel != KernelChoice::Fast || locks.is_some_and(|l| l.fast.is_some());
         if is_locked && !(has_box && has_kernel) {
             let what = if has_box { "the kernel fast" } else { &machine.box_name };
-            return Err(CliError::failed(format!("{} does not lock {what}", path.display()))
-                .hint("`rvm lock` locks what is missing"));
+            return Err(CliError::failed(
+                Code::NotLocked,
+                format!("{} does not lock {what}", path.display()),
+            )
+            .hint("`rvm lock` locks what is missing"));
         }
     }
     Ok(all)
@@ -256,7 +262,7 @@ fn write(
     let guard = machines.layout.lock_file(&format!("lock-{}", digest_of(path)));
     let owner = format!("the command that writes {}", path.display());
     let _guard = Lock::acquire(&guard, &owner, &app.cancel, |_| ())
-        .map_err(|error| CliError::from_error(Kind::Failed, &error, None))?;
+        .map_err(|error| CliError::from_error(Kind::Failed, error.code(), &error, None))?;
     let now = read_locks(path);
     let is_new = matches!(now, Ok(None));
     let before = now.as_ref().ok().cloned().flatten();
@@ -265,8 +271,9 @@ fn write(
         return Ok(());
     }
     let text = render_locks(&after, env!("CARGO_PKG_VERSION"));
-    store::write_shared(path, text.as_bytes())
-        .map_err(|error| CliError::failed(format!("cannot write {}", path.display())).because(&error))?;
+    store::write_shared(path, text.as_bytes()).map_err(|error| {
+        CliError::failed(Code::WriteFile, format!("cannot write {}", path.display())).because(&error)
+    })?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     app.ui.note(&match is_new {
         true => format!("Wrote {name}. Commit it: it brings the same boxes to every desk."),

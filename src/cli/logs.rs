@@ -7,6 +7,7 @@ use super::error::CliError;
 use super::target::{self, Target};
 use super::{DONE, Outcome};
 use crate::machine::Machines;
+use crate::model::Code;
 
 /// Words of `rvm logs`.
 #[derive(Debug, Args)]
@@ -27,8 +28,11 @@ pub fn run(app: &App, args: &LogsArgs) -> Outcome {
     let machines = app.machines()?;
     let target = target::resolve_one(app, &machines, &args.name, "logs")?;
     let Some(id) = target.id(&machines)? else {
-        return Err(CliError::failed(format!("{} has no console log: it is not created", target.name))
-            .hint(format!("`rvm up {}` creates it", target.name)));
+        return Err(CliError::failed(
+            Code::NotCreated,
+            format!("{} has no console log: it is not created", target.name),
+        )
+        .hint(format!("`rvm up {}` creates it", target.name)));
     };
     let text = match &args.step {
         None => String::from_utf8_lossy(&machines.console_log(&id)?).into_owned(),
@@ -50,7 +54,7 @@ fn step_log(machines: &Machines<'_>, target: &Target, id: &str, step: &str) -> R
     let kept = machines.step_logs(id)?;
     let declared = target.declaration().is_ok_and(|(_, m)| m.steps.iter().any(|s| s.name == *step));
     Err(match declared {
-        true => CliError::failed(format!("step `{step}` of {name} has not run yet"))
+        true => CliError::failed(Code::NoStepLog, format!("step `{step}` of {name} has not run yet"))
             .hint(format!("`rvm provision {name} --provision-with '{step}'` runs it")),
         false => {
             let message = format!("{name} has no step `{step}`, and none of that name has run");

@@ -13,7 +13,7 @@ use super::ui::table::table;
 use super::{DONE, Outcome};
 use crate::machine::Machines;
 use crate::machine::schedule::{self, Behind, Ended, Ending};
-use crate::model::{Event, Reporter};
+use crate::model::{Code, Event, Reporter};
 
 /// Fewest and most machines that are brought up at the same time without a word from the user: one
 /// for each processor of the host, as each keeps about one busy.
@@ -156,7 +156,7 @@ impl<'a> Many<'a> {
 
     fn target(&self, job: usize) -> Result<&Target, CliError> {
         // The schedule has a job for each target.
-        self.targets.get(job).ok_or_else(|| CliError::failed("no such machine"))
+        self.targets.get(job).ok_or_else(|| CliError::failed(Code::UnknownMachine, "no such machine"))
     }
 
     fn name(&self, job: usize) -> &str {
@@ -194,7 +194,7 @@ impl<'a> Many<'a> {
         let verb = self.verb;
         let again = format!("`rvm {verb}` again goes on where they stopped");
         if stopped {
-            let error = CliError::new(Kind::Interrupted, "interrupted");
+            let error = CliError::interrupted("interrupted");
             return Err(error.hint(format!("nothing is lost: {again}, `rvm status` shows how far it got")));
         }
         let count = |fits: &dyn Fn(&Ending<String, CliError>) -> bool| {
@@ -207,7 +207,8 @@ impl<'a> Many<'a> {
             (failed, left_out) => {
                 let skipped = if left_out > 0 { format!(", {left_out} skipped") } else { String::new() };
                 let all = ended.len();
-                Err(CliError::failed(format!("{failed} of {all} machines failed{skipped}")).hint(again))
+                Err(CliError::failed(Code::SomeFailed, format!("{failed} of {all} machines failed{skipped}"))
+                    .hint(again))
             }
         }
     }

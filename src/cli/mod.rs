@@ -12,6 +12,7 @@ mod destroy;
 mod doctor;
 mod edited;
 mod error;
+mod explain;
 mod forward;
 mod global_status;
 mod halt;
@@ -47,7 +48,7 @@ use std::sync::Arc;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::model::Cancel;
+use crate::model::{Cancel, Code};
 use app::App;
 pub use error::{CliError, Kind};
 use ui::sink::{Sink, To};
@@ -140,6 +141,8 @@ enum Verb {
     Boot(boot::BootArgs),
     /// Say what this host can do, what it lacks and how to mend it
     Doctor(doctor::DoctorArgs),
+    /// Say what is behind the code of an error
+    Explain(explain::ExplainArgs),
     /// Print the version
     Version,
 }
@@ -157,6 +160,7 @@ impl Verb {
             Verb::Box(boxes::BoxVerb::List(args)) => args.json.json,
             Verb::Network(network::NetworkVerb::List(args)) => args.json.json,
             Verb::Doctor(args) => args.json.json,
+            Verb::Explain(args) => args.json.json,
             _ => false,
         }
     }
@@ -197,6 +201,7 @@ impl Verb {
             Verb::Logs(args) => logs::run(app, &args),
             Verb::Boot(args) => boot::run(app, &args),
             Verb::Doctor(_) => doctor::run(app),
+            Verb::Explain(args) => explain::run(app, &args),
             Verb::Version => {
                 app.ui.result(&format!("rvm {}", env!("CARGO_PKG_VERSION")));
                 Ok(DONE)
@@ -248,7 +253,7 @@ fn run(words: &[OsString]) -> u8 {
     let outcome = trace::start(cli.global.verbose, Arc::clone(&ui))
         .and_then(|()| {
             signals::watch(app.cancel.clone(), Arc::clone(&ui))
-                .map_err(|e| CliError::failed("cannot watch for Ctrl-C").because(&e))
+                .map_err(|e| CliError::failed(Code::Host, "cannot watch for Ctrl-C").because(&e))
         })
         .and_then(|()| cli.verb.run(&app));
     ui.clear();
@@ -258,7 +263,7 @@ fn run(words: &[OsString]) -> u8 {
             error.kind.exit_code()
         }
         (Ok(_), Some(error)) => {
-            let error = CliError::failed(format!("cannot write to standard output: {error}"));
+            let error = CliError::failed(Code::Output, format!("cannot write to standard output: {error}"));
             ui.error(&error, false);
             error.kind.exit_code()
         }
@@ -298,7 +303,8 @@ fn usage(error: &clap::Error, words: &[OsString]) -> u8 {
             Kind::Usage.exit_code()
         }
         _ => {
-            ui.diagnostic(&text(To::Stderr));
+            // The first word is clap's; the code behind it is ours.
+            ui.diagnostic(&text(To::Stderr).replacen("error:", &format!("error[{}]:", Code::Usage), 1));
             Kind::Usage.exit_code()
         }
     }

@@ -11,7 +11,7 @@ use super::json::{Port, VERSION};
 use super::{DONE, Json, Outcome};
 use super::{ssh, target};
 use crate::machine::{State, Status};
-use crate::model::{Forward, Protocol};
+use crate::model::{Code, Forward, Protocol};
 
 /// The guest's SSH port.
 const SSH_PORT: u16 = 22;
@@ -70,10 +70,10 @@ fn add(app: &App, args: &WordsArgs) -> Outcome {
     let (project, machine) = target.declaration()?;
     let info = machines.ssh_info(project, &machine.name)?;
     if info.identity.is_none() {
-        return Err(CliError::failed(format!(
-            "cannot forward a port to {}: it is logged in to by password",
-            machine.name
-        ))
+        return Err(CliError::failed(
+            Code::NotForwarded,
+            format!("cannot forward a port to {}: it is logged in to by password", machine.name),
+        )
         .hint("add it to the Vagrantfile and `rvm reload`, or use a key"));
     }
     machines.add_forward(project, &machine.name, &forward, ssh::words(&info))?;
@@ -94,7 +94,10 @@ fn remove(app: &App, args: &WordsArgs) -> Outcome {
         app.ui.note(&format!("Port {host} of the host leads to {} no more.", target.name));
         return Ok(DONE);
     }
-    let error = CliError::failed(format!("`rvm port add` has not added port {host} to {}", target.name));
+    let error = CliError::failed(
+        Code::NoSuchPort,
+        format!("`rvm port add` has not added port {host} to {}", target.name),
+    );
     Err(match status.ports.iter().any(|port| port.host == host) {
         true => error.hint("it is one of the Vagrantfile: take it out there, and `rvm reload`"),
         false => error.hint("`rvm port` shows those that there are"),
@@ -144,17 +147,20 @@ pub fn run(app: &App, args: &PortArgs) -> Outcome {
     let status = target.status(&machines)?;
     if status.state != State::Running {
         let state = super::status::word(status.state);
-        return Err(CliError::failed(format!("cannot show the ports of {}: it is {state}", target.name))
-            .hint(format!("`rvm up {}` starts it", target.name)));
+        return Err(CliError::failed(
+            Code::NotRunning,
+            format!("cannot show the ports of {}: it is {state}", target.name),
+        )
+        .hint(format!("`rvm up {}` starts it", target.name)));
     }
     let mut ports = all_ports(&status);
     if let Some(guest) = args.guest {
         ports.retain(|port| port.guest == guest);
         if ports.is_empty() {
-            return Err(CliError::failed(format!(
-                "no port of the host leads to port {guest} of {}",
-                target.name
-            ))
+            return Err(CliError::failed(
+                Code::NoSuchPort,
+                format!("no port of the host leads to port {guest} of {}", target.name),
+            )
             .hint("`rvm port` shows those that there are"));
         }
     }

@@ -8,8 +8,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::app::App;
-use super::error::{CliError, Kind};
+use super::error::CliError;
 use super::signals;
+use crate::model::Code;
 
 /// Longest answer that is read.
 const MAX_ANSWER: usize = 4096;
@@ -23,10 +24,11 @@ pub fn can_ask() -> bool {
 /// [`Kind::Interrupted`].
 pub fn yes(app: &App, question: &str) -> Result<bool, CliError> {
     app.ui.question(question);
-    let answer = line().map_err(|e| CliError::failed("cannot read the answer").because(&e))?;
+    let answer =
+        line().map_err(|e| CliError::failed(Code::CannotAsk, "cannot read the answer").because(&e))?;
     match answer {
         Some(answer) => Ok(is_yes(&answer)),
-        None => Err(CliError::new(Kind::Interrupted, "interrupted at the question: nothing was changed")),
+        None => Err(CliError::interrupted("interrupted at the question: nothing was changed")),
     }
 }
 

@@ -11,7 +11,7 @@ use super::error::CliError;
 use super::hooks;
 use super::target;
 use crate::machine::{Machines, SshInfo};
-use crate::model::{Hooked, Moment, Project, Stream};
+use crate::model::{Code, Hooked, Moment, Project, Stream};
 use crate::ssh::{ConfigEntry, render_config};
 
 /// Exit code when the reader of our output went away, as a shell reports SIGPIPE.
@@ -97,7 +97,7 @@ fn client(app: &App, info: &SshInfo, before: &[String], after: &[String]) -> Com
 }
 
 fn no_client(error: &std::io::Error) -> CliError {
-    let failure = CliError::failed("cannot start the ssh client").because(&error);
+    let failure = CliError::failed(Code::MissingProgram, "cannot start the ssh client").because(&error);
     if error.kind() == std::io::ErrorKind::NotFound {
         return failure.hint("install it: sudo apt install openssh-client");
     }

@@ -6,11 +6,12 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::app::App;
-use super::error::CliError;
+use super::error::{CliError, Kind};
 use super::json::VERSION;
 use super::target;
 use super::{DONE, Json, Outcome, ssh};
 use crate::machine::SshInfo;
+use crate::model::Code;
 use crate::ssh::render_config;
 
 /// Words of `rvm ssh-config`.
@@ -32,8 +33,12 @@ pub fn run(app: &App, args: &SshConfigArgs) -> Outcome {
     let targets = target::resolve(app, &machines, args.name.as_slice())?;
     if args.host.is_some() && targets.len() > 1 {
         let names: Vec<&str> = targets.iter().map(|t| t.name.as_str()).collect();
-        return Err(CliError::usage("`--host` names one machine, and this project has several")
-            .hint(format!("name one of: {}", names.join(", "))));
+        return Err(CliError::new(
+            Kind::Usage,
+            Code::SeveralMachines,
+            "`--host` names one machine, and this project has several",
+        )
+        .hint(format!("name one of: {}", names.join(", "))));
     }
     let mut list = Vec::new();
     for target in &targets {

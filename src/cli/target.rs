@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::app::App;
 use super::error::{CliError, Kind};
 use crate::machine::{Machines, Status};
-use crate::model::{Machine, Project};
+use crate::model::{Code, Machine, Project};
 
 /// Shortest id prefix that is taken for an id.
 const MIN_ID_LEN: usize = 4;
@@ -35,13 +35,18 @@ impl Target {
     pub fn declaration(&self) -> Result<(&Project, &Machine), CliError> {
         let Some(project) = &self.project else {
             return Err(self.trouble.clone().unwrap_or_else(|| {
-                CliError::new(Kind::Config, format!("the project of {} cannot be read", self.name))
+                CliError::new(
+                    Kind::Config,
+                    Code::NotDeclared,
+                    format!("the project of {} cannot be read", self.name),
+                )
             }));
         };
         match project.machines.iter().find(|m| m.name == self.name) {
             Some(machine) => Ok((project, machine)),
             None => Err(CliError::new(
                 Kind::Config,
+                Code::NotDeclared,
                 format!("{} no longer declares a machine `{}`", project.file.display(), self.name),
             )
             .hint("add it again, or remove what is left of it with `rvm destroy ID`")),
@@ -62,7 +67,7 @@ impl Target {
         match (&self.id, &self.project) {
             (Some(id), _) => Ok(machines.status_of(id)?),
             (None, Some(project)) => Ok(machines.status(project, &self.name)?),
-            (None, None) => Err(CliError::failed(format!("no machine `{}`", self.name))),
+            (None, None) => Err(CliError::failed(Code::NotDeclared, format!("no machine `{}`", self.name))),
         }
     }
 }
@@ -187,8 +192,12 @@ pub fn resolve_one(
         Some(word) => format!("`{word}` names several"),
         None => "this project has several".to_owned(),
     };
-    let error = CliError::usage(format!("`rvm {command}` works on one machine, and {several}"))
-        .hint(format!("name one of: {}", names.join(", ")));
+    let error = CliError::new(
+        Kind::Usage,
+        Code::SeveralMachines,
+        format!("`rvm {command}` works on one machine, and {several}"),
+    )
+    .hint(format!("name one of: {}", names.join(", ")));
     let chosen = match (targets.as_slice(), word) {
         ([only], _) => Some(only),
         (all, None) => all.iter().find(|t| t.declaration().is_ok_and(|(_, machine)| machine.primary)),
@@ -236,6 +245,7 @@ fn by_id(app: &App, machines: &Machines<'_>, word: &str) -> Result<Option<Target
         }
         Err(CliError::new(
             Kind::Config,
+            Code::NotDeclared,
             format!("{} holds no Vagrantfile any more", status.project.display()),
         )
         .hint(format!("`rvm destroy {}` removes the machine", short(&id))))
@@ -264,12 +274,15 @@ fn unknown(word: &str, project: Result<&Project, &CliError>) -> CliError {
                 [] => String::new(),
                 groups => format!("; groups: {}", groups.join(", ")),
             };
-            CliError::usage(message).hint(format!("this project has: {}{groups}", names.join(", ")))
+            CliError::new(Kind::Usage, Code::UnknownMachine, message)
+                .hint(format!("this project has: {}{groups}", names.join(", ")))
         }
-        Err(error) if looks_like_id(word) && error.kind == Kind::Config => {
-            CliError::usage(format!("no machine has an id that begins with `{word}`"))
-                .hint("`rvm global-status` shows all ids")
-        }
+        Err(error) if looks_like_id(word) && error.kind == Kind::Config => CliError::new(
+            Kind::Usage,
+            Code::UnknownMachine,
+            format!("no machine has an id that begins with `{word}`"),
+        )
+        .hint("`rvm global-status` shows all ids"),
         Err(error) => error.clone(),
     }
 }

@@ -10,6 +10,7 @@ use super::app;
 use super::error::{CliError, Kind};
 use super::ui::Ui;
 use super::ui::sink::To;
+use crate::model::Code;
 
 /// Sends traces to standard error, through the screen that masks secrets. Without `-v` and
 /// `RVM_LOG` nothing is traced.
@@ -21,7 +22,7 @@ pub fn start(verbose: u8, ui: Arc<Ui>) -> Result<(), CliError> {
         (None, _) => "trace".into(),
     };
     let filter = EnvFilter::try_new(&filter).map_err(|e| {
-        CliError::new(Kind::Config, format!("RVM_LOG is no filter: `{filter}`"))
+        CliError::new(Kind::Config, Code::Variable, format!("RVM_LOG is no filter: `{filter}`"))
             .because(&e)
             .hint("examples: RVM_LOG=debug, RVM_LOG=rvm::image=trace")
     })?;
@@ -31,7 +32,7 @@ pub fn start(verbose: u8, ui: Arc<Ui>) -> Result<(), CliError> {
         .with_ansi(color)
         .with_writer(Screen(ui))
         .try_init()
-        .map_err(|e| CliError::failed(format!("cannot start tracing: {e}")))
+        .map_err(|e| CliError::failed(Code::Host, format!("cannot start tracing: {e}")))
 }
 
 #[derive(Clone)]

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::report::{Problem, Report};
+use crate::model::Code;
 
 /// Why there is no [`Project`](crate::model::Project).
 #[derive(Debug, thiserror::Error)]
@@ -53,13 +54,25 @@ impl ConfigError {
         }
     }
 
+    /// Its stable code (`docs/errors.md`).
+    pub fn code(&self) -> Code {
+        match self {
+            ConfigError::NotFound { .. } => Code::NoVagrantfile,
+            ConfigError::Ambiguous { .. } => Code::TwoVagrantfiles,
+            ConfigError::Unreadable { .. } => Code::UnreadableConfig,
+            ConfigError::NotAFile { .. } => Code::ConfigNotAFile,
+            ConfigError::Invalid(_) => Code::InvalidConfig,
+        }
+    }
+
     /// The full text for people, with causes and hints; `color` adds terminal styles.
     pub fn render(&self, color: bool) -> String {
         if let ConfigError::Invalid(report) = self {
             return report.render(color);
         }
         let (red, off) = if color { ("\u{1b}[1;31m", "\u{1b}[0m") } else { ("", "") };
-        let mut text = format!("{red}error{off}: {}", super::report::printable(&self.to_string()));
+        let mut text =
+            format!("{red}error[{}]{off}: {}", self.code(), super::report::printable(&self.to_string()));
         if let ConfigError::Unreadable { source, .. } = self {
             text.push_str(&format!(": {source}"));
         }

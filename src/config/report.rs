@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde::Serialize;
 
+use crate::model::Code;
+
 /// Problems beyond this number are not kept.
 const MOST: usize = 100;
 /// Lines longer than this (in bytes) are not shown, only pointed at.
@@ -68,7 +70,7 @@ impl std::error::Error for Report {}
 
 fn render_one(renderer: &Renderer, problem: &Problem) -> String {
     let path = printable(&problem.file.to_string_lossy());
-    let title = Level::ERROR.primary_title(problem.message.as_str());
+    let title = Level::ERROR.primary_title(problem.message.as_str()).id(Code::InvalidConfig.as_str());
     let group = match (&problem.excerpt, problem.line) {
         (Some((text, mark)), Some(line)) => title.element(
             Snippet::source(text.as_str())

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::model::Code;
 use crate::state::LockError;
 
 /// Why a box, a kernel, a disk or a seed was not had.
@@ -199,6 +200,34 @@ impl ImageError {
     pub(super) fn io(doing: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> ImageError {
         let path = path.as_ref().to_owned();
         move |source| ImageError::Io { doing, path, source }
+    }
+
+    /// Its stable code (`docs/errors.md`).
+    pub fn code(&self) -> Code {
+        match self {
+            ImageError::UnknownBox { .. } => Code::UnknownBox,
+            ImageError::NotInStore { .. } => Code::NotInStore,
+            ImageError::Busy { .. } => Code::BoxBusy,
+            ImageError::BadMirror => Code::BadMirror,
+            ImageError::BrokenBox { .. } => Code::BrokenBox,
+            ImageError::Io { .. } => Code::ImageFile,
+            ImageError::MissingTool { .. } => Code::MissingTool,
+            ImageError::NoSubIds { .. } => Code::NoSubIds,
+            ImageError::Tool { .. } => Code::BuildFailed,
+            ImageError::Cancelled { .. } => Code::Interrupted,
+            ImageError::Lock(e) => e.code(),
+            ImageError::NotAKernel { .. } => Code::NotAKernel,
+            ImageError::NoModule { .. } => Code::NoModule,
+            ImageError::DiskTooSmall { .. } => Code::DiskTooSmall,
+            ImageError::BadDisk { .. } => Code::BadDisk,
+            ImageError::BadImage { .. } => Code::BadImage,
+            ImageError::BadSeed { .. } => Code::BadSeed,
+            ImageError::FailedBefore { .. } => Code::BuildFailed,
+            ImageError::OtherRecipe { .. } => Code::OtherRecipe,
+            ImageError::PackagesGone { .. } => Code::PackagesGone,
+            ImageError::BuiltDifferently { .. } => Code::BuiltDifferently,
+            ImageError::OtherKernel { .. } => Code::OtherKernel,
+        }
     }
 
     /// What the user can do about it.

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use super::console;
 use super::disks::seed_disks;
 use super::networks::seed_networks;
 use super::record::Record;
 use super::{MachineError, Machines};
+use super::{console, diagnose};
 use crate::image::{self, HostKey, Kernel, Seed};
 use crate::model::{Forward, Login, Machine, Phase, Project, Protocol, ProviderKind, Secret};
 use crate::net::{self, NetError, Passt, Seat};
@@ -47,6 +47,9 @@ static PROBE: OnceLock<Probe> = OnceLock::new();
 /// What both providers' kernels get. `panic=1`: a guest that panics resets instead of hanging.
 /// `random.trust_cpu`: no wait for entropy before sshd can make keys.
 const CMDLINE: &str = "console=ttyS0 panic=1 quiet random.trust_cpu=on";
+
+/// How much of the console is shown when a guest does not come up.
+const CONSOLE_LINES: usize = 12;
 
 /// So long after its start a guest that can say that it is up gets to do so, before it is tried whether
 /// SSH answers: a user may have removed what would say it.
@@ -332,13 +335,22 @@ impl Machines<'_> {
             WaitError::Ssh(error) => error.hint(),
             _ => None,
         };
-        let hint = hint.unwrap_or_else(|| format!("`rvm logs {name}` shows the whole console"));
-        let tail = console::tail(dir, 12);
-        let console = match tail.is_empty() {
-            true => "\nThe console is empty: the kernel said nothing.".into(),
-            false => format!("\nLast lines of its console:\n  | {}", tail.join("\n  | ")),
-        };
-        MachineError::Boot { name, what, console, hint }
+        let lines = console::tail(dir, usize::MAX);
+        let diagnosis = diagnose::judge(error, &lines);
+        let cause = diagnosis.cause;
+        let hint = hint.unwrap_or_else(|| cause.next(&name));
+        let mut console = format!("\nLikely cause: {cause}");
+        if let Some(line) = diagnosis.line {
+            console.push_str(&format!(": \"{line}\""));
+        }
+        let tail = lines.get(lines.len().saturating_sub(CONSOLE_LINES)..).unwrap_or_default();
+        match tail.is_empty() {
+            true => console.push_str("\nThe console is empty: the kernel said nothing."),
+            false => {
+                console.push_str(&format!("\nLast lines of its console:\n  | {}", tail.join("\n  | ")));
+            }
+        }
+        MachineError::Boot { name, what, console, cause, hint }
     }
 }
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use super::BootCause;
 use crate::image::ImageError;
+use crate::model::Code;
 use crate::net::{NetError, NetworkError, PortError};
 use crate::provider::ProviderError;
 use crate::provision::ProvisionError;
@@ -107,9 +109,11 @@ pub enum MachineError {
         name: String,
         /// The stage reached and what failed there.
         what: String,
-        /// The last console lines, each on a line of its own behind a newline; may be empty.
+        /// The likely cause, its evidence and the last console lines, each behind a newline.
         console: String,
-        /// Likely cause and what to do.
+        /// The likely cause.
+        cause: BootCause,
+        /// What to do.
         hint: String,
     },
     /// It runs, and what its `ready` asks for did not come true.
@@ -135,6 +139,32 @@ pub enum MachineError {
 impl MachineError {
     pub(super) fn file(action: &'static str, path: &Path, source: io::Error) -> Self {
         MachineError::File { action, path: path.into(), source }
+    }
+
+    /// Its stable code (`docs/errors.md`).
+    pub fn code(&self) -> Code {
+        match self {
+            MachineError::File { .. } => Code::MachineFile,
+            MachineError::Random(_) => Code::NoRandom,
+            MachineError::Version { .. } => Code::RecordVersion,
+            MachineError::Ambiguous { .. } => Code::AmbiguousId,
+            MachineError::NotCreated(_) => Code::NotCreated,
+            MachineError::NotRunning(_) => Code::NotRunning,
+            MachineError::Busy { .. } => Code::MachineBusy,
+            MachineError::NotReady { .. } => Code::NotReady,
+            MachineError::Forward { .. } => Code::NotForwarded,
+            MachineError::Overlap { .. } => Code::SubnetsOverlap,
+            MachineError::Interrupted(_) => Code::Interrupted,
+            MachineError::Lock(e) => e.code(),
+            MachineError::Image(e) => e.code(),
+            MachineError::Port(e) => e.code(),
+            MachineError::Net(e) => e.code(),
+            MachineError::Network(e) => e.code(),
+            MachineError::Provider(e) => e.code(),
+            MachineError::Boot { cause, .. } => cause.code(),
+            MachineError::Ssh(e) => e.code(),
+            MachineError::Provision(e) => e.code(),
+        }
     }
 
     /// What to do next, where there is something to do.

@@ -5,6 +5,7 @@
 
 mod boot;
 mod console;
+mod diagnose;
 mod disks;
 mod error;
 pub mod forwards;
@@ -37,6 +38,7 @@ use crate::plan::Change;
 use crate::state::{Layout, Lock, LockError};
 
 pub use crate::model::ProvisionChoice;
+pub use diagnose::BootCause;
 pub use error::MachineError;
 pub use networks::Place;
 pub use preview::{Preview, Start, StepPreview, Undeclared};

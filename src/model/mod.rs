@@ -4,6 +4,7 @@
 //! values, everything below reads them.
 
 mod cancel;
+mod code;
 mod event;
 mod hook;
 mod lock;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use cancel::Cancel;
+pub use code::Code;
 pub use event::{Event, Phase, Reporter, Silent, Stopwatch, Stream};
 pub use hook::{Hook, Hooked, Moment, Side};
 pub use lock::{LockedBox, LockedKernel, Locks, content_digest, timestamp};

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use thiserror::Error;
 
-use crate::model::{Forward, Protocol};
+use crate::model::{Code, Forward, Protocol};
 
 /// Why a machine has no network.
 #[derive(Debug, Error)]
@@ -27,6 +27,16 @@ pub enum NetError {
 }
 
 impl NetError {
+    /// Its stable code (`docs/errors.md`).
+    pub fn code(&self) -> Code {
+        match self {
+            NetError::Missing(_) => Code::NoPasst,
+            NetError::Io(_) => Code::NetworkSetup,
+            NetError::PortRace(_) => Code::PortRace,
+            NetError::Failed(_) => Code::PasstFailed,
+        }
+    }
+
     /// What to do next.
     pub fn hint(&self) -> Option<String> {
         match self {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 
 use thiserror::Error;
 
-use crate::model::{Forward, Protocol};
+use crate::model::{Code, Forward, Protocol};
 
 /// Where `auto_correct` looks for another port: Vagrant's `usable_port_range`.
 const USABLE: std::ops::RangeInclusive<u16> = 2200..=2250;
@@ -46,6 +46,15 @@ pub enum PortError {
 }
 
 impl PortError {
+    /// Its stable code (`docs/errors.md`).
+    pub fn code(&self) -> Code {
+        match self {
+            PortError::Taken { .. } => Code::PortTaken,
+            PortError::Refused { .. } => Code::PortRefused,
+            PortError::NoneLeft { .. } => Code::NoPortLeft,
+        }
+    }
+
     /// What to do next.
     pub fn hint(&self) -> Option<String> {
         Some(match self {

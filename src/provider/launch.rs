@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::process::Report;
 use super::{CONSOLE_SOCKET, EndReason, Ended, ProviderError, VmSpec};
-use crate::model::Cancel;
+use crate::model::{Cancel, Code};
 use crate::state::{Lock, store};
 use crate::vmm::control::{self, Client, Usage};
 use crate::vmm::sandbox::Violation;
@@ -70,19 +70,21 @@ pub fn start(exe: &Path, path: &str, dir: &Path, spec: &VmSpec, net: OwnedFd) ->
     }
     match serde_json::from_str::<Report>(&line) {
         Ok(Report::Ready) => Ok(()),
-        Ok(Report::Error { message, hint }) => {
+        Ok(Report::Error { message, hint, code }) => {
             let _ = child.wait();
-            Err(ProviderError::Refused { message, hint })
+            let code = Code::parse(&code).unwrap_or(Code::EndedEarly);
+            Err(ProviderError::Refused { message, hint, code })
         }
         Err(_) => {
             let status = child.wait().map_err(ProviderError::Spawn)?;
             let log = log_of(dir);
             if let Some(violation) = Violation::find(&log) {
-                return Err(ProviderError::Refused { message: violation.to_string(), hint: None });
+                let message = violation.to_string();
+                return Err(ProviderError::Refused { message, hint: None, code: Code::Sandbox });
             }
             let last = log.lines().last().unwrap_or("it said nothing").to_owned();
             let message = format!("the machine's process ended early ({status}): {last}");
-            Err(ProviderError::Refused { message, hint: None })
+            Err(ProviderError::Refused { message, hint: None, code: Code::EndedEarly })
         }
     }
 }

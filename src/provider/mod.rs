@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use crate::model::ImageFormat;
-use crate::model::ProviderKind;
+use crate::model::{Code, ProviderKind};
 use crate::vmm::control;
 use crate::vmm::sandbox::Role;
 
@@ -156,6 +156,8 @@ pub enum ProviderError {
         message: String,
         /// What it said to do next.
         hint: Option<String>,
+        /// Its code.
+        code: Code,
     },
     /// Talking to a running machine failed.
     #[error("the machine's process does not answer")]
@@ -183,6 +185,23 @@ pub enum ProviderError {
 }
 
 impl ProviderError {
+    /// Its stable code (`docs/errors.md`).
+    pub fn code(&self) -> Code {
+        match self {
+            ProviderError::NoKvm(_) => Code::NoKvm,
+            ProviderError::NoProvider { .. } => Code::NoProvider,
+            ProviderError::NoQemu => Code::NoQemu,
+            ProviderError::File { .. } => Code::ProviderFile,
+            ProviderError::Spawn(_) => Code::Spawn,
+            ProviderError::Refused { code, .. } => *code,
+            ProviderError::Control(_) => Code::NoAnswer,
+            ProviderError::Stuck { .. } => Code::Stuck,
+            ProviderError::Vmm(error) => vmm_code(error),
+            ProviderError::Sandbox(_) => Code::Sandbox,
+            ProviderError::Qemu { .. } => Code::QemuEnded,
+        }
+    }
+
     /// What to do next.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -201,6 +220,28 @@ impl ProviderError {
             ProviderError::Stuck { pid } => Some(format!("`kill -9 {pid}` ends it; its disk is kept")),
             _ => None,
         }
+    }
+}
+
+/// The stable code of an error of the hypervisor, which knows nothing of codes.
+pub fn vmm_code(error: &crate::vmm::Error) -> Code {
+    use crate::vmm::Error;
+    match error {
+        Error::Open(_) => Code::KvmClosed,
+        Error::Version(_) => Code::KvmVersion,
+        Error::Cpus { .. } => Code::TooManyCpus,
+        Error::TooManyDevices { .. } => Code::TooManyDevices,
+        Error::Kvm { .. } => Code::KvmSetup,
+        Error::Memory(_) => Code::GuestMemory,
+        Error::Boot(_) => Code::KernelLoad,
+        Error::Acpi(_) => Code::AcpiTables,
+        Error::Cpu(_) => Code::CpuSetup,
+        Error::Vcpu(_) => Code::CpuStopped,
+        Error::Virtio(_) => Code::Device,
+        Error::Bus(_) => Code::AddressConflict,
+        Error::Log { .. } => Code::ConsoleLog,
+        Error::Terminal(_) => Code::Terminal,
+        Error::KeepsResetting { .. } => Code::KeepsResetting,
     }
 }
 

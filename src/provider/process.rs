@@ -34,6 +34,8 @@ pub(super) enum Report {
         message: String,
         /// What to do next.
         hint: Option<String>,
+        /// The stable code.
+        code: String,
     },
 }
 
@@ -55,7 +57,8 @@ pub fn main(dir: &Path) -> ExitCode {
         Err(error) => {
             let message = chain(&error);
             eprintln!("{message}");
-            starter.tell(&Report::Error { message, hint: error.hint() });
+            let code = error.code().to_string();
+            starter.tell(&Report::Error { message, hint: error.hint(), code });
             ExitCode::FAILURE
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::model::Code;
 use crate::ssh::{SshError, WaitError};
 
 /// Why provisioning stopped. The machine is left running.
@@ -129,6 +130,24 @@ pub enum ProvisionError {
 }
 
 impl ProvisionError {
+    /// Its stable code (`docs/errors.md`).
+    pub fn code(&self) -> Code {
+        match self {
+            ProvisionError::StepFailed { .. } => Code::StepFailed,
+            ProvisionError::StepUnable { .. } => Code::StepUnable,
+            ProvisionError::StepCut { source, .. } if source.is_interrupt() => Code::Interrupted,
+            ProvisionError::StepCut { .. } => Code::StepCut,
+            ProvisionError::MirrorUnreachable { .. } => Code::MirrorUnreachable,
+            ProvisionError::StepTimedOut { .. } => Code::StepTimedOut,
+            ProvisionError::GuestRebooted { .. } => Code::GuestRebooted,
+            ProvisionError::GuestGone { .. } => Code::GuestGone,
+            ProvisionError::Hook { .. } => Code::HookFailed,
+            ProvisionError::UnknownStep { .. } => Code::UnknownStep,
+            ProvisionError::Source { .. } => Code::StepSource,
+            ProvisionError::Stamps { .. } => Code::Stamps,
+        }
+    }
+
     /// What to do next, where there is something to do.
     pub fn hint(&self) -> Option<String> {
         match self {

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::model::Code;
+
 /// Why something over SSH, or with its keys, failed.
 #[derive(Debug, Error)]
 pub enum SshError {
@@ -132,6 +134,26 @@ pub enum SshError {
 }
 
 impl SshError {
+    /// Its stable code (`docs/errors.md`).
+    pub fn code(&self) -> Code {
+        match self {
+            SshError::Connect { .. } => Code::SshConnect,
+            SshError::NoBanner { .. } => Code::SshSilent,
+            SshError::Handshake { .. } => Code::SshHandshake,
+            SshError::HostKeyMismatch { .. } => Code::HostKeyMismatch,
+            SshError::AuthFailed { .. } => Code::LoginRefused,
+            SshError::Lost { .. } => Code::ConnectionLost,
+            SshError::Protocol { .. } => Code::SshProtocol,
+            SshError::Input { .. } => Code::SshInput,
+            SshError::TimedOut { .. } => Code::SshTimedOut,
+            SshError::Cancelled => Code::Interrupted,
+            SshError::KeyFile { .. } => Code::KeyFile,
+            SshError::BadKey { .. } => Code::BadKey,
+            SshError::EncryptedKey { .. } => Code::EncryptedKey,
+            SshError::OpenPermissions { .. } => Code::OpenKey,
+        }
+    }
+
     /// What to do next, where there is something to do.
     pub fn hint(&self) -> Option<String> {
         match self {

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::model::Code;
+
 /// The user's store, `$RVM_HOME`.
 ///
 /// ```text
@@ -32,6 +34,16 @@ pub enum LayoutError {
         /// Its value.
         value: String,
     },
+}
+
+impl LayoutError {
+    /// Its stable code (`docs/errors.md`).
+    pub fn code(&self) -> Code {
+        match self {
+            LayoutError::NoHome => Code::NoHome,
+            LayoutError::Relative { .. } => Code::RelativeHome,
+        }
+    }
 }
 
 impl Layout {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use super::store;
-use crate::model::Cancel;
+use crate::model::{Cancel, Code};
 
 /// Pause between two looks at a lock that somebody else has.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -46,6 +46,17 @@ pub enum LockError {
         /// Who held it.
         holder: String,
     },
+}
+
+impl LockError {
+    /// Its stable code (`docs/errors.md`).
+    pub fn code(&self) -> Code {
+        match self {
+            LockError::Io { .. } => Code::LockFile,
+            LockError::TimedOut { .. } => Code::LockTimeout,
+            LockError::Cancelled { .. } => Code::Interrupted,
+        }
+    }
 }
 
 impl Lock {

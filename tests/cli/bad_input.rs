@@ -32,7 +32,7 @@ fn refused_with(place: &Place, words: &[&str]) {
 fn no_vagrantfile() {
     let text = refused(&Place::new());
     insta::assert_snapshot!(text, @r"
-    rvm: no Vagrantfile or Vagrantfile.toml found in [DIR]/project or any folder above it
+    error[E0201]: no Vagrantfile or Vagrantfile.toml found in [DIR]/project or any folder above it
     hint: run `rvm init` to write one here, or change to the folder of your project
     ");
 }
@@ -63,7 +63,10 @@ fn a_vagrantfile_that_is_not_utf8() {
 #[test]
 fn a_syntax_error_is_pointed_at() {
     let place = Place::with("box = \"micro\"\ncpus = = 2\n");
-    refused_with(&place, &["error: not TOML", "[DIR]/project/Vagrantfile:2:8", "2 | cpus = = 2\n", "^"]);
+    refused_with(
+        &place,
+        &["error[E0205]: not TOML", "[DIR]/project/Vagrantfile:2:8", "2 | cpus = = 2\n", "^"],
+    );
 }
 
 #[test]

@@ -2,44 +2,33 @@
 
 use super::Place;
 
-const VERBS: [&[&str]; 24] = [
-    &[],
-    &["init"],
-    &["import"],
-    &["validate"],
-    &["up"],
-    &["plan"],
-    &["lock"],
-    &["halt"],
-    &["reload"],
-    &["ssh"],
-    &["console"],
-    &["ssh-config"],
-    &["provision"],
-    &["status"],
-    &["global-status"],
-    &["destroy"],
-    &["port"],
-    &["box"],
-    &["box", "add"],
-    &["box", "list"],
-    &["box", "remove"],
-    &["logs"],
-    &["doctor"],
-    &["version"],
-];
+/// The verbs below those words, as their help lists them.
+fn verbs(help: &str) -> Vec<String> {
+    let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let names = lines.take_while(|line| !line.is_empty()).filter(|line| !line.starts_with("   "));
+    names
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .map(str::to_owned)
+        .collect()
+}
 
+/// One snapshot a verb, so that two who change the help of two verbs do not meet.
 #[test]
 fn help_of_the_whole_tree() {
     let place = Place::new();
-    let mut text = String::new();
-    for verb in VERBS {
-        let words: Vec<&str> = verb.iter().copied().chain(["--help"]).collect();
+    let mut open: Vec<Vec<String>> = vec![Vec::new()];
+    let mut count = 0;
+    while let Some(verb) = open.pop() {
+        let words: Vec<&str> = verb.iter().map(String::as_str).chain(["--help"]).collect();
         let ran = place.run(&words);
         assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{words:?}");
-        text.push_str(&format!("$ rvm {}\n{}\n", words.join(" "), ran.stdout));
+        let name = if verb.is_empty() { "rvm".into() } else { verb.join("-") };
+        insta::with_settings!({ snapshot_suffix => name }, { insta::assert_snapshot!("help", ran.stdout) });
+        open.extend(verbs(&ran.stdout).into_iter().map(|name| [verb.clone(), vec![name]].concat()));
+        count += 1;
     }
-    insta::assert_snapshot!(text);
+    assert!(count > 20, "only {count} verbs were found");
 }
 
 #[test]
@@ -79,5 +68,21 @@ fn a_usage_error_under_json_is_a_document() {
     let value: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(value["version"], 1);
     assert!(value["error"]["message"].as_str().unwrap().contains("invalid value 'x'"), "{value}");
+    assert_eq!(value["error"]["code"], "E0101");
     assert_eq!(ran.stderr, "");
+    let plain = Place::new().run(&["port", "--guest", "x"]);
+    assert!(plain.stderr.starts_with("error[E0101]: invalid value 'x'"), "{}", plain.stderr);
+}
+
+#[test]
+fn an_error_code_is_explained() {
+    let place = Place::new();
+    let ran = place.run(&["validate"]);
+    let code = ran.stderr.strip_prefix("error[").unwrap().split(']').next().unwrap().to_owned();
+    let explained = place.run(&["explain", &code]);
+    assert!(explained.stdout.starts_with("E0201: no Vagrantfile\n\nCause: "), "{}", explained.stdout);
+    let json = place.run(&["explain", "--json"]);
+    let value: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert!(value["errors"].as_array().unwrap().iter().any(|entry| entry["code"] == code.as_str()));
+    assert_eq!(place.run(&["explain", "E9999"]).code, 2);
 }

@@ -60,7 +60,7 @@ fn a_folder_that_cannot_be_written() {
     let ran = place.run(&["init", "--output", "no/such/folder/Vagrantfile"]);
     assert_eq!(ran.code, 1);
     assert!(
-        ran.stderr.starts_with("rvm: cannot write [DIR]/project/no/such/folder/Vagrantfile: "),
+        ran.stderr.starts_with("error[E0110]: cannot write [DIR]/project/no/such/folder/Vagrantfile: "),
         "{}",
         ran.stderr
     );

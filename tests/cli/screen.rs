@@ -46,7 +46,7 @@ fn a_full_disk_behind_a_redirection_is_one() {
     let output = place.command(&["validate"]).stdout(full).output().unwrap();
     let ran = place.finish(output);
     assert_eq!(ran.code, 1);
-    assert!(ran.stderr.starts_with("rvm: cannot write to standard output: "), "{}", ran.stderr);
+    assert!(ran.stderr.starts_with("error[E0107]: cannot write to standard output: "), "{}", ran.stderr);
 }
 
 #[test]

@@ -51,7 +51,7 @@ impl Planned<'_> {
     /// Why `up` would fail, each with what to do about it; masked.
     fn problems(&self) -> impl Iterator<Item = (String, Option<String>)> {
         self.preview.problems.iter().map(|problem| {
-            let error = CliError::from_error(Kind::Failed, problem, problem.hint());
+            let error = CliError::from_error(Kind::Failed, problem.code(), problem, problem.hint());
             let masker = &self.project.masker;
             (masker.mask(&error.one_line()), error.hint.map(|hint| masker.mask(&hint)))
         })

@@ -15,7 +15,7 @@ use super::json::VERSION;
 use super::target::Target;
 use super::ui::table::table;
 use crate::machine::{Machines, Status};
-use crate::model::{Event, Phase, Reporter};
+use crate::model::{Code, Event, Phase, Reporter};
 use crate::state::store;
 
 /// Names of the files in a machine's own folder, without their ending.
@@ -40,7 +40,8 @@ impl TimingsFlag {
         let Some(Some(dir)) = &self.timings else { return Ok(None) };
         let dir = app.cwd()?.join(dir);
         std::fs::create_dir_all(&dir).map_err(|e| {
-            CliError::failed(format!("cannot create {} for --timings", dir.display())).because(&e)
+            CliError::failed(Code::WriteFile, format!("cannot create {} for --timings", dir.display()))
+                .because(&e)
         })?;
         Ok(Some(dir))
     }

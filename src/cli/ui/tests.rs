@@ -2,7 +2,8 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
 use super::*;
-use crate::cli::error::{CliError, Kind};
+use crate::cli::error::CliError;
+use crate::model::Code;
 
 #[derive(Clone, Default)]
 struct Buffer(Arc<Mutex<Vec<u8>>>);
@@ -175,10 +176,11 @@ fn messages_can_leave_standard_output_to_the_result() {
 
 #[test]
 fn errors_are_masked_in_both_forms() {
-    let error = CliError::failed("cannot log in with hunter2").hint("is hunter2 \"right\"?");
+    let error =
+        CliError::failed(Code::LoginRefused, "cannot log in with hunter2").hint("is hunter2 \"right\"?");
     let plain = screen(Style::default(), To::Stdout, false);
     plain.ui.error(&error, false);
-    assert_eq!(plain.err.text(), "rvm: cannot log in with ***\nhint: is *** \"right\"?\n");
+    assert_eq!(plain.err.text(), "error[E0505]: cannot log in with ***\nhint: is *** \"right\"?\n");
     let json = screen(Style::default(), To::Stdout, false);
     json.ui.error(&error, true);
     let value: serde_json::Value = serde_json::from_str(&json.out.text()).unwrap();
@@ -189,8 +191,8 @@ fn errors_are_masked_in_both_forms() {
 #[test]
 fn an_error_cannot_carry_control_to_the_terminal() {
     let screen = screen(Style::default(), To::Stdout, true);
-    screen.ui.error(&CliError::new(Kind::Failed, "guest said \x1b]0;owned\x07hello"), false);
-    assert_eq!(screen.err.text(), "\x1b[1;31mrvm:\x1b[0m guest said hello\n");
+    screen.ui.error(&CliError::failed(Code::StepFailed, "guest said \x1b]0;owned\x07hello"), false);
+    assert_eq!(screen.err.text(), "\x1b[1;31merror[E0401]\x1b[0m: guest said hello\n");
 }
 
 #[test]

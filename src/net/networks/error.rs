@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use thiserror::Error;
 
+use crate::model::Code;
 use crate::net::switch::ClientError;
 use crate::state::LockError;
 
@@ -104,6 +105,22 @@ pub enum NetworkError {
 }
 
 impl NetworkError {
+    /// Its stable code (`docs/errors.md`).
+    pub fn code(&self) -> Code {
+        match self {
+            NetworkError::File { .. } => Code::NetworkFile,
+            NetworkError::Lock(e) => e.code(),
+            NetworkError::Version { .. } => Code::NetworkVersion,
+            NetworkError::HostRoute { .. } => Code::SubnetOfHost,
+            NetworkError::Taken { .. } => Code::AddressTaken,
+            NetworkError::InUse { .. } => Code::NetworkInUse,
+            NetworkError::Full { .. } => Code::NetworkFull,
+            NetworkError::NoSubnet(_) => Code::NoSubnet,
+            NetworkError::Start { .. } => Code::NoSwitch,
+            NetworkError::Connect { .. } => Code::NotConnected,
+        }
+    }
+
     /// What to do next.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
