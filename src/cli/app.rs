@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::error::{CliError, Kind};
+use super::signals::Signals;
 use super::ui::Ui;
 use crate::config;
 use crate::image::{Settings, Store};
@@ -37,6 +38,8 @@ pub struct App {
     pub ui: Arc<Ui>,
     /// Set by Ctrl-C.
     pub cancel: Cancel,
+    /// Where Ctrl-C and SIGTERM go.
+    pub signals: Signals,
     /// Results and errors as JSON.
     pub json: bool,
 }

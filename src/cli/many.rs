@@ -340,7 +340,7 @@ mod tests {
 
     #[test]
     fn a_failure_names_its_machine_once() {
-        let named = |text: &str| of_machine(&CliError::failed(text), "web").message;
+        let named = |text: &str| of_machine(&CliError::failed(Code::StepFailed, text), "web").message;
         assert_eq!(named("machine `web` is not running"), "machine `web` is not running");
         assert_eq!(named("no space left"), "web: no space left");
     }

@@ -8,10 +8,12 @@ mod attach;
 mod boot;
 mod boxes;
 mod console;
+mod copy;
 mod destroy;
 mod doctor;
 mod edited;
 mod error;
+mod exec;
 mod explain;
 mod forward;
 mod global_status;
@@ -111,6 +113,13 @@ enum Verb {
     Reload(reload::ReloadArgs),
     /// Log in to a machine, or run one command in it
     Ssh(ssh::SshArgs),
+    /// Run a program in a machine: exit code, input and output are its own
+    Exec(exec::ExecArgs),
+    /// Copy files between this host and a machine
+    #[command(visible_alias = "cp")]
+    Copy(copy::CopyArgs),
+    /// Copy a file or folder into a machine
+    Upload(copy::UploadArgs),
     /// Attach this terminal to the console of a machine
     Console(console::ConsoleArgs),
     /// Print configuration for the ssh client
@@ -171,7 +180,9 @@ impl Verb {
             Verb::Up(_) | Verb::Halt(_) | Verb::Reload(_) | Verb::Provision(_) | Verb::Destroy(_) => {
                 To::Stdout
             }
-            Verb::Init(_) | Verb::Box(boxes::BoxVerb::Add(_) | boxes::BoxVerb::Remove(_)) => To::Stdout,
+            Verb::Init(_)
+            | Verb::Upload(_)
+            | Verb::Box(boxes::BoxVerb::Add(_) | boxes::BoxVerb::Remove(_)) => To::Stdout,
             _ => To::Stderr,
         }
     }
@@ -187,6 +198,9 @@ impl Verb {
             Verb::Halt(args) => halt::run(app, &args),
             Verb::Reload(args) => reload::run(app, &args),
             Verb::Ssh(args) => ssh::run(app, &args),
+            Verb::Exec(args) => exec::run(app, &args),
+            Verb::Copy(args) => copy::run(app, &args),
+            Verb::Upload(args) => copy::upload(app, &args),
             Verb::Console(args) => console::run(app, &args),
             Verb::SshConfig(args) => ssh_config::run(app, &args),
             Verb::Provision(args) => provision::run(app, &args),
@@ -249,10 +263,10 @@ fn run(words: &[OsString]) -> u8 {
     let json = cli.verb.json();
     let messages = if json { To::Stderr } else { cli.verb.messages() };
     let ui = Arc::new(Ui::new(style(&cli.global), messages, Sink::of_process()));
-    let app = App { ui: Arc::clone(&ui), cancel: Cancel::new(), json };
+    let app = App { ui: Arc::clone(&ui), cancel: Cancel::new(), signals: signals::Signals::default(), json };
     let outcome = trace::start(cli.global.verbose, Arc::clone(&ui))
         .and_then(|()| {
-            signals::watch(app.cancel.clone(), Arc::clone(&ui))
+            signals::watch(app.cancel.clone(), app.signals.clone(), Arc::clone(&ui))
                 .map_err(|e| CliError::failed(Code::Host, "cannot watch for Ctrl-C").because(&e))
         })
         .and_then(|()| cli.verb.run(&app));

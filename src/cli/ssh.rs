@@ -15,7 +15,7 @@ use crate::model::{Code, Hooked, Moment, Project, Stream};
 use crate::ssh::{ConfigEntry, render_config};
 
 /// Exit code when the reader of our output went away, as a shell reports SIGPIPE.
-const BROKEN_PIPE: u8 = 141;
+pub const BROKEN_PIPE: u8 = 141;
 
 /// Words of `rvm ssh`.
 #[derive(Debug, Args)]

@@ -54,6 +54,24 @@ pub enum MachineError {
     /// It must run for this.
     #[error("machine `{0}` is not running")]
     NotRunning(String),
+    /// It ended while a command ran in it.
+    #[error("machine `{name}` ended while the command ran in it{}", if cause.is_empty() { String::new() } else { format!(": {cause}") })]
+    Ended {
+        /// Which.
+        name: String,
+        /// Why, where that is known; may be empty.
+        cause: String,
+    },
+    /// A file or folder was not copied.
+    #[error("cannot copy {what}: {why}")]
+    Copy {
+        /// The path on the side that refused.
+        what: String,
+        /// Why.
+        why: String,
+        /// What to do.
+        hint: Option<String>,
+    },
     /// Ctrl-C.
     #[error("interrupted; {0}")]
     Interrupted(String),
@@ -154,6 +172,8 @@ impl MachineError {
             MachineError::NotReady { .. } => Code::NotReady,
             MachineError::Forward { .. } => Code::NotForwarded,
             MachineError::Overlap { .. } => Code::SubnetsOverlap,
+            MachineError::Ended { .. } => Code::MachineEnded,
+            MachineError::Copy { .. } => Code::CopyFailed,
             MachineError::Interrupted(_) => Code::Interrupted,
             MachineError::Lock(e) => e.code(),
             MachineError::Image(e) => e.code(),
@@ -165,6 +185,10 @@ impl MachineError {
             MachineError::Ssh(e) => e.code(),
             MachineError::Provision(e) => e.code(),
         }
+    }
+
+    pub(super) fn copy(what: &str, why: String) -> Self {
+        MachineError::Copy { what: what.into(), why, hint: None }
     }
 
     /// What to do next, where there is something to do.
@@ -182,6 +206,10 @@ impl MachineError {
                 "`rvm ssh {name}` looks into it, `rvm up {name}` tries again; `timeout` gives the probe longer"
             )),
             MachineError::NotCreated(_) | MachineError::NotRunning(_) => Some("`rvm up` brings it up".into()),
+            MachineError::Ended { name, .. } => Some(format!(
+                "`rvm logs {name}` shows what its console said last, `rvm up {name}` starts it again"
+            )),
+            MachineError::Copy { hint, .. } => hint.clone(),
             MachineError::Image(e) => e.hint(),
             MachineError::Port(e) => e.hint(),
             MachineError::Net(e) => e.hint(),

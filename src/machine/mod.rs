@@ -5,9 +5,11 @@
 
 mod boot;
 mod console;
+pub mod copy;
 mod diagnose;
 mod disks;
 mod error;
+mod exec;
 pub mod forwards;
 mod hooks;
 mod live;

@@ -7,10 +7,10 @@ use std::time::Duration;
 use super::boot::KNOWN_HOSTS;
 use super::record::Record;
 use super::{MachineError, Machines, SshInfo, State, Status, console, forwards, schedule};
-use crate::model::{Login, Project, Stream};
+use crate::model::{Login, Project};
 use crate::provider::{self, EndReason, Ended};
 use crate::provision::StepLogs;
-use crate::ssh::{Input, Session};
+use crate::ssh::Session;
 use crate::vmm::control::Usage;
 
 /// How long a guest that runs already may take to let us in for one command.
@@ -133,21 +133,6 @@ impl Machines<'_> {
             identity: record.identity,
             known_hosts: dir.join(KNOWN_HOSTS),
         })
-    }
-
-    /// Runs one command over SSH without a terminal: output goes to `out` as it comes, the
-    /// guest's exit code comes back.
-    pub fn exec(
-        &self,
-        project: &Project,
-        name: &str,
-        command: &str,
-        out: &mut dyn FnMut(Stream, &[u8]),
-    ) -> Result<i32, MachineError> {
-        let record = self.running(&project.root, name)?;
-        let session = self.connect(&project.login, &record)?;
-        let status = session.exec(command, Input::None, out, &self.cancel, None)?;
-        Ok(status.code)
     }
 
     /// A connection to the guest of a machine that is up already.

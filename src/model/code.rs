@@ -72,6 +72,8 @@ codes! {
     AmbiguousId = "E0304",
     NotCreated = "E0305",
     NotRunning = "E0306",
+    MachineEnded = "E0307",
+    CopyFailed = "E0308",
     MachineBusy = "E0310",
     NotReady = "E0311",
     NotForwarded = "E0312",

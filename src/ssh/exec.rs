@@ -3,12 +3,13 @@
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use ssh2::Channel;
 
 use super::SshError;
-use super::limits::{Limits, Stop, writable};
+use super::limits::{Limits, Stop, readable, writable};
 use super::session::{Session, classify, pending, stopped, would_block};
 use crate::model::{Cancel, Stream};
 
@@ -23,6 +24,8 @@ pub enum Input<'a> {
     HeldOpen(&'a [u8]),
     /// All that can be read, then end of file. Reads may block for a moment (a file), not for long.
     Reader(&'a mut dyn Read),
+    /// What comes from there as it comes, then end of file: a pipe or terminal whose other end takes its time.
+    Live(BorrowedFd<'a>),
 }
 
 /// How a command ended.
@@ -149,7 +152,8 @@ impl Pump<'_, '_> {
     /// Waits for a moment, or for bytes.
     fn rest(&mut self) -> Result<(), SshError> {
         self.check_alive()?;
-        match self.limits.wait(&self.session.socket, self.session.wants_to_write()) {
+        let (write, awaited) = (self.session.wants_to_write(), self.feed.awaited());
+        match self.limits.wait_for(&self.session.socket, write, awaited) {
             Ok(true) => self.heard = Instant::now(),
             Ok(false) => {}
             Err(stop) => self.overdue(stop)?,
@@ -232,6 +236,15 @@ struct Feed<'a> {
 enum Source<'a> {
     Bytes { rest: &'a [u8], then_eof: bool },
     Reader(&'a mut dyn Read),
+    Live(BorrowedFd<'a>),
+}
+
+/// What a source had.
+#[derive(PartialEq, Eq)]
+enum Refill {
+    Some,
+    NothingYet,
+    End,
 }
 
 impl<'a> Feed<'a> {
@@ -241,6 +254,7 @@ impl<'a> Feed<'a> {
             Input::Bytes(rest) => Source::Bytes { rest, then_eof: true },
             Input::HeldOpen(rest) => Source::Bytes { rest, then_eof: false },
             Input::Reader(reader) => Source::Reader(reader),
+            Input::Live(fd) => Source::Live(fd),
         };
         Feed { source, waiting: Vec::new(), sent: 0, done: false }
     }
@@ -251,8 +265,12 @@ impl<'a> Feed<'a> {
             if self.done {
                 return Ok(turn > 0);
             }
-            if self.sent >= self.waiting.len() && !self.refill()? {
-                return self.finish(channel).map(|()| turn > 0);
+            if self.sent >= self.waiting.len() {
+                match self.refill()? {
+                    Refill::Some => {}
+                    Refill::NothingYet => return Ok(turn > 0),
+                    Refill::End => return self.finish(channel).map(|()| turn > 0),
+                }
             }
             match channel.write(self.waiting.get(self.sent..).unwrap_or_default()) {
                 Ok(count) => self.sent += count,
@@ -267,8 +285,16 @@ impl<'a> Feed<'a> {
         Ok(true)
     }
 
-    /// Takes the next chunk from the source; `false` at its end.
-    fn refill(&mut self) -> Result<bool, SshError> {
+    /// What a wait should end for, beside the connection.
+    fn awaited(&self) -> Option<BorrowedFd<'a>> {
+        match &self.source {
+            Source::Live(fd) if !self.done && self.sent >= self.waiting.len() => Some(*fd),
+            _ => None,
+        }
+    }
+
+    /// Takes the next chunk from the source.
+    fn refill(&mut self) -> Result<Refill, SshError> {
         self.sent = 0;
         self.waiting.clear();
         match &mut self.source {
@@ -283,8 +309,22 @@ impl<'a> Feed<'a> {
                     .read_to_end(&mut self.waiting)
                     .map_err(|source| SshError::Input { source })?;
             }
+            Source::Live(fd) => {
+                if !readable(*fd) {
+                    return Ok(Refill::NothingYet);
+                }
+                self.waiting.resize(CHUNK, 0);
+                let read = rustix::io::retry_on_intr(|| rustix::io::read(*fd, &mut self.waiting));
+                self.waiting.truncate(*read.as_ref().unwrap_or(&0));
+                match read {
+                    Err(rustix::io::Errno::AGAIN) => return Ok(Refill::NothingYet),
+                    // A terminal that has gone.
+                    Err(rustix::io::Errno::IO) | Ok(_) => {}
+                    Err(error) => return Err(SshError::Input { source: error.into() }),
+                }
+            }
         }
-        Ok(!self.waiting.is_empty())
+        Ok(if self.waiting.is_empty() { Refill::End } else { Refill::Some })
     }
 
     /// Lets input that was held open end after what is still to be sent; `false` where none was.

@@ -9,6 +9,7 @@ mod error;
 mod exec;
 mod limits;
 mod methods;
+mod program;
 mod session;
 mod wait;
 
@@ -20,6 +21,7 @@ use crate::model::Secret;
 pub use config::{ConfigEntry, known_hosts_line, render_config};
 pub use error::SshError;
 pub use exec::{ExecStatus, Input};
+pub use program::{Program, quote};
 pub use session::Session;
 pub use wait::{BootStage, WaitError, wait_ready};
 

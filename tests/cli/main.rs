@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod docs;
+mod guest;
 mod help;
 mod hooks;
 mod import;
