@@ -244,8 +244,8 @@ fn failures_are_told_for_each_machine_and_together() {
         let ran = place.run(&[&["up"], parallel].concat());
         assert_eq!(ran.code, 1, "{}", ran.stderr);
         for part in [
-            "rvm: db: ",
-            "rvm: lone: ",
+            "error[E1003]: db: ",
+            "error[E1003]: lone: ",
             "==> web: warning: skipped: it depends on db",
             "2 of 3 machines failed, 1 skipped",
         ] {

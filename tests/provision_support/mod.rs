@@ -183,6 +183,7 @@ impl Guest for Local {
             Input::None => Ok(0),
             Input::Bytes(data) | Input::HeldOpen(data) => stdin.write_all(data).map(|()| 0),
             Input::Reader(reader) => io::copy(reader, &mut stdin),
+            Input::Live(_) => unreachable!("no step reads what comes as it comes"),
         };
         let mut stdin = matches!(input, Input::HeldOpen(_)).then_some(stdin);
         let (mut cancelled, mut timed_out) = (false, false);
