@@ -1,10 +1,10 @@
 # shellcheck shell=bash
 # The emulator of the lab. To be sourced by lab.sh, which has set `cache`.
 #
-# QEMU before 10 emulates nested SVM with a fault: now and then an exit from the inner guest leaves a
-# register or an interrupt where it does not belong, and a kernel panics, the lab's own or the inner
-# one. With 7.2 of Debian 12 that takes a dozen boots. Debian 12 has a newer QEMU in its backports,
-# which needs no other libraries; it is unpacked beside the lab's kernel and not installed.
+# QEMU emulates nested SVM with faults: 7.2 of Debian 12 makes kernels panic after a dozen boots, the
+# lab's own or the inner one, 10 hardly with one processor (docs/testing.md tells the whole). Debian 12
+# has it in its backports, it needs no other libraries, and is unpacked beside the lab's kernel and not
+# installed.
 
 qemu_wanted=10
 
