@@ -119,6 +119,8 @@ impl Build<'_> {
             .arg(format!("--variant={}", self.recipe.variant))
             .arg(format!("--include={}", self.recipe.packages.join(",")))
             .args(["--architectures=amd64", "--format=tar", "--verbose", "--dpkgopt=force-unsafe-io"])
+            // A recipe keeps the package lists in the box, or removes them.
+            .arg("--skip=cleanup/apt/lists")
             .arg(format!("--{hook}={FETCH_KERNEL}"));
         if let Some(locked) = self.locked {
             tool.command()

@@ -96,6 +96,7 @@ const DEBIAN_FILES: &[(&str, &str)] = &[
     ("rvm-agent.service", include_str!("guest/rvm-agent.service")),
     ("80-rvm.network", include_str!("guest/80-rvm.network")),
     ("50-rvm.conf", include_str!("guest/50-rvm.conf")),
+    ("60-rvm-apt.conf", include_str!("guest/60-rvm-apt.conf")),
 ];
 
 const MICRO_FILES: &[(&str, &str)] = &[

@@ -18,6 +18,11 @@ put 644 debian.sources /etc/apt/sources.list.d/debian.sources
 # Settings of the build are not those of the guest.
 rm -f "$root"/etc/apt/sources.list "$root"/etc/apt/sources.list.d/0*.list \
     "$root"/etc/apt/apt.conf.d/99mmdebstrap "$root"/etc/dpkg/dpkg.cfg.d/99mmdebstrap
+# The package lists stay, with apt's index of them, so that the first installation in a machine does
+# not fetch and read them once more while they are fresh. Descriptions in other languages are a third
+# of all that `apt-get update` fetches.
+put 644 60-rvm-apt.conf /etc/apt/apt.conf.d/60-rvm
+chroot "$root" apt-cache -q gencaches
 
 echo 'LABEL=rvm-root / ext4 noatime 0 0' >"$root/etc/fstab"
 echo 'LANG=C.UTF-8' >"$root/etc/default/locale"
