@@ -1,18 +1,39 @@
 //! Whatever the files hold: a project or an error that can be shown, never a panic.
 
+mod schema_support;
+
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use proptest::prelude::*;
 use rvm::config::{self, Host, Inputs};
+use schema_support::Validator;
+
+static SCHEMA: LazyLock<Validator> = LazyLock::new(|| Validator::new(config::schema()));
 
 fn try_load(vagrantfile: &[u8], env_file: &[u8]) {
+    try_layers(vagrantfile, env_file, None);
+}
+
+fn try_layers(vagrantfile: &[u8], env_file: &[u8], local: Option<&[u8]>) {
     let dir = tempfile::tempdir().unwrap();
+    if let Some(local) = local {
+        std::fs::write(dir.path().join("Vagrantfile.local.toml"), local).unwrap();
+    }
     std::fs::write(dir.path().join("Vagrantfile"), vagrantfile).unwrap();
     std::fs::write(dir.path().join(".env"), env_file).unwrap();
     let env = |name: &str| (name.len() == 1).then(|| name.repeat(3));
     let host = Some(Host { cpus: 3, memory: 5 << 30 });
-    match config::load_with(&dir.path().join("Vagrantfile"), &Inputs { env: &env, host }) {
-        Ok(project) => assert!(!project.machines.is_empty()),
+    match config::load_with(&dir.path().join("Vagrantfile"), &Inputs { env: &env, vars: &[], host }) {
+        Ok(project) => {
+            assert!(!project.machines.is_empty());
+            // An editor must find no fault with what the reader takes.
+            if local.is_none() {
+                let tree: serde_json::Value = toml::from_slice(vagrantfile).unwrap();
+                let faults = SCHEMA.faults(&tree);
+                assert!(faults.is_empty(), "{faults:?}\n{}", String::from_utf8_lossy(vagrantfile));
+            }
+        }
         Err(error) => {
             assert!(!error.render(false).is_empty() && !error.render(true).is_empty());
             assert!(!error.problems().is_empty(), "{error}");
@@ -30,6 +51,7 @@ fn value() -> impl Strategy<Value = String> {
         Just("\"x${S:-}${\"".to_owned()),
         "'[a-c]{0,2}\\{[i0-9+*/%():-]{1,8}\\}'",
         Just("'half'".to_owned()),
+        Just("['Vagrantfile.local.toml', 'Vagrantfile']".to_owned()),
         Just("'a{i}'".to_owned()),
         Just("'{i}'".to_owned()),
         Just("'micro'".to_owned()),
@@ -45,7 +67,7 @@ fn value() -> impl Strategy<Value = String> {
 }
 
 fn line() -> impl Strategy<Value = String> {
-    const KEYS: [&str; 41] = [
+    const KEYS: [&str; 46] = [
         "box",
         "cpus",
         "memory",
@@ -75,6 +97,11 @@ fn line() -> impl Strategy<Value = String> {
         "packages",
         "file",
         "count",
+        "include",
+        "vars",
+        "profile",
+        "profiles.a.box",
+        "vars.S",
         "groups",
         "primary",
         "autostart",
@@ -96,6 +123,8 @@ fn line() -> impl Strategy<Value = String> {
         "[[machine.port]]",
         "[[machine.ready]]",
         "[[machine.provision]]",
+        "[vars]",
+        "[profiles.a]",
         "[x]",
     ];
     prop_oneof![
@@ -123,6 +152,12 @@ proptest! {
         let text = format!("box = 'micro'\n{}\n", lines.join("\n"));
         try_load(text.as_bytes(), b"S=hunter2\nRVM_SSH_USER=-hunter2\n");
         try_load(lines.join("\n").as_bytes(), b"S=hunter2\n");
+    }
+
+    #[test]
+    fn any_mix_of_layers(lines in prop::collection::vec(line(), 0..16), local in prop::collection::vec(line(), 0..16)) {
+        let text = format!("box = 'micro'\n{}\n", lines.join("\n"));
+        try_layers(text.as_bytes(), b"S=hunter2\n", Some(local.join("\n").as_bytes()));
     }
 }
 
@@ -167,7 +202,12 @@ fn large_files_take_no_time() {
             "box = 'micro'\nmessage = '{}'\n[[machine]]\nname = 'a'\ncount = 256\n",
             "{i}".repeat(300_000)
         ),
-        format!("box = 'micro'\nmessage = '{}'\n", "${L}".repeat(200_000)),
+        format!("box = 'micro'\nmessage = '{}'\n", "${LONG}".repeat(100_000)),
+        format!(
+            "box = 'micro'\n[vars]\n{}",
+            numbered(1000, &|n| format!("V{n} = '${{V{}}}${{V{}}}'\n", n + 1, n * 7 % 1000))
+        ),
+        format!("box = 'micro'\n{}", numbered(30_000, &|n| format!("[profiles.p{n}]\ncpus = 0\n"))),
         // Everyone waits for everyone, by name and by group.
         format!(
             "box = 'micro'\ngroups = [{0}]\n{1}",
@@ -180,8 +220,12 @@ fn large_files_take_no_time() {
     ];
     for file in files {
         let start = processor_time();
-        try_load(file.as_bytes(), repeat("A='x\n").as_bytes());
-        try_load(file.as_bytes(), format!("L={}\n", "x".repeat(1_000_000)).as_bytes());
+        let env = if file.contains("${LONG}") {
+            format!("LONG={}\n", "x".repeat(1_000_000))
+        } else {
+            repeat("A='x\n")
+        };
+        try_load(file.as_bytes(), env.as_bytes());
         let took = processor_time() - start;
         assert!(took < Duration::from_secs(20), "{took:?} for {}…", &file[..40]);
     }

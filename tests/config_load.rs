@@ -160,7 +160,7 @@ groups = ["ceph"]
 fn shares_of_the_host() {
     let of = |cpus: &str, memory: &str, host: Host| {
         let dir = folder(&[("Vagrantfile", &format!("box = 'micro'\ncpus = {cpus}\nmemory = {memory}\n"))]);
-        let inputs = Inputs { env: &|_| None, host: Some(host) };
+        let inputs = Inputs { env: &|_| None, vars: &[], host: Some(host) };
         let project = config::load_with(&dir.path().join("Vagrantfile"), &inputs).unwrap();
         (project.machines[0].cpus, project.machines[0].memory >> 20)
     };

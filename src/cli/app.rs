@@ -42,6 +42,8 @@ pub struct App {
     pub signals: Signals,
     /// Results and errors as JSON.
     pub json: bool,
+    /// `--var`: names and values.
+    pub vars: Vec<(String, String)>,
 }
 
 impl App {
@@ -82,7 +84,8 @@ impl App {
     /// The project found from `start` upward.
     pub fn project_at(&self, start: PathBuf) -> Result<Project, CliError> {
         let file = config::find(&start, env("RVM_VAGRANTFILE").as_deref())?;
-        let project = config::load_with(&file, &config::Inputs { env: &env, host: host() })?;
+        let inputs = config::Inputs { env: &env, vars: &self.vars, host: host() };
+        let project = config::load_with(&file, &inputs)?;
         self.ui.add_masker(project.masker.clone());
         Ok(project)
     }

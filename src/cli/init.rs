@@ -65,7 +65,9 @@ pub fn run(app: &App, args: &InitArgs) -> Outcome {
     })?;
     app.ui.note(&format!("Wrote {}. `rvm up` brings its machine up.", path.display()));
     if let Some(missing) = not_ignored(&dir) {
-        app.ui.note(&format!("hint: keep secrets and machine ids out of git: add {missing} to .gitignore"));
+        app.ui.note(&format!(
+            "hint: keep secrets, machine ids and your own settings out of git: add {missing} to .gitignore"
+        ));
     }
     Ok(DONE)
 }
@@ -102,12 +104,15 @@ fn without_comments(text: &str) -> String {
     out
 }
 
-/// Which of our two private names the folder's `.gitignore` does not mention.
+/// Which of our private names the folder's `.gitignore` does not mention.
 fn not_ignored(dir: &Path) -> Option<String> {
     let ignored = fs::read_to_string(dir.join(".gitignore")).unwrap_or_default();
     let has = |name: &str| ignored.lines().any(|line| line.trim().trim_matches('/') == name);
-    let missing: Vec<&str> = [".rvm", ".env"].into_iter().filter(|name| !has(name)).collect();
-    (!missing.is_empty()).then(|| missing.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(" and "))
+    let private = [".rvm", ".env", "Vagrantfile.local.toml"];
+    let mut missing: Vec<String> =
+        private.into_iter().filter(|name| !has(name)).map(|name| format!("`{name}`")).collect();
+    let last = missing.pop()?;
+    Some(if missing.is_empty() { last } else { format!("{} and {last}", missing.join(", ")) })
 }
 
 #[cfg(test)]
@@ -135,10 +140,10 @@ mod tests {
     #[test]
     fn the_gitignore_hint() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(not_ignored(dir.path()).as_deref(), Some("`.rvm` and `.env`"));
+        assert_eq!(not_ignored(dir.path()).as_deref(), Some("`.rvm`, `.env` and `Vagrantfile.local.toml`"));
         fs::write(dir.path().join(".gitignore"), "target\n.rvm/\n").unwrap();
-        assert_eq!(not_ignored(dir.path()).as_deref(), Some("`.env`"));
-        fs::write(dir.path().join(".gitignore"), "/.rvm/\n.env\n").unwrap();
+        assert_eq!(not_ignored(dir.path()).as_deref(), Some("`.env` and `Vagrantfile.local.toml`"));
+        fs::write(dir.path().join(".gitignore"), "/.rvm/\n.env\nVagrantfile.local.toml\n").unwrap();
         assert_eq!(not_ignored(dir.path()), None);
     }
 }

@@ -31,6 +31,7 @@ mod port;
 mod prompt;
 mod provision;
 mod reload;
+mod schema;
 mod signals;
 mod ssh;
 mod ssh_config;
@@ -91,6 +92,16 @@ struct Global {
     /// Say on standard error what happens inside; RVM_LOG=FILTER chooses more finely
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
+    /// Set a variable of the Vagrantfile for this once, NAME=VALUE; may be repeated
+    #[arg(long = "var", global = true, value_name = "N=V", value_parser = assignment)]
+    vars: Vec<(String, String)>,
+}
+
+fn assignment(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write NAME=VALUE".into()),
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -101,6 +112,8 @@ enum Verb {
     Import(import::ImportArgs),
     /// Check the Vagrantfile
     Validate(validate::ValidateArgs),
+    /// Print the JSON schema of the Vagrantfile, for editors
+    Schema,
     /// Create, start and provision machines
     Up(up::UpArgs),
     /// Show what `up` would do, and how machines differ from the Vagrantfile
@@ -157,6 +170,20 @@ enum Verb {
 }
 
 impl Verb {
+    /// Whether it may read the project's files.
+    fn reads_project(&self) -> bool {
+        !matches!(
+            self,
+            Verb::Init(_)
+                | Verb::GlobalStatus(_)
+                | Verb::Box(_)
+                | Verb::Boot(_)
+                | Verb::Doctor(_)
+                | Verb::Schema
+                | Verb::Version
+        )
+    }
+
     fn json(&self) -> bool {
         match self {
             Verb::Validate(args) => args.json.json,
@@ -192,6 +219,7 @@ impl Verb {
             Verb::Init(args) => init::run(app, &args),
             Verb::Import(args) => import::run(app, &args),
             Verb::Validate(_) => validate::run(app),
+            Verb::Schema => schema::run(app),
             Verb::Up(args) => up::run(app, &args),
             Verb::Plan(args) => plan::run(app, &args),
             Verb::Lock(args) => lock::run(app, &args),
@@ -263,7 +291,18 @@ fn run(words: &[OsString]) -> u8 {
     let json = cli.verb.json();
     let messages = if json { To::Stderr } else { cli.verb.messages() };
     let ui = Arc::new(Ui::new(style(&cli.global), messages, Sink::of_process()));
-    let app = App { ui: Arc::clone(&ui), cancel: Cancel::new(), signals: signals::Signals::default(), json };
+    if !cli.global.vars.is_empty() && !cli.verb.reads_project() {
+        let error = CliError::usage("this command reads no Vagrantfile: it has no use for --var");
+        ui.error(&error, json);
+        return error.kind.exit_code();
+    }
+    let app = App {
+        ui: Arc::clone(&ui),
+        cancel: Cancel::new(),
+        signals: signals::Signals::default(),
+        json,
+        vars: cli.global.vars,
+    };
     let outcome = trace::start(cli.global.verbose, Arc::clone(&ui))
         .and_then(|()| {
             signals::watch(app.cancel.clone(), app.signals.clone(), Arc::clone(&ui))

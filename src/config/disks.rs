@@ -22,9 +22,9 @@ const SEED: &str = "seed";
 const LONGEST_NAME: usize = 16;
 /// Disks beside the root disk; a machine has a limited number of places for devices.
 const MOST_DISKS: usize = 6;
-const ROOT_SIZE: (u64, u64) = (MIB, 64 * 1024 * 1024 * MIB);
+pub(super) const ROOT_SIZE: (u64, u64) = (MIB, 64 * 1024 * 1024 * MIB);
 /// A file system with a journal needs some room.
-const SIZE: (u64, u64) = (16 * MIB, 64 * 1024 * 1024 * MIB);
+pub(super) const SIZE: (u64, u64) = (16 * MIB, 64 * 1024 * 1024 * MIB);
 /// Places that a machine cannot do without.
 const NEEDED: &[&str] = &[
     "/", "/bin", "/boot", "/etc", "/home", "/lib", "/lib32", "/lib64", "/root", "/sbin", "/tmp", "/usr",

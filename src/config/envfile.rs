@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 
 use super::read::{self, ReadError};
 
-/// What an ENV file holds.
+/// What an ENV file holds, or several that are laid over each other.
 #[derive(Default)]
 pub(super) struct EnvFile {
-    /// The file, where there is one.
-    pub path: Option<PathBuf>,
+    /// The files that there are.
+    pub paths: Vec<PathBuf>,
     /// The last value of each name, and its line.
     pub entries: BTreeMap<String, Entry>,
     /// Every value that stands in the file, with its name; also those overridden further down.
@@ -26,6 +26,8 @@ pub(super) struct Entry {
     pub value: String,
     /// From 1.
     pub line: usize,
+    /// Its file among `paths`.
+    file: usize,
 }
 
 /// What is wrong with an ENV file. Never holds a value.
@@ -48,7 +50,7 @@ impl EnvFile {
         let problem = match read::text(path) {
             Ok(text) => {
                 let (mut file, problems) = Self::parse(&text);
-                file.path = Some(path.to_owned());
+                file.paths.push(path.to_owned());
                 return (file, problems);
             }
             Err(ReadError::Io(e)) if e.kind() == std::io::ErrorKind::NotFound => {
@@ -73,6 +75,21 @@ impl EnvFile {
         (EnvFile::default(), vec![problem])
     }
 
+    /// Takes the entries of another file; they win.
+    pub fn lay_over(&mut self, other: EnvFile) {
+        let before = self.paths.len();
+        self.paths.extend(other.paths);
+        self.all.extend(other.all);
+        let moved = other.entries.into_iter();
+        self.entries.extend(moved.map(|(name, entry)| (name, Entry { file: before + entry.file, ..entry })));
+    }
+
+    /// The file and the line (from 1) that a name is on.
+    pub fn place(&self, name: &str) -> Option<(&Path, usize)> {
+        let entry = self.entries.get(name)?;
+        Some((self.paths.get(entry.file)?, entry.line))
+    }
+
     /// The entries of `text`, and what is wrong with the others.
     pub fn parse(text: &str) -> (Self, Vec<EnvProblem>) {
         let mut file = EnvFile::default();
@@ -82,7 +99,7 @@ impl EnvFile {
                 Ok(pairs) => {
                     for (name, value) in pairs {
                         file.all.push((name.clone(), value.clone()));
-                        file.entries.insert(name, Entry { value, line });
+                        file.entries.insert(name, Entry { value, line, file: 0 });
                     }
                 }
                 Err((message, help)) => problems.push(EnvProblem {
@@ -251,6 +268,41 @@ mod tests {
         assert_eq!(file.entries["A"].value, "two");
         assert_eq!(file.entries["A"].line, 2);
         assert_eq!(file.all.len(), 2);
+    }
+
+    #[test]
+    fn later_files_win() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = [dir.path().join(".env"), dir.path().join(".env.local")];
+        std::fs::write(&paths[0], "A=1\nB=1\n").unwrap();
+        std::fs::write(&paths[1], "\nB=2\nC=2\n").unwrap();
+        let mut all = EnvFile::default();
+        all.lay_over(EnvFile::load(&dir.path().join("none")).0);
+        for path in &paths {
+            all.lay_over(EnvFile::load(path).0);
+        }
+        let values: Vec<_> = all.entries.iter().map(|(name, e)| (name.as_str(), e.value.as_str())).collect();
+        assert_eq!(values, [("A", "1"), ("B", "2"), ("C", "2")]);
+        assert_eq!(all.place("A"), Some((paths[0].as_path(), 1)));
+        assert_eq!(all.place("B"), Some((paths[1].as_path(), 2)));
+        assert_eq!(all.all.len(), 4);
+    }
+
+    #[test]
+    fn values_with_equal_signs_quotes_export_and_several_lines() {
+        let text = "export URL=\"postgres://u:p@h/db?a=1&b=2\"\nexport\tTOKEN='a=b==\nc=d'\nRAW=k1=v1;k2=v2\n\
+                    MIXED='it'\"'\"'s'\nJSON='{\"a\": \"b=c\"}'\nKEY=\"-----BEGIN-----\nAAA=\n-----END-----\"\nLAST==\n";
+        let expected = [
+            pair("URL", "postgres://u:p@h/db?a=1&b=2"),
+            pair("TOKEN", "a=b==\nc=d"),
+            pair("RAW", "k1=v1;k2=v2"),
+            pair("MIXED", "it's"),
+            pair("JSON", "{\"a\": \"b=c\"}"),
+            pair("KEY", "-----BEGIN-----\nAAA=\n-----END-----"),
+            pair("LAST", "="),
+        ];
+        assert_eq!(values(text), expected);
+        assert_eq!(values(&text.replace('\n', "\r\n"))[6], expected[6]);
     }
 
     #[test]

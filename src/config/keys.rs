@@ -1,75 +1,145 @@
-//! The keys of the file. `docs/config.md` describes each of them; a test compares the two.
+//! The keys of the file: the one place that says which there are and of what kind. The reader
+//! takes from it what it does not know, `schema` makes the schema of it, and a test compares
+//! `docs/config.md`, which says what each means, with it.
+
+use super::kinds::Kind;
+use super::{disks, networks, shares};
+
+/// A key and what its value is. What it means is said in `docs/config.md`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Key {
+    /// Its name.
+    pub name: &'static str,
+    /// What its value is.
+    pub kind: Kind,
+}
+
+const fn key(name: &'static str, kind: Kind) -> Key {
+    Key { name, kind }
+}
+
+const PORT_NUMBER: Kind = Kind::Number(1, 65535);
 
 /// Keys of one machine; at the top of the file they are the defaults of all machines.
-pub(super) const MACHINE: &[&str] = &[
-    "box",
-    "cpus",
-    "nested",
-    "memory",
-    "disk",
-    "hostname",
-    "provider",
-    "kernel",
-    "boot_timeout",
-    "halt_timeout",
-    "groups",
-    "autostart",
-    "message",
-    "port",
-    "ready",
-    "provision",
+const MACHINE: &[Key] = &[
+    key("box", Kind::Text),
+    key("cpus", Kind::Share(shares::CPUS.0, shares::CPUS.1)),
+    key("nested", Kind::Boolean),
+    key("memory", Kind::SizeOrShare { least: shares::MEMORY.0, most: shares::MEMORY.1 }),
+    key(
+        "disk",
+        Kind::SizeOrTables { least: disks::ROOT_SIZE.0, most: disks::ROOT_SIZE.1, tables: Place::Disk },
+    ),
+    key("hostname", Kind::Text),
+    key("provider", Kind::Word(&["kvm", "qemu"])),
+    key("kernel", Kind::Word(&["stock", "fast"])),
+    key("boot_timeout", Kind::Time),
+    key("halt_timeout", Kind::Time),
+    key("groups", Kind::Texts),
+    key("autostart", Kind::Boolean),
+    key("message", Kind::Text),
+    key("port", Kind::Tables(Place::Port)),
+    key("ready", Kind::Tables(Place::Ready)),
+    key("provision", Kind::Tables(Place::Step)),
 ];
 /// Keys that stand only at the top of the file.
-pub(super) const TOP_ONLY: &[&str] = &["rvm_version", "env_file", "network", "machine", "hook"];
+const TOP_ONLY: &[Key] = &[
+    key("rvm_version", Kind::Text),
+    key("include", Kind::OneOrMoreTexts),
+    key("env_file", Kind::OneOrMoreTexts),
+    key("vars", Kind::Variables),
+    key("profiles", Kind::Named(Place::Profile)),
+    key("network", Kind::Tables(Place::Network)),
+    key("machine", Kind::Tables(Place::Machine)),
+    key("hook", Kind::Tables(Place::Hook)),
+];
+/// Keys that stand at the top of the file and in a machine, but not in a profile.
+const NOT_IN_PROFILE: &[Key] = &[key("profile", Kind::Text)];
 /// Keys that stand only in a `[[machine]]`.
-pub(super) const MACHINE_ONLY: &[&str] = &["name", "count", "network", "primary", "depends_on"];
+const MACHINE_ONLY: &[Key] = &[
+    key("name", Kind::Text),
+    key("count", Kind::Number(0, 256)),
+    key("network", Kind::Tables(Place::Card)),
+    key("primary", Kind::Boolean),
+    key("depends_on", Kind::Texts),
+];
 /// Keys of a `[[disk]]`.
-pub(super) const DISK: &[&str] = &["name", "size", "filesystem", "image", "format", "mount", "read_only"];
+const DISK: &[Key] = &[
+    key("name", Kind::Text),
+    key("size", Kind::Size { least: disks::SIZE.0, most: disks::SIZE.1, bare: false }),
+    key("filesystem", Kind::Word(&["ext4", "none"])),
+    key("mount", Kind::Text),
+    key("image", Kind::Text),
+    key("format", Kind::Word(&["raw", "qcow2"])),
+    key("read_only", Kind::Boolean),
+];
 /// Keys of a `[[port]]`.
-pub(super) const PORT: &[&str] = &["guest", "host", "host_ip", "protocol", "auto_correct"];
+const PORT: &[Key] = &[
+    key("guest", PORT_NUMBER),
+    key("host", PORT_NUMBER),
+    key("host_ip", Kind::Text),
+    key("protocol", Kind::Word(&["tcp", "udp"])),
+    key("auto_correct", Kind::Boolean),
+];
 /// Keys of a `[[ready]]`.
-pub(super) const READY: &[&str] = &["port", "command", "file", "timeout"];
+const READY: &[Key] = &[
+    key("port", PORT_NUMBER),
+    key("command", Kind::Script),
+    key("file", Kind::Text),
+    key("timeout", Kind::Time),
+];
 /// Keys of a `[[network]]` at the top of the file.
-pub(super) const NETWORK: &[&str] = &["name", "subnet", "shared", "dhcp", "mtu"];
+const NETWORK: &[Key] = &[
+    key("name", Kind::Text),
+    key("subnet", Kind::OneOrMoreTexts),
+    key("shared", Kind::Boolean),
+    key("dhcp", Kind::Boolean),
+    key("mtu", Kind::Number(networks::MTU.0, networks::MTU.1)),
+];
 /// Keys of a `[[machine.network]]`.
-pub(super) const CARD: &[&str] = &["private", "ip"];
+const CARD: &[Key] = &[key("private", Kind::Text), key("ip", Kind::OneOrMoreTexts)];
 /// Keys of a `[[provision]]`.
-pub(super) const STEP: &[&str] = &[
-    "name",
-    "run",
-    "env",
-    "shell",
-    "path",
-    "args",
-    "privileged",
-    "packages",
-    "file",
-    "reboot",
-    "retries",
-    "timeout",
-    "sensitive",
+const STEP: &[Key] = &[
+    key("shell", Kind::Script),
+    key("path", Kind::Text),
+    key("args", Kind::Texts),
+    key("privileged", Kind::Boolean),
+    key("packages", Kind::Texts),
+    key("file", Kind::Table(Place::File)),
+    key("reboot", Kind::Boolean),
+    key("retries", Kind::Number(0, 100)),
+    key("timeout", Kind::Time),
+    key("sensitive", Kind::Boolean),
+    key("name", Kind::Text),
+    key("run", Kind::Word(&["once", "always", "never"])),
+    key("env", Kind::Texts),
 ];
 /// Keys of a `[[hook]]`.
-pub(super) const HOOK: &[&str] = &[
-    "before",
-    "after",
-    "on",
-    "machines",
-    "on_error",
-    "name",
-    "shell",
-    "path",
-    "args",
-    "privileged",
-    "env",
-    "timeout",
+const HOOK: &[Key] = &[
+    key("before", Kind::OneOrMoreTexts),
+    key("after", Kind::OneOrMoreTexts),
+    key("on", Kind::Word(&["host", "guest"])),
+    key("shell", Kind::Script),
+    key("path", Kind::Text),
+    key("args", Kind::Texts),
+    key("privileged", Kind::Boolean),
+    key("env", Kind::Texts),
+    key("timeout", Kind::Time),
+    key("on_error", Kind::Word(&["halt", "continue"])),
+    key("machines", Kind::Texts),
+    key("name", Kind::Text),
 ];
 /// Keys of `file = { … }` in a step.
-pub(super) const FILE: &[&str] = &["source", "destination"];
+const FILE: &[Key] = &[key("source", Kind::Text), key("destination", Kind::Text)];
 
 /// What people write who know Vagrant, Compose or Lima, and what it is called here.
 const OTHER_NAMES: &[(&str, &str)] = &[
     ("image", "box"),
+    ("variables", "vars"),
+    ("includes", "include"),
+    ("imports", "include"),
+    ("env_files", "env_file"),
+    ("dotenv", "env_file"),
     ("cpu", "cpus"),
     ("mem", "memory"),
     ("ram", "memory"),
@@ -137,6 +207,8 @@ pub(super) enum Place {
     Top,
     /// `[[machine]]`.
     Machine,
+    /// `[profiles.NAME]`.
+    Profile,
     /// `[[disk]]`.
     Disk,
     /// `[[port]]`.
@@ -156,11 +228,27 @@ pub(super) enum Place {
 }
 
 impl Place {
+    /// All kinds of tables, the top of the file first.
+    pub const ALL: &[Place] = &[
+        Place::Top,
+        Place::Machine,
+        Place::Profile,
+        Place::Disk,
+        Place::Port,
+        Place::Ready,
+        Place::Network,
+        Place::Card,
+        Place::Step,
+        Place::Hook,
+        Place::File,
+    ];
+
     /// For messages: "unknown key `x` …".
     pub fn within(self) -> &'static str {
         match self {
             Place::Top => "at the top of the file",
             Place::Machine => "in a machine",
+            Place::Profile => "in a profile",
             Place::Disk => "in a disk",
             Place::Port => "in a port",
             Place::Ready => "in a readiness check",
@@ -172,21 +260,53 @@ impl Place {
         }
     }
 
-    /// The keys that may stand here.
-    pub fn keys(self) -> impl Iterator<Item = &'static str> {
-        let (own, shared): (&[&str], &[&str]) = match self {
-            Place::Top => (TOP_ONLY, MACHINE),
-            Place::Machine => (MACHINE_ONLY, MACHINE),
-            Place::Disk => (DISK, &[]),
-            Place::Port => (PORT, &[]),
-            Place::Ready => (READY, &[]),
-            Place::Network => (NETWORK, &[]),
-            Place::Card => (CARD, &[]),
-            Place::Step => (STEP, &[]),
-            Place::Hook => (HOOK, &[]),
-            Place::File => (FILE, &[]),
+    /// Its name in the schema.
+    pub fn name(self) -> &'static str {
+        match self {
+            Place::Top => "top",
+            Place::Machine => "machine",
+            Place::Profile => "profile",
+            Place::Disk => "disk",
+            Place::Port => "port",
+            Place::Ready => "ready",
+            Place::Network => "network",
+            Place::Card => "card",
+            Place::Step => "provision",
+            Place::Hook => "hook",
+            Place::File => "file",
+        }
+    }
+
+    /// The tables of `docs/config.md` (`<!-- keys: NAME -->`) that describe its keys.
+    pub fn reference(self) -> Vec<&'static str> {
+        match self {
+            Place::Top => vec!["top", "machine"],
+            Place::Profile => vec!["machine"],
+            _ => vec![self.name()],
+        }
+    }
+
+    /// The keys that may stand here, as the reference has them.
+    pub fn described(self) -> impl Iterator<Item = &'static Key> {
+        let parts: &[&[Key]] = match self {
+            Place::Top => &[TOP_ONLY, NOT_IN_PROFILE, MACHINE],
+            Place::Machine => &[MACHINE_ONLY, NOT_IN_PROFILE, MACHINE],
+            Place::Profile => &[MACHINE],
+            Place::Disk => &[DISK],
+            Place::Port => &[PORT],
+            Place::Ready => &[READY],
+            Place::Network => &[NETWORK],
+            Place::Card => &[CARD],
+            Place::Step => &[STEP],
+            Place::Hook => &[HOOK],
+            Place::File => &[FILE],
         };
-        own.iter().chain(shared).copied()
+        parts.iter().copied().flatten()
+    }
+
+    /// The names of the keys that may stand here.
+    pub fn keys(self) -> impl Iterator<Item = &'static str> {
+        self.described().map(|key| key.name)
     }
 }
 
@@ -243,36 +363,13 @@ mod tests {
 
     #[test]
     fn other_names_lead_to_real_keys_and_are_none_themselves() {
-        let places = [
-            Place::Top,
-            Place::Machine,
-            Place::Disk,
-            Place::Port,
-            Place::Ready,
-            Place::Network,
-            Place::Card,
-            Place::Step,
-            Place::Hook,
-            Place::File,
-        ];
+        let places = Place::ALL;
         for (other, name) in OTHER_NAMES {
             assert!(places.iter().any(|place| place.keys().any(|key| key == *name)), "{name}");
             let same = places
                 .iter()
                 .any(|place| place.keys().any(|key| key == *other) && place.keys().any(|k| k == *name));
             assert!(!same, "{other}");
-        }
-    }
-
-    #[test]
-    fn the_reference_describes_every_key() {
-        let reference = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/config.md");
-        let text = std::fs::read_to_string(reference).unwrap();
-        for key in
-            [TOP_ONLY, MACHINE_ONLY, MACHINE, DISK, PORT, READY, NETWORK, CARD, STEP, HOOK, FILE].concat()
-        {
-            let row = format!("| `{key}` |");
-            assert!(text.contains(&row), "docs/config.md has no row for `{key}`");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! One file → one project, or all that is wrong with it.
 
+use std::ops::Range;
 use std::path::Path;
 
 use toml::de::DeTable;
@@ -8,9 +9,11 @@ use crate::model::{Machine, Project};
 
 use super::envfile::EnvFile;
 use super::error::ConfigError;
+use super::include::Layers;
 use super::keys::Place;
+use super::merge::moved;
 use super::read::{self, ReadError};
-use super::report::{Problems, Report, brief};
+use super::report::{Problems, brief};
 use super::ruby::looks_like_ruby;
 use super::shares::Host;
 use super::vars::Vars;
@@ -19,6 +22,8 @@ use super::walk::{Reader, Table};
 
 /// Read when the file names no other; it may be missing.
 const DEFAULT_ENV_FILE: &str = ".env";
+/// Ends the names of listed ENV files that may be missing.
+const LOCAL_ENDING: &str = ".local";
 /// Syntax errors shown: later ones mostly follow from the first.
 const MOST_SYNTAX_ERRORS: usize = 5;
 const SMALLEST: &str = "the smallest useful file is the one line `box = \"debian/13\"`";
@@ -28,18 +33,22 @@ const SMALLEST: &str = "the smallest useful file is the one line `box = \"debian
 pub struct Inputs<'a> {
     /// The environment of the process.
     pub env: &'a dyn Fn(&str) -> Option<String>,
+    /// Variables that the user gives for this once, `--var NAME=VALUE`: the last of a name
+    /// counts, and before everything else.
+    pub vars: &'a [(String, String)],
     /// What this host has; `None`: not known, so that shares of it are errors.
     pub host: Option<Host>,
 }
 
 /// As [`load_with`], with nothing known of the host.
 pub fn load(file: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Project, ConfigError> {
-    load_with(file, &Inputs { env, host: None })
+    load_with(file, &Inputs { env, vars: &[], host: None })
 }
 
-/// Reads and checks `file`, and the ENV file that belongs to it. All problems are told at once.
+/// Reads and checks `file`, the files that it includes, its local layer and the ENV files that
+/// belong to it. All problems are told at once.
 pub fn load_with(file: &Path, inputs: &Inputs<'_>) -> Result<Project, ConfigError> {
-    let Inputs { env, host } = *inputs;
+    let Inputs { env, vars, host } = *inputs;
     let source = read_source(file)?;
     let unreadable = |source| ConfigError::Unreadable { file: file.to_owned(), source };
     // The folder is what identifies a project: the same through every link to it.
@@ -49,22 +58,33 @@ pub fn load_with(file: &Path, inputs: &Inputs<'_>) -> Result<Project, ConfigErro
         Some(name) => root.join(name),
         None => file.to_owned(),
     };
-    let tree = parse(&file, &source).map_err(ConfigError::Invalid)?;
     let mut reader = Reader {
         problems: Problems::new(&file, &source),
-        vars: Vars::from_environment(env),
+        vars: Vars::new(env, vars),
         host,
         root: root.clone(),
         networks: Default::default(),
     };
-    let top = reader.open(tree.get_ref(), tree.span(), Place::Top);
+    reader.check_content(&source);
+    let Some(main) = reader.parse(&source, 0).filter(|_| reader.problems.is_empty()) else {
+        return Err(ConfigError::Invalid(reader.problems.into_report()));
+    };
+    let layers = reader.layers(&main);
+    if !reader.problems.is_empty() {
+        return Err(ConfigError::Invalid(reader.problems.into_report()));
+    }
+    let texts = layers.texts(&reader);
+    let tree = Layers::tree(&texts);
+    let top = reader.open(&tree, 0..0, Place::Top);
     reader.check_version(&top);
-    let (env_file, incomplete) = reader.env_file(&top);
-    reader.vars = Vars::new(env, env_file, incomplete);
+    let (env_file, incomplete) = reader.env_files(&top);
+    reader.vars.set_files(env_file, incomplete);
+    reader.variables(&top);
     reader.declare_networks(&top);
     let machines = reader.machines(&top);
     let hooks = reader.hooks(&top, &machines);
     let login = reader.login();
+    reader.check_given();
     if !reader.problems.is_empty() {
         return Err(ConfigError::Invalid(reader.problems.into_report()));
     }
@@ -89,33 +109,6 @@ fn read_source(file: &Path) -> Result<String, ConfigError> {
             whole(Some(line), format!("this file is not UTF-8 text (byte {offset})"), "save it as UTF-8")
         }
     })
-}
-
-/// The tree of the file. A file that is Ruby, or empty, is told so instead of being parsed
-/// to death.
-fn parse<'s>(file: &Path, source: &'s str) -> Result<toml::Spanned<DeTable<'s>>, Report> {
-    let (tree, mut errors) = DeTable::parse_recoverable(source);
-    errors.sort_by_key(|error| error.span().map(|span| span.start));
-    let mut problems = Problems::new(file, source);
-    let has_keys = errors.is_empty() && !tree.get_ref().is_empty();
-    if !has_keys && looks_like_ruby(source) {
-        problems.add_whole(
-            "this is a Ruby Vagrantfile, as Vagrant reads it; rvm reads TOML",
-            "`rvm import` writes the TOML beside it as `Vagrantfile.toml`: rvm takes that one, Vagrant the other",
-        );
-    } else if errors.is_empty() && !has_keys {
-        let fault =
-            if source.trim().is_empty() { "this file is empty" } else { "this file holds only comments" };
-        problems.add_whole(fault, SMALLEST);
-    }
-    if !problems.is_empty() {
-        return Err(problems.into_report());
-    }
-    for error in errors.iter().take(MOST_SYNTAX_ERRORS) {
-        let span = error.span().unwrap_or_default();
-        problems.add(&span, format!("not TOML: {}", error.message()), syntax_help(error.message()));
-    }
-    if problems.is_empty() { Ok(tree) } else { Err(problems.into_report()) }
 }
 
 fn syntax_help(message: &str) -> &'static str {
@@ -154,6 +147,37 @@ fn shown_words(machines: &[Machine]) -> Vec<String> {
 }
 
 impl Reader<'_> {
+    /// A main file that is Ruby, or empty, is told so instead of being parsed to death.
+    fn check_content(&mut self, source: &str) {
+        let (tree, errors) = DeTable::parse_recoverable(source);
+        let has_keys = errors.is_empty() && !tree.get_ref().is_empty();
+        if !has_keys && looks_like_ruby(source) {
+            self.problems.add_whole(
+                "this is a Ruby Vagrantfile, as Vagrant reads it; rvm reads TOML",
+                "`rvm import` writes the TOML beside it as `Vagrantfile.toml`: rvm takes that one, Vagrant the other",
+            );
+        } else if errors.is_empty() && !has_keys {
+            let fault =
+                if source.trim().is_empty() { "this file is empty" } else { "this file holds only comments" };
+            self.problems.add_whole(fault, SMALLEST);
+        }
+    }
+
+    /// The tree of a file, its spans moved on by `base`.
+    pub fn parse<'t>(&mut self, source: &'t str, base: usize) -> Option<DeTable<'t>> {
+        if !self.problems.is_empty() && base == 0 {
+            return None;
+        }
+        let (tree, mut errors) = DeTable::parse_recoverable(source);
+        errors.sort_by_key(|error| error.span().map(|span| span.start));
+        for error in errors.iter().take(MOST_SYNTAX_ERRORS) {
+            let span = error.span().unwrap_or_default();
+            let message = format!("not TOML: {}", error.message());
+            self.wrong(&(span.start + base..span.end + base), message, syntax_help(error.message()));
+        }
+        errors.is_empty().then(|| moved(tree.into_inner(), base))
+    }
+
     fn check_version(&mut self, top: &Table<'_>) {
         let Some(wanted) = self.text(top, "rvm_version", "\">=0.1\"") else { return };
         let own = version::OWN;
@@ -175,43 +199,51 @@ impl Reader<'_> {
         }
     }
 
-    /// The ENV file, and whether parts of it could not be read.
-    fn env_file(&mut self, top: &Table<'_>) -> (EnvFile, bool) {
-        let named = top.raw("env_file").is_some();
-        let given = self.text(top, "env_file", "\"settings.env\"");
-        let (path, span) = match given {
-            Some(given) if given.value.value.trim().is_empty() => {
-                self.wrong(&given.span, "`env_file` is empty", "name a file, or remove the key");
-                return (EnvFile::default(), true);
-            }
-            Some(given) => match self.resolve_path(&given.value.value) {
-                Some(path) => (path, given.span),
-                None => {
-                    self.wrong(
-                        &given.span,
-                        "`env_file` begins with `~/`, but `HOME` is not set",
-                        "write the whole path",
-                    );
-                    return (EnvFile::default(), true);
-                }
-            },
-            None if named => return (EnvFile::default(), true),
-            None => (self.root.join(DEFAULT_ENV_FILE), 0..0),
-        };
-        let (file, faults) = EnvFile::load(&path);
+    /// The ENV files laid over each other, and whether parts of them could not be read.
+    fn env_files(&mut self, top: &Table<'_>) -> (EnvFile, bool) {
+        let mut all = EnvFile::default();
         let mut incomplete = false;
-        for fault in faults {
-            if fault.missing && !named {
-                continue;
-            }
-            incomplete = true;
-            if fault.missing {
-                let message = format!("the ENV file {} does not exist", path.display());
-                self.wrong(&span, message, fault.help);
+        if top.raw("env_file").is_none() {
+            let path = self.root.join(DEFAULT_ENV_FILE);
+            incomplete |= self.env_file(&path, None, &mut all);
+            return (all, incomplete);
+        }
+        let listed = top.raw("env_file").is_some_and(|value| value.get_ref().is_array());
+        let (given, complete) = self.one_or_more(top, "env_file", "\"settings.env\"");
+        incomplete |= !complete;
+        for entry in given {
+            if entry.value.value.trim().is_empty() {
+                self.wrong(&entry.span, "`env_file` is empty", "name a file, or remove the key");
+                incomplete = true;
+            } else if let Some(path) = self.resolve_path(&entry) {
+                // What is not committed cannot be there on every desk.
+                let may_miss = listed && entry.value.value.ends_with(LOCAL_ENDING);
+                incomplete |= self.env_file(&path, Some(&entry.span).filter(|_| !may_miss), &mut all);
             } else {
-                self.problems.add_elsewhere(&path, fault.line, fault.message, fault.help);
+                let message = "`env_file` begins with `~/`, but `HOME` is not set";
+                self.wrong(&entry.span, message, "write the whole path");
+                incomplete = true;
             }
         }
-        (file, incomplete)
+        (all, incomplete)
+    }
+
+    /// Lays one ENV file over the others. `named`: where it is named, if it must be there.
+    fn env_file(&mut self, path: &Path, named: Option<&Range<usize>>, all: &mut EnvFile) -> bool {
+        let (file, faults) = EnvFile::load(path);
+        let mut incomplete = false;
+        for fault in faults {
+            match named {
+                None if fault.missing => continue,
+                Some(span) if fault.missing => {
+                    let message = format!("the ENV file {} does not exist", path.display());
+                    self.wrong(span, message, fault.help);
+                }
+                _ => self.problems.add_elsewhere(path, fault.line, fault.message, fault.help),
+            }
+            incomplete = true;
+        }
+        all.lay_over(file);
+        incomplete
     }
 }

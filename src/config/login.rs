@@ -39,8 +39,8 @@ impl Reader<'_> {
     /// The private key, if it is one that `ssh` would take: there, and for its owner alone.
     fn key_file(&mut self, given: &str) -> Option<PathBuf> {
         let from_env_file = self.vars.environment(KEY).is_none();
-        let env_file = self.vars.file().path.as_deref().filter(|_| from_env_file);
-        let folder = env_file.and_then(Path::parent).unwrap_or(&self.root).to_owned();
+        let env_file = self.vars.file().place(KEY).filter(|_| from_env_file);
+        let folder = env_file.and_then(|(path, _)| path.parent()).unwrap_or(&self.root).to_owned();
         let path = match given.strip_prefix("~/") {
             None => folder.join(given),
             Some(rest) => match self.vars.environment("HOME") {
@@ -79,10 +79,9 @@ impl Reader<'_> {
 
     fn wrong_credential(&mut self, name: &str, fault: &str, help: &str) {
         let overridden = self.vars.environment(name).is_some();
-        let entry = self.vars.file().entries.get(name).filter(|_| !overridden);
-        let place = entry.zip(self.vars.file().path.as_ref()).map(|(entry, path)| (entry.line, path.clone()));
-        match place {
-            Some((line, path)) => {
+        let place = self.vars.file().place(name).filter(|_| !overridden);
+        match place.map(|(path, line)| (path.to_owned(), line)) {
+            Some((path, line)) => {
                 self.problems.add_elsewhere(&path, Some(line), format!("`{name}` {fault}"), help);
             }
             None => self.problems.add_whole(format!("`{name}` of the environment {fault}"), help),

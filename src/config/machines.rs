@@ -1,5 +1,6 @@
 //! The machines of the file, each with the layers of keys that hold for it.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
@@ -11,6 +12,7 @@ use super::index::Turn;
 use super::keys::Place;
 use super::layer::{Layer, Stack};
 use super::networks::RawCard;
+use super::profiles::Profiles;
 use super::relations::Member;
 use super::report::brief;
 use super::vars::Text;
@@ -52,12 +54,20 @@ struct Merged {
     incomplete: bool,
 }
 
+/// The profile of a machine.
+struct Chosen<'p> {
+    layer: Option<Cow<'p, Layer>>,
+    /// It has a box, or it is wrong and so may have one.
+    has_box: bool,
+}
+
 /// What holds for all machines.
 struct Outer<'r, 't> {
     top: &'r Table<'t>,
     layer: Layer,
     /// `{i}` stands in it, so that it is read anew for each copy.
     counted: bool,
+    profiles: Profiles<'t>,
     /// Its host name would be that of several machines.
     shared_hostname: bool,
 }
@@ -66,12 +76,15 @@ impl Reader<'_> {
     /// All machines of the file, checked against each other.
     pub fn machines(&mut self, top: &Table<'_>) -> Vec<Machine> {
         let mut merged = Merged::default();
+        let profiles = self.profiles(top);
         let Some(declared) = top.raw("machine") else {
             let layer = self.layer(top);
+            let profile = self.profile(None, top, &profiles);
             let name = Text::plain(ONLY_MACHINE);
-            let has_box = top.raw("box").is_some();
+            let has_box = top.raw("box").is_some() || profile.has_box;
             let only = Named { name, header: None, has_box, shared_hostname: false, cards: Vec::new() };
-            self.merge(only, &Stack(vec![&layer]), &mut merged);
+            let layers = std::iter::once(&layer).chain(profile.layer.as_deref()).collect();
+            self.merge(only, &Stack(layers), &mut merged);
             return merged.list;
         };
         (self.vars.turn, self.vars.counted) = (Turn::Any, false);
@@ -101,7 +114,7 @@ impl Reader<'_> {
             self.wrong(&hostname.span, "several machines cannot share one `hostname`", help);
         }
         let shared_hostname = shared.is_some();
-        let outer = Outer { top, layer, counted, shared_hostname };
+        let outer = Outer { top, layer, counted, profiles, shared_hostname };
         for (table, count) in &tables {
             self.copies(table, *count, &outer, &mut merged);
         }
@@ -116,6 +129,27 @@ impl Reader<'_> {
             }
         }
         list
+    }
+
+    /// The profile of a machine, as it reads for the copy at hand.
+    fn profile<'p>(
+        &mut self,
+        machine: Option<&Table<'_>>,
+        top: &Table<'_>,
+        profiles: &'p Profiles<'_>,
+    ) -> Chosen<'p> {
+        let (layer, has_box) = match self.chosen(machine, top, profiles) {
+            None => (None, false),
+            Some(None) => (None, true),
+            Some(Some(profile)) => {
+                let layer = match profile.counted {
+                    true => Cow::Owned(self.layer(&profile.table)),
+                    false => Cow::Borrowed(&profile.layer),
+                };
+                (Some(layer), profile.table.raw("box").is_some())
+            }
+        };
+        Chosen { layer, has_box }
     }
 
     /// How many copies of a machine there are to be; `None`: just itself.
@@ -157,10 +191,12 @@ impl Reader<'_> {
         let shared = again.as_ref().unwrap_or(&outer.layer);
         let name = self.machine_name(table, merged);
         let layer = self.layer(table);
-        let has_box = outer.top.raw("box").is_some() || table.raw("box").is_some();
+        let profile = self.profile(Some(table), outer.top, &outer.profiles);
+        let has_box = outer.top.raw("box").is_some() || table.raw("box").is_some() || profile.has_box;
         let primary = self.boolean(table, "primary").unwrap_or(false);
         let waits = self.texts(table, "depends_on", "[\"db\"]").unwrap_or_default();
-        let stack = Stack(vec![shared, &layer]);
+        let profile = profile.layer.as_deref();
+        let stack = Stack([Some(shared), profile, Some(&layer)].into_iter().flatten().collect());
         let mut groups: Vec<Sp<Text>> = stack.all(|layer| &layer.groups).cloned().collect();
         let primary = table.key_span("primary").filter(|_| primary);
         if let (Some(span), Some(count @ 2..)) = (&primary, count) {
@@ -179,7 +215,8 @@ impl Reader<'_> {
             return;
         };
         merged.members.push(Member { name: name.clone(), groups, family, waits, primary });
-        let shared_hostname = outer.shared_hostname && layer.hostname.is_none();
+        let shared_hostname = outer.shared_hostname
+            && [Some(&layer), profile].into_iter().flatten().all(|layer| layer.hostname.is_none());
         let header = Some(table.span.clone());
         let named = Named { name, header, has_box, shared_hostname, cards };
         self.merge(named, &stack, merged);

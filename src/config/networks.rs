@@ -21,7 +21,7 @@ const MOST_CARDS: usize = 8;
 const DEFAULT_PREFIX: (u8, u8) = (24, 64);
 /// Prefix lengths of subnets: room for two machines and the network itself, and no half of all addresses.
 const PREFIXES: (std::ops::RangeInclusive<u8>, std::ops::RangeInclusive<u8>) = (8..=29, 16..=125);
-const MTU: (u64, u64) = (1280, 65520);
+pub(super) const MTU: (u64, u64) = (1280, 65520);
 /// Domains that the rest of the world uses: a network of this name would hide them from its machines.
 const WORLD: &[&str] = &[
     "ai",
@@ -121,7 +121,7 @@ impl Reader<'_> {
             declared: table.raw("subnet").is_some(),
             taken: HashMap::new(),
         };
-        for text in self.one_or_more(table, "subnet", "\"10.10.0.0/24\"") {
+        for text in self.one_or_more(table, "subnet", "\"10.10.0.0/24\"").0 {
             let Some(subnet) = self.subnet(&text) else { continue };
             self.add_subnet(&mut known, subnet, &text.span);
         }
@@ -146,17 +146,6 @@ impl Reader<'_> {
             return None;
         }
         Some(name.map(|text| text.value))
-    }
-
-    /// A string, or a list of strings. What is neither is noted.
-    fn one_or_more(&mut self, table: &Table<'_>, key: &str, example: &str) -> Vec<Sp<Text>> {
-        match table.raw(key) {
-            None => Vec::new(),
-            Some(value) if value.get_ref().is_array() => {
-                self.texts(table, key, &format!("[{example}]")).unwrap_or_default()
-            }
-            Some(_) => self.text(table, key, example).into_iter().collect(),
-        }
     }
 
     fn subnet(&mut self, text: &Sp<Text>) -> Option<IpNet> {
@@ -235,7 +224,7 @@ impl Reader<'_> {
         let network = self.text(table, "private", "\"backend\"").and_then(|name| self.network_name(name))?;
         let mut card = RawCard { network, addresses: Vec::new(), dhcp: false };
         let mut fine = true;
-        for text in self.one_or_more(table, "ip", "\"10.10.0.5\"") {
+        for text in self.one_or_more(table, "ip", "\"10.10.0.5\"").0 {
             if text.value.value == "dhcp" {
                 card.dhcp = true;
                 continue;
@@ -327,7 +316,7 @@ impl Reader<'_> {
         }
         let Some(at) = known.network.subnets.iter().position(|net| family(&net)) else { return };
         let Some(subnet) = known.network.subnets.get(at).copied() else { return };
-        let said = known.subnets.get(at).map_or(0, |start| self.problems.line_of(*start));
+        let said = known.subnets.get(at).map_or_else(String::new, |start| self.problems.line_of(*start));
         if let Some(prefix) = prefix.filter(|prefix| *prefix != subnet.prefix_len()) {
             let message =
                 format!("the subnet of network `{name}` is {subnet} (line {said}), not a /{prefix}");

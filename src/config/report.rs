@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde::Serialize;
@@ -98,39 +99,95 @@ fn place<'a>(path: String, line: Option<usize>, column: Option<usize>) -> Origin
     origin
 }
 
-/// Takes problems while a file is read.
-pub(super) struct Problems<'s> {
+/// A file that was read. The bytes of all files count on from each other, so that a span
+/// says which file it is in.
+struct Source {
     file: PathBuf,
-    source: &'s str,
+    text: Rc<str>,
+    /// The position of its first byte among those of all files.
+    base: usize,
     /// Where each line begins.
     lines: Vec<usize>,
+}
+
+impl Source {
+    fn new(file: &Path, text: &str, base: usize) -> Self {
+        let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Source { file: file.to_owned(), text: text.into(), base, lines }
+    }
+
+    /// The line (from 1) of a byte of the text.
+    fn line_of(&self, offset: usize) -> usize {
+        self.lines.partition_point(|start| *start <= offset.min(self.text.len())).max(1)
+    }
+
+    fn before(&self, offset: usize) -> &str {
+        let mut end = offset.min(self.text.len());
+        while !self.text.is_char_boundary(end) {
+            end -= 1;
+        }
+        self.text.get(..end).unwrap_or_default()
+    }
+}
+
+/// Takes problems while files are read.
+pub(super) struct Problems {
+    /// The main file first; never empty.
+    sources: Vec<Source>,
     list: Vec<Problem>,
     cut: bool,
 }
 
-impl<'s> Problems<'s> {
+impl Problems {
     /// None yet; spans that come are byte ranges of `source`.
-    pub fn new(file: &Path, source: &'s str) -> Self {
-        let lines = std::iter::once(0).chain(source.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        Problems { file: file.to_owned(), source, lines, list: Vec::new(), cut: false }
+    pub fn new(file: &Path, source: &str) -> Self {
+        Problems { sources: vec![Source::new(file, source, 0)], list: Vec::new(), cut: false }
     }
 
-    /// The text that spans point into.
-    pub fn source(&self) -> &'s str {
-        self.source
+    /// Takes another file; gives its number. Spans in it are those of its text, moved by its
+    /// [`base`](Self::text).
+    pub fn add_source(&mut self, file: &Path, text: &str) -> usize {
+        // One more than there are bytes: a span may be at the very end.
+        let base = self.sources.last().map_or(0, |last| last.base + last.text.len() + 1);
+        self.sources.push(Source::new(file, text, base));
+        self.sources.len() - 1
     }
 
-    /// The line (from 1) of a byte of the source.
-    pub fn line_of(&self, offset: usize) -> usize {
-        self.lines.partition_point(|start| *start <= offset.min(self.source.len())).max(1)
+    /// The text of a file, and by what spans in it are moved.
+    pub fn text(&self, number: usize) -> (Rc<str>, usize) {
+        self.sources
+            .get(number)
+            .map_or_else(|| ("".into(), 0), |source| (Rc::clone(&source.text), source.base))
     }
 
-    fn before(&self, offset: usize) -> &'s str {
-        let mut end = offset.min(self.source.len());
-        while !self.source.is_char_boundary(end) {
-            end -= 1;
+    /// The path of a file.
+    pub fn path(&self, number: usize) -> &Path {
+        self.sources.get(number).map_or(Path::new(""), |source| &source.file)
+    }
+
+    fn number_of(&self, offset: usize) -> usize {
+        self.sources.partition_point(|source| source.base <= offset).saturating_sub(1)
+    }
+
+    /// The file that a byte is in.
+    pub fn file_of(&self, offset: usize) -> &Path {
+        self.path(self.number_of(offset))
+    }
+
+    /// The text that a span covers.
+    pub fn text_of(&self, span: &Range<usize>) -> Option<&str> {
+        let source = self.sources.get(self.number_of(span.start))?;
+        source.text.get(span.start.checked_sub(source.base)?..span.end.checked_sub(source.base)?)
+    }
+
+    /// The line (from 1) of a byte, with the file where it is not the main one.
+    pub fn line_of(&self, offset: usize) -> String {
+        let number = self.number_of(offset);
+        let line = self.sources.get(number).map_or(1, |source| source.line_of(offset - source.base));
+        match number {
+            0 => line.to_string(),
+            _ => format!("{line} of {}", self.path(number).display()),
         }
-        self.source.get(..end).unwrap_or_default()
     }
 
     /// Notes a problem at `span`, with what to do about it.
@@ -139,16 +196,18 @@ impl<'s> Problems<'s> {
             self.cut = true;
             return;
         }
-        let before = self.before(span.start);
-        let number = self.line_of(before.len());
-        let start = self.lines.get(number - 1).copied().unwrap_or_default();
-        let line = self.source.get(start..).unwrap_or_default().lines().next().unwrap_or_default();
+        let Some(source) = self.sources.get(self.number_of(span.start)) else { return };
+        let before = source.before(span.start - source.base);
+        let number = source.line_of(before.len());
+        let start = source.lines.get(number - 1).copied().unwrap_or_default();
+        let line = source.text.get(start..).unwrap_or_default().lines().next().unwrap_or_default();
         let from = before.len() - start;
-        let to = self.before(span.end).len().saturating_sub(start).clamp(from, line.len().max(from));
+        let end = source.before(span.end.saturating_sub(source.base)).len();
+        let to = end.saturating_sub(start).clamp(from, line.len().max(from));
         let excerpt =
             (line.len() <= LONGEST_LINE && to <= line.len()).then(|| (line.to_owned(), from..to.max(from)));
         self.push(Problem {
-            file: self.file.clone(),
+            file: source.file.clone(),
             line: Some(number),
             column: Some(before.get(start..).unwrap_or_default().chars().count() + 1),
             message: printable(&message.into()),
@@ -159,7 +218,7 @@ impl<'s> Problems<'s> {
 
     /// Notes a problem of the file as a whole.
     pub fn add_whole(&mut self, message: impl Into<String>, help: impl Into<String>) {
-        let file = self.file.clone();
+        let file = self.path(0).to_owned();
         self.add_elsewhere(&file, None, message, help);
     }
 
@@ -211,10 +270,11 @@ impl<'s> Problems<'s> {
         self.list.is_empty()
     }
 
-    /// All of them, those of the main file first, by line.
+    /// All of them, file by file from the main one on, by line.
     pub fn into_report(self) -> Report {
-        let Problems { file, mut list, cut, .. } = self;
-        list.sort_by_key(|p| (p.file != file, p.line, p.column));
+        let Problems { sources, mut list, cut } = self;
+        let place = |file: &Path| sources.iter().position(|source| source.file == file).unwrap_or(usize::MAX);
+        list.sort_by_key(|p| (place(&p.file), p.line, p.column));
         Report { problems: list, cut }
     }
 }

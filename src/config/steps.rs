@@ -303,7 +303,7 @@ impl Reader<'_> {
     /// A path on the host that exists: relative ones start at the project folder.
     pub fn host_path(&mut self, given: &Sp<Text>, what: &str) -> Option<PathBuf> {
         let text = given.value.value.as_str();
-        let path = self.resolve_path(text);
+        let path = self.resolve_path(given);
         let fault = match &path {
             None => Some("`HOME` is not set".to_owned()),
             Some(_) if text.trim().is_empty() => Some("the path is empty".to_owned()),
@@ -316,7 +316,7 @@ impl Reader<'_> {
             let message = format!("cannot use the {what} {:?}: {fault}", brief(&given.value.shown));
             let help = match path.filter(|_| !given.value.is_filled()) {
                 Some(path) => format!("it was looked for at {}", path.display()),
-                None => "paths start at the folder of the Vagrantfile".into(),
+                None => "relative paths start at the folder of the file that they are in".into(),
             };
             self.wrong(&given.span, message, help);
             return None;
@@ -324,12 +324,16 @@ impl Reader<'_> {
         path
     }
 
-    /// `~/` is the home folder, other relative paths start at the project folder.
-    /// `None`: there is no home folder.
-    pub fn resolve_path(&self, text: &str) -> Option<PathBuf> {
+    /// `~/` is the home folder, other relative paths start at the folder of the file that they
+    /// are in. `None`: there is no home folder.
+    pub fn resolve_path(&self, given: &Sp<Text>) -> Option<PathBuf> {
+        let text = given.value.value.as_str();
         match text.strip_prefix("~/") {
             Some(rest) => self.vars.environment("HOME").map(|home| Path::new(&home).join(rest)),
-            None => Some(self.root.join(text)),
+            None => {
+                let file = self.problems.file_of(given.span.start);
+                Some(file.parent().unwrap_or(&self.root).join(text))
+            }
         }
     }
 }

@@ -1,13 +1,13 @@
 //! `${NAME}` in string values: where values come from and how they are filled in.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::model::Masker;
 
 use super::envfile::EnvFile;
-use super::index::{self, Turn};
-use super::report::brief;
+pub(super) use super::expand::{BadRef, MOST_FILLED, Text};
+use super::index::Turn;
 use super::suggest::nearest;
 
 /// The password that logs in to the guests: never a part of anything else.
@@ -15,111 +15,112 @@ pub(super) const PASSWORD: &str = "RVM_SSH_PASSWORD";
 /// ENV file names whose values are shown by `rvm ssh-config` and so are not masked.
 const SHOWN: [&str; 2] = ["RVM_SSH_USER", "RVM_SSH_KEY"];
 
-/// Bad references that are told for one string.
-const MOST_BAD: usize = 20;
-/// Bytes that may be filled in in all, so that copies and long values do not multiply without end.
-const MOST_FILLED: usize = 64 * 1024 * 1024;
-/// What a reference counts beside its value.
-const REFERENCE: usize = 64;
+/// Variables of `[vars]` that stand for one another.
+const DEEPEST: usize = 32;
 
-/// Names and values: the environment of the process over the ENV file.
+/// Names and values, from the first that counts to the last: what is given for this once, the
+/// environment of the process, the ENV files, what the project declares.
 pub(super) struct Vars<'a> {
+    given: &'a [(String, String)],
     env: &'a dyn Fn(&str) -> Option<String>,
     file: EnvFile,
-    /// The ENV file could not be read in full: missing names are no news.
+    declared: BTreeMap<String, Declared>,
+    /// Names of `declared` that are being resolved.
+    resolving: Vec<String>,
+    /// What is wrong with `declared`.
+    faults: Vec<Fault>,
+    /// Names that something asked for.
+    asked: BTreeSet<String>,
+    /// The ENV files have not been read: only what stands before them counts.
+    early: bool,
+    /// The ENV files could not be read in full: missing names are no news.
     incomplete: bool,
     /// Values of the environment that stand in for, or beside, those of the ENV file.
-    secrets: Vec<(String, String)>,
+    secrets: BTreeSet<(String, String)>,
     /// What `{i}` stands for.
     pub turn: Turn,
     /// `{i}` was filled in since this was last set to false.
     pub counted: bool,
-    /// What is left of [`MOST_FILLED`].
-    left: usize,
+    /// Bytes that may still be filled in.
+    pub left: usize,
+}
+
+/// A variable of `[vars]`.
+struct Declared {
+    /// As it is written.
+    text: String,
+    /// Where that is.
+    span: Range<usize>,
+    state: State,
+}
+
+#[derive(Clone)]
+enum State {
+    Unresolved,
+    Resolving,
+    Resolved(Text),
+    /// What is wrong has been noted.
+    Failed,
+}
+
+/// What is wrong with a variable of `[vars]`.
+pub(super) struct Fault {
+    /// Its value as it is written.
+    pub text: String,
+    /// Where that is.
+    pub span: Range<usize>,
+    /// The references in it that cannot be filled in.
+    pub bad: Vec<BadRef>,
 }
 
 /// A value and where it came from.
 pub(super) struct Found {
     /// The value.
     pub value: String,
-    /// Its name stands in the ENV file, so the value counts as a secret.
-    pub secret: bool,
-}
-
-/// A string of the file with its variables filled in.
-#[derive(Debug, Clone)]
-pub(super) struct Text {
-    /// What it says.
-    pub value: String,
-    /// What messages may show: as written where a variable was filled in, whatever it holds.
-    pub shown: String,
-    /// A name of the ENV file whose value is part of it.
+    /// A name that stands in the ENV file and whose value is part of this one, so that it
+    /// counts as a secret.
     pub secret: Option<String>,
 }
 
-impl Text {
-    /// A text in which nothing was filled in.
-    pub fn plain(text: &str) -> Text {
-        Text { value: text.to_owned(), shown: text.to_owned(), secret: None }
-    }
-
-    /// Whether `shown` is not what it says.
-    pub fn is_filled(&self) -> bool {
-        self.shown != self.value
-    }
-}
-
-/// The value of one `${…}`.
-struct Resolved {
-    value: String,
-    /// From a variable and not from the default.
-    filled: bool,
-    /// The name, where it stands in the ENV file.
-    secret: Option<String>,
-}
-
-impl Resolved {
-    fn plain(value: &str) -> Self {
-        Resolved { value: value.to_owned(), filled: false, secret: None }
-    }
-}
-
-/// A `${…}` or `{i}` that cannot be filled in.
-#[derive(Debug)]
-pub(super) struct BadRef {
-    /// Its bytes in the string.
-    pub range: Range<usize>,
-    /// What is wrong.
-    pub message: String,
-    /// What to do.
-    pub help: String,
-}
-
 /// Message and help.
-type News = (String, String);
+pub(super) type News = (String, String);
 
 impl<'a> Vars<'a> {
-    /// `incomplete`: parts of the ENV file could not be read, which is a problem of its own.
-    pub fn new(env: &'a dyn Fn(&str) -> Option<String>, file: EnvFile, incomplete: bool) -> Self {
+    /// Only what is given for this once, and the environment of the process.
+    pub fn new(env: &'a dyn Fn(&str) -> Option<String>, given: &'a [(String, String)]) -> Self {
         Vars {
+            given,
             env,
-            file,
-            incomplete,
-            secrets: Vec::new(),
+            file: EnvFile::default(),
+            declared: BTreeMap::new(),
+            resolving: Vec::new(),
+            faults: Vec::new(),
+            asked: BTreeSet::new(),
+            early: true,
+            incomplete: false,
+            secrets: BTreeSet::new(),
             turn: Turn::Uncounted,
             counted: false,
             left: MOST_FILLED,
         }
     }
 
-    /// Only the environment of the process.
-    pub fn from_environment(env: &'a dyn Fn(&str) -> Option<String>) -> Self {
-        Self::new(env, EnvFile::default(), false)
+    /// Takes the ENV files. `incomplete`: parts of them could not be read, which is a problem
+    /// of its own.
+    pub fn set_files(&mut self, file: EnvFile, incomplete: bool) {
+        self.file = file;
+        self.incomplete = incomplete;
+        self.early = false;
     }
 
-    /// The ENV file.
+    /// The ENV files.
     pub fn file(&self) -> &EnvFile {
         &self.file
+    }
+
+    /// What is given for this once.
+    pub fn given(&self) -> &'a [(String, String)] {
+        self.given
     }
 
     /// A variable of the process alone.
@@ -127,152 +128,141 @@ impl<'a> Vars<'a> {
         (self.env)(name)
     }
 
-    /// The value of a name; the environment of the process wins over the ENV file.
-    pub fn get(&mut self, name: &str) -> Option<Found> {
-        let entry = self.file.entries.get(name);
-        let secret = entry.is_some();
-        match (self.env)(name) {
-            Some(value) => {
-                if secret {
-                    self.keep_secret(name, &value);
-                }
-                Some(Found { value, secret })
+    /// Takes a variable of `[vars]`.
+    pub fn declare(&mut self, name: &str, text: &str, span: Range<usize>) {
+        let declared = Declared { text: text.to_owned(), span, state: State::Unresolved };
+        self.declared.insert(name.to_owned(), declared);
+    }
+
+    /// Notes that `[vars]` has this name, and something is wrong with its value.
+    pub fn declare_failed(&mut self, name: &str) {
+        let declared = Declared { text: String::new(), span: 0..0, state: State::Failed };
+        self.declared.insert(name.to_owned(), declared);
+    }
+
+    /// Fills in the variables of `[vars]`; gives what is wrong with them.
+    pub fn resolve_declared(&mut self) -> Vec<Fault> {
+        let names: Vec<String> = self.declared.keys().cloned().collect();
+        for name in names {
+            self.declared(&name);
+        }
+        std::mem::take(&mut self.faults)
+    }
+
+    /// The value of a variable of `[vars]`.
+    fn declared(&mut self, name: &str) -> Option<Text> {
+        let entry = self.declared.get(name)?;
+        let (text, span) = (entry.text.clone(), entry.span.clone());
+        let fault = match &entry.state {
+            State::Resolved(text) => return Some(text.clone()),
+            State::Failed => return None,
+            State::Resolving => {
+                let from = self.resolving.iter().position(|other| other == name).unwrap_or_default();
+                let chain: Vec<String> =
+                    self.resolving.iter().skip(from).map(|other| format!("`{other}`")).collect();
+                let message = format!("`{name}` stands for itself: {} → `{name}`", chain.join(" → "));
+                Some((message, "write one of these values out".to_owned()))
             }
-            None => entry.map(|entry| Found { value: entry.value.clone(), secret }),
+            State::Unresolved if self.resolving.len() >= DEEPEST => {
+                let message = format!("variables stand for one another more than {DEEPEST} deep");
+                Some((message, "write some of these values out".to_owned()))
+            }
+            State::Unresolved => None,
+        };
+        let bad = match fault {
+            Some((message, help)) => vec![BadRef { range: 0..text.len(), message, help }],
+            None => {
+                self.set_state(name, State::Resolving);
+                self.resolving.push(name.to_owned());
+                let filled = self.expand(&text);
+                self.resolving.pop();
+                match filled {
+                    Ok(filled) => {
+                        self.set_state(name, State::Resolved(filled.clone()));
+                        return Some(filled);
+                    }
+                    Err(bad) => bad,
+                }
+            }
+        };
+        self.set_state(name, State::Failed);
+        self.faults.push(Fault { text, span, bad });
+        None
+    }
+
+    fn set_state(&mut self, name: &str, state: State) {
+        if let Some(declared) = self.declared.get_mut(name) {
+            // What has failed stays so: a circle is found from within.
+            if !matches!(declared.state, State::Failed) {
+                declared.state = state;
+            }
         }
     }
 
-    /// Masks this value too from now on.
+    /// The value of a name: what is given for this once, then the environment of the process,
+    /// then the ENV files, then `[vars]`.
+    pub fn get(&mut self, name: &str) -> Option<Found> {
+        self.asked.insert(name.to_owned());
+        let entry = self.file.entries.get(name);
+        let secret = entry.is_some().then(|| name.to_owned());
+        let given = self.given.iter().rev().find(|(given, _)| given == name);
+        let over = given.map(|(_, value)| value.clone()).or_else(|| (self.env)(name));
+        if let (Some(value), Some(name)) = (&over, &secret) {
+            self.keep_secret(name, value);
+        }
+        let in_file = || self.file.entries.get(name).map(|entry| entry.value.clone());
+        if let Some(value) = over.or_else(in_file) {
+            return Some(Found { value, secret });
+        }
+        self.declared(name).map(|text| Found { value: text.value, secret: text.secret })
+    }
+
+    /// Whether something in the project is named so.
+    pub fn is_known(&self, name: &str) -> bool {
+        self.asked.contains(name) || self.declared.contains_key(name)
+    }
+
+    /// The names that something in the project asks for, but for those of `rvm` itself.
+    pub fn known(&self) -> Vec<String> {
+        let all: BTreeSet<&String> = self.asked.iter().chain(self.declared.keys()).collect();
+        all.into_iter().filter(|name| !name.starts_with("RVM_")).cloned().collect()
+    }
+
+    /// Masks this value too from now on, unless it stands in `[vars]` for all to read.
     pub fn keep_secret(&mut self, name: &str, value: &str) {
-        self.secrets.push((name.to_owned(), value.to_owned()));
+        let open = self.declared.get(name).is_some_and(|declared| {
+            matches!(&declared.state, State::Resolved(text) if text.secret.is_none() && text.value == value)
+        });
+        if !open || is_sensitive(name) {
+            self.secrets.insert((name.to_owned(), value.to_owned()));
+        }
     }
 
     /// Message and help for a name that nobody defines; `None` where that is no news.
     pub fn undefined(&self, name: &str) -> Option<News> {
-        if self.incomplete {
+        if self.incomplete || self.declared.contains_key(name) {
             return None;
         }
-        let place = match &self.file.path {
-            Some(path) => format!("neither {} nor the environment has it", path.display()),
-            None => "the environment does not have it, and there is no ENV file".to_owned(),
+        let files: Vec<String> = self.file.paths.iter().map(|path| path.display().to_string()).collect();
+        let place = match files.as_slice() {
+            _ if self.early => "the environment does not have it, and nothing else counts here".to_owned(),
+            [] => "neither `[vars]` nor the environment has it, and there is no ENV file".to_owned(),
+            files => format!("neither `[vars]` nor {} nor the environment has it", files.join(" nor ")),
         };
-        let help = match nearest(name, self.file.entries.keys().map(String::as_str)) {
+        let known = self.file.entries.keys().chain(self.declared.keys());
+        let help = match nearest(name, known.map(String::as_str)) {
             Some(near) => format!("did you mean `{near}`? ({place})"),
             None => format!("{place}; set it there, or give a default: `${{{name}:-value}}`"),
         };
         Some((format!("`{name}` is not defined"), help))
     }
 
-    /// Fills in `${NAME}`, `${NAME:-default}` and `{i}`; `$${` stands for `${`. An error without
-    /// a reference in it is one that has been told already.
-    pub fn expand(&mut self, text: &str) -> Result<Text, Vec<BadRef>> {
-        let mut out = Text { value: String::with_capacity(text.len()), shown: text.to_owned(), secret: None };
-        let (mut bad, mut failed, mut filled) = (Vec::new(), false, false);
-        let mut at = 0;
-        while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
-            let Some(next) = rest.find(['$', '{']) else {
-                out.value.push_str(rest);
-                break;
-            };
-            let (plain, from) = rest.split_at(next);
-            out.value.push_str(plain);
-            at += next;
-            let (length, resolved) = if from.starts_with("$${") {
-                (3, Ok(Resolved::plain("${")))
-            } else if from.starts_with("${") {
-                let length = from.find('}').map_or(from.len(), |end| end + 1);
-                (length, self.resolve(from.get(..length).unwrap_or(from)))
-            } else if from.starts_with("{{") {
-                // What templates of other tools are written with.
-                (2, Ok(Resolved::plain("{{")))
-            } else if let Some(length) = index::reference(from) {
-                (length, self.resolve_index(from.get(..length).unwrap_or(from)))
-            } else {
-                (1, Ok(Resolved::plain(from.get(..1).unwrap_or_default())))
-            };
-            match resolved {
-                Ok(resolved) => {
-                    let Some(left) = self.left.checked_sub(resolved.value.len() + REFERENCE) else {
-                        let message =
-                            format!("more than {} MiB are filled in in this project", MOST_FILLED >> 20);
-                        let help = "use shorter values, fewer of them or fewer copies".to_owned();
-                        return Err(vec![BadRef { range: 0..text.len(), message, help }]);
-                    };
-                    self.left = left;
-                    out.value.push_str(&resolved.value);
-                    out.secret = out.secret.or(resolved.secret);
-                    filled |= resolved.filled;
-                }
-                Err(news) => {
-                    failed = true;
-                    let news = news.filter(|_| bad.len() < MOST_BAD);
-                    bad.extend(news.map(|(message, help)| BadRef { range: at..at + length, message, help }));
-                }
-            }
-            at += length;
-        }
-        if !filled {
-            out.shown.clone_from(&out.value);
-        }
-        if failed { Err(bad) } else { Ok(out) }
-    }
-
-    /// The value of one `{i}`.
-    fn resolve_index(&mut self, reference: &str) -> Result<Resolved, Option<News>> {
-        self.counted = true;
-        let i = match self.turn {
-            Turn::Number(i) => i,
-            Turn::Any => 1,
-            Turn::Family => return Ok(Resolved::plain("")),
-            Turn::Uncounted => {
-                let message =
-                    format!("`{}` is the number of a copy, and nothing is counted here", brief(reference));
-                return Err(Some((message, "add `count = 3` to the machine".into())));
-            }
-        };
-        index::value(reference, i).map(|value| Resolved::plain(&value)).map_err(Some)
-    }
-
-    /// The value of one `${…}`, and its name where the value is a secret.
-    fn resolve(&mut self, reference: &str) -> Result<Resolved, Option<News>> {
-        const FORMS: &str = "write `${NAME}` or `${NAME:-default}`; `$${` gives a plain `${`";
-        let bad = |message: String, help: &str| Err(Some((message, help.to_owned())));
-        let Some(inner) = reference.strip_prefix("${").and_then(|inner| inner.strip_suffix('}')) else {
-            return bad("this `${` has no closing `}`".into(), FORMS);
-        };
-        let end = inner.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(inner.len());
-        let (name, rest) = inner.split_at(end);
-        let default = match rest.strip_prefix(":-") {
-            Some(default) => Some(default),
-            None if rest.is_empty() => None,
-            None => return bad(format!("`{reference}` is not understood"), FORMS),
-        };
-        if !is_name(name) {
-            return bad(format!("`{reference}` does not name a variable"), FORMS);
-        }
-        if default.is_some_and(|default| default.contains("${")) {
-            return bad("a default cannot hold another `${…}`".into(), FORMS);
-        }
-        if name == PASSWORD {
-            let help = "it is used to log in; give steps a variable of their own";
-            return bad(format!("`{PASSWORD}` is not filled in anywhere"), help);
-        }
-        let found = self.get(name).filter(|found| !found.value.is_empty() || default.is_none());
-        match (found, default) {
-            (Some(found), _) => {
-                let secret = found.secret.then(|| name.to_owned());
-                Ok(Resolved { value: found.value, filled: true, secret })
-            }
-            (None, Some(default)) => Ok(Resolved { value: default.to_owned(), filled: false, secret: None }),
-            (None, None) => Err(self.undefined(name)),
-        }
-    }
-
     /// What hides the values of the ENV file in all that is printed. Left readable are: the
     /// login user and key path, words and numbers too common to hide, and a value that is
     /// also one of `names` (machines, boxes, ports: what `rvm` itself has to show), unless its own name says that it is secret.
     pub fn masker(&self, names: &[String]) -> Masker {
-        let all = self.file.all.iter().chain(&self.secrets);
+        let in_files = self.file.all.iter().map(|(name, value)| (name, value));
+        let all = in_files.chain(self.secrets.iter().map(|(name, value)| (name, value)));
         let hidden: BTreeSet<&str> = all
             .filter(|(name, value)| {
                 let common = is_common(value) || names.contains(value);
@@ -325,7 +315,9 @@ mod tests {
     fn vars(env: &dyn Fn(&str) -> Option<String>) -> Vars<'_> {
         let (file, problems) = EnvFile::parse("DB_NAME=shop\nDB_PASSWORD=hunter2\nEMPTY=\nBOTH=file\n");
         assert!(problems.is_empty());
-        Vars::new(env, file, false)
+        let mut vars = Vars::new(env, &[]);
+        vars.set_files(file, false);
+        vars
     }
 
     fn env(name: &str) -> Option<String> {
@@ -369,7 +361,8 @@ mod tests {
 
     #[test]
     fn an_unreadable_env_file_does_not_make_every_name_undefined() {
-        let mut vars = Vars::new(&env, EnvFile::default(), true);
+        let mut vars = Vars::new(&env, &[]);
+        vars.set_files(EnvFile::default(), true);
         assert!(vars.expand("${ANY}").is_err_and(|bad| bad.is_empty()));
         assert!(vars.undefined("ANY").is_none());
     }
@@ -378,7 +371,8 @@ mod tests {
     fn the_masker_hides_values_but_not_common_words_or_machine_names() {
         let text = "RVM_SSH_USER=deployer\nRVM_SSH_PASSWORD=true\nDEBUG=true\nPORT=80\nBIG_PORT=5432\n\
                     WEB_HOST=web\nDB_PASSWORD=web2\nNAME=shop\nNAME=store\nBOTH=file\n";
-        let mut vars = Vars::new(&env, EnvFile::parse(text).0, false);
+        let mut vars = Vars::new(&env, &[]);
+        vars.set_files(EnvFile::parse(text).0, false);
         vars.get("BOTH");
         let masker = vars.masker(&["web".into(), "web2".into()]);
         assert_eq!(

@@ -43,6 +43,11 @@ pub(super) struct Table<'t> {
 }
 
 impl<'t> Table<'t> {
+    /// A table whose keys are not checked.
+    pub fn unchecked(entries: &'t DeTable<'t>, span: Range<usize>) -> Self {
+        Table { entries, span }
+    }
+
     /// The value of a key, as it stands.
     pub fn raw(&self, key: &str) -> Option<&'t Spanned<DeValue<'t>>> {
         self.entries.get(key)
@@ -63,7 +68,7 @@ pub(super) struct Reader<'a> {
     /// What shares are shares of.
     pub host: Option<Host>,
     /// What is wrong so far.
-    pub problems: Problems<'a>,
+    pub problems: Problems,
     /// The private networks so far.
     pub networks: super::networks::Networks,
 }
@@ -118,11 +123,11 @@ impl<'a> Reader<'a> {
 
     /// Where a part of a string stands in the file: the same occurrence of the same text,
     /// or the whole value where escapes hide it.
-    fn locate(&self, value: &Range<usize>, text: &str, part: &Range<usize>) -> Range<usize> {
+    pub fn locate(&self, value: &Range<usize>, text: &str, part: &Range<usize>) -> Range<usize> {
         let find = || {
             let wanted = text.get(part.clone())?;
             let earlier = text.get(..part.start)?.matches(wanted).count();
-            let source = self.problems.source().get(value.clone())?;
+            let source = self.problems.text_of(value)?;
             let (at, _) = source.match_indices(wanted).nth(earlier)?;
             Some(value.start + at..value.start + at + wanted.len())
         };
@@ -256,16 +261,36 @@ impl<'a> Reader<'a> {
         None
     }
 
+    /// A string, or a list of them: those that can be read, and whether these are all.
+    pub fn one_or_more(&mut self, table: &Table<'_>, key: &str, example: &str) -> (Vec<Sp<Text>>, bool) {
+        match table.raw(key).map(Spanned::get_ref) {
+            None => (Vec::new(), true),
+            Some(DeValue::Array(_)) => self.some_texts(table, key, &format!("[{example}]")),
+            Some(_) => {
+                let text = self.text(table, key, example);
+                let complete = text.is_some();
+                (text.into_iter().collect(), complete)
+            }
+        }
+    }
+
     /// A list of strings.
     pub fn texts(&mut self, table: &Table<'_>, key: &str, example: &str) -> Option<Vec<Sp<Text>>> {
-        let value = table.raw(key)?;
+        table.raw(key)?;
+        let (texts, complete) = self.some_texts(table, key, example);
+        complete.then_some(texts)
+    }
+
+    /// The entries of a list of strings that can be read, and whether these are all.
+    fn some_texts(&mut self, table: &Table<'_>, key: &str, example: &str) -> (Vec<Sp<Text>>, bool) {
+        let Some(value) = table.raw(key) else { return (Vec::new(), true) };
         let wanted = format!("a list of strings, such as `{key} = {example}`");
         let Some(list) = value.get_ref().as_array() else {
             self.wrong_type(&format!("`{key}`"), value, &wanted);
-            return None;
+            return (Vec::new(), false);
         };
         if !self.few_enough(key, &value.span(), list.len()) {
-            return None;
+            return (Vec::new(), false);
         }
         let mut texts = Vec::new();
         for item in list {
@@ -275,7 +300,8 @@ impl<'a> Reader<'a> {
                 self.wrong_type(&format!("an entry of `{key}`"), item, &wanted);
             }
         }
-        (texts.len() == list.len()).then_some(texts)
+        let complete = texts.len() == list.len();
+        (texts, complete)
     }
 
     /// The tables of `[[key]]`, in the order of the file.

@@ -49,8 +49,10 @@ fn init_can_print() {
 #[test]
 fn the_gitignore_hint_is_given_once_it_is_needed() {
     let place = Place::new();
-    assert!(place.run(&["init"]).stdout.contains("add `.rvm` and `.env` to .gitignore"));
-    place.write(".gitignore", ".rvm/\n.env\n");
+    assert!(
+        place.run(&["init"]).stdout.contains("add `.rvm`, `.env` and `Vagrantfile.local.toml` to .gitignore")
+    );
+    place.write(".gitignore", ".rvm/\n.env\nVagrantfile.local.toml\n");
     assert!(!place.run(&["init", "--force"]).stdout.contains("gitignore"));
 }
 

@@ -8,6 +8,7 @@ mod help;
 mod hooks;
 mod import;
 mod init;
+mod layers;
 mod lock;
 mod machines;
 mod plan;
