@@ -21,7 +21,14 @@ fn no_thread_has_rights_and_none_can_get_any() {
         prepare().unwrap();
         enter(&Policy::default()).unwrap();
         let (release, held) = std::sync::mpsc::channel::<()>();
-        let thread = spawn("vcpu0", move || _ = held.recv()).unwrap();
+        let (started, runs) = std::sync::mpsc::channel::<()>();
+        let wait = move || {
+            // From here on it has its name.
+            _ = started.send(());
+            _ = held.recv();
+        };
+        let thread = spawn("vcpu0", wait).unwrap();
+        runs.recv().unwrap();
         hold();
         drop(release);
         thread.join().unwrap();
