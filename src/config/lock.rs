@@ -136,7 +136,7 @@ fn deserialize(text: &str) -> Result<RawFile, (Range<usize>, String)> {
     }
 }
 
-fn locked_box(raw: RawBox, problems: &mut Problems<'_>) -> LockedBox {
+fn locked_box(raw: RawBox, problems: &mut Problems) -> LockedBox {
     let before = problems.count();
     let place = raw.digest.span();
     let name = checked(raw.name, is_box_name, "the name of a box", problems);
@@ -170,7 +170,7 @@ fn checked(
     value: Spanned<String>,
     is_right: impl Fn(&str) -> bool,
     what: &str,
-    problems: &mut Problems<'_>,
+    problems: &mut Problems,
 ) -> String {
     if !is_right(value.get_ref()) {
         problems.add(&value.span(), format!("`{}` is not {what}", brief(value.get_ref())), RENEW);
