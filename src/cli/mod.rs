@@ -175,6 +175,8 @@ impl Verb {
         !matches!(
             self,
             Verb::Init(_)
+                | Verb::Import(_)
+                | Verb::Explain(_)
                 | Verb::GlobalStatus(_)
                 | Verb::Box(_)
                 | Verb::Boot(_)

@@ -4,11 +4,12 @@ use super::app::App;
 use super::error::CliError;
 use super::{DONE, Outcome};
 use crate::config;
+use crate::model::Code;
 
 /// Prints the JSON schema of the Vagrantfile.
 pub fn run(app: &App) -> Outcome {
     let text = serde_json::to_string_pretty(&config::schema())
-        .map_err(|e| CliError::failed("cannot write the schema as JSON").because(&e))?;
+        .map_err(|e| CliError::failed(Code::Host, "cannot write the schema as JSON").because(&e))?;
     app.ui.result(&text);
     Ok(DONE)
 }
