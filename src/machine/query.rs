@@ -14,7 +14,7 @@ use crate::ssh::Session;
 use crate::vmm::control::Usage;
 
 /// How long a guest that runs already may take to let us in for one command.
-const CONNECT: Duration = Duration::from_secs(15);
+const CONNECT: Duration = Duration::from_secs(30);
 
 /// How long a machine that closes its console may take to end.
 const ENDING: Duration = Duration::from_secs(2);
