@@ -7,6 +7,7 @@ mod app;
 mod attach;
 mod boot;
 mod boxes;
+mod completion;
 mod console;
 mod copy;
 mod destroy;
@@ -26,6 +27,7 @@ mod lock;
 mod logs;
 mod many;
 mod network;
+mod pages;
 mod plan;
 mod port;
 mod prompt;
@@ -165,6 +167,12 @@ enum Verb {
     Doctor(doctor::DoctorArgs),
     /// Say what is behind the code of an error
     Explain(explain::ExplainArgs),
+    /// Print a script that completes commands, options and names in a shell
+    Completion(completion::CompletionArgs),
+    /// Write man pages
+    Man(pages::ManArgs),
+    /// Print all commands, one a line
+    ListCommands,
     /// Print the version
     Version,
 }
@@ -246,6 +254,9 @@ impl Verb {
             Verb::Boot(args) => boot::run(app, &args),
             Verb::Doctor(_) => doctor::run(app),
             Verb::Explain(args) => explain::run(app, &args),
+            Verb::Completion(args) => completion::run(app, &args, Cli::command()),
+            Verb::Man(args) => pages::man(app, &args, Cli::command()),
+            Verb::ListCommands => pages::list(app, &Cli::command()),
             Verb::Version => {
                 app.ui.result(&format!("rvm {}", env!("CARGO_PKG_VERSION")));
                 Ok(DONE)
@@ -276,6 +287,9 @@ pub fn main() -> ExitCode {
             Some("__forward") => return crate::machine::forwards::process(dir),
             Some(crate::net::switch::process::PORTS) => return crate::net::switch::process::ports(dir),
             _ => {}
+        }
+        if verb == completion::NAMES {
+            return completion::names(&dir.to_string_lossy());
         }
     }
     ExitCode::from(run(&words))

@@ -37,6 +37,7 @@ pub use disk::{check_image, create_disk, grow_disk};
 pub use error::ImageError;
 pub use overlay::{check_overlay, create_overlay};
 pub use password::hash_password;
+pub use recipe::known_boxes;
 pub use seed::{HostKey, Seed, SeedDisk, SeedNetwork, write_seed};
 pub use store::Store;
 

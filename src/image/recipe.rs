@@ -61,6 +61,11 @@ const RECIPES: &[Recipe] = &[
     },
 ];
 
+/// Names of the boxes that can be built.
+pub fn known_boxes() -> impl Iterator<Item = &'static str> {
+    RECIPES.iter().map(|recipe| recipe.name)
+}
+
 const fn debian(name: &'static str, suite: &'static str) -> Recipe {
     Recipe {
         name,

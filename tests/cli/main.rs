@@ -2,6 +2,7 @@
 //! a virtual machine.
 
 mod bad_input;
+mod completion;
 mod docs;
 mod guest;
 mod help;
