@@ -68,6 +68,17 @@ fn a_script_gets_its_folder_arguments_and_variables_and_no_input() {
 }
 
 #[test]
+fn what_a_quick_script_prints_is_never_lost() {
+    let project = Project::new();
+    for round in 0..100 {
+        project.run(&shell("s", "echo one; echo two >&2; echo three")).unwrap();
+        let mut output = project.output();
+        output.sort();
+        assert_eq!(output, ["one", "three", "two"], "round {round}");
+    }
+}
+
+#[test]
 fn a_script_file_runs_by_its_interpreter_where_it_lies() {
     let project = Project::new();
     let path = project.dir.path().join("tool.pl");

@@ -126,6 +126,7 @@ impl Host<'_> {
         let begin = Instant::now();
         let mut heard = begin;
         let mut ended: Option<ExitStatus> = None;
+        let mut closed = false;
         let status = loop {
             match receive.recv_timeout(SLICE) {
                 Ok((stream, data)) => {
@@ -133,16 +134,20 @@ impl Host<'_> {
                     heard = Instant::now();
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                // Both outputs have ended, perhaps before the program.
-                Err(RecvTimeoutError::Disconnected) => wait_for_end(&child),
+                // Both outputs have ended and all of them was taken, perhaps before the program ended.
+                Err(RecvTimeoutError::Disconnected) => {
+                    closed = true;
+                    if ended.is_none() {
+                        wait_for_end(&child);
+                    }
+                }
             }
             if ended.is_none() {
                 ended = child
                     .try_wait()
                     .map_err(|e| self.unable(step, format!("it cannot be waited for: {e}")))?;
             }
-            let finished = matches!(receive.try_recv(), Err(mpsc::TryRecvError::Disconnected));
-            if let Some(status) = ended.filter(|_| finished || heard.elapsed() >= LINGER) {
+            if let Some(status) = ended.filter(|_| closed || heard.elapsed() >= LINGER) {
                 break status;
             }
             let late = step.timeout.is_some_and(|timeout| begin.elapsed() >= timeout);
