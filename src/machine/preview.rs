@@ -1,7 +1,7 @@
 //! What `up` would do: looked at without a lock, and without changing anything.
 
 use super::record::Record;
-use super::{MachineError, Machines, State, Status};
+use super::{MachineError, Machines, Status};
 use crate::image::{self, BoxImage};
 use crate::model::{DiskSource, Forward, Machine, Project, ProviderKind};
 use crate::net;
@@ -74,7 +74,7 @@ impl Machines<'_> {
         let (plan, stamps) = self.compare(project, machine, record.as_ref())?;
         let status = match &record {
             Some(record) => self.status_of_record(record.clone())?,
-            None => Status::absent(project, machine),
+            None => Status::absent(&project.root, &machine.name, Some(machine)),
         };
         let lock = self.lock_path(&project.root, &machine.name);
         let busy = Lock::holder(&lock).map_err(|e| MachineError::file("look at", &lock, e))?;
@@ -203,25 +203,5 @@ impl Preview {
     pub fn differs(&self) -> bool {
         let steps = self.steps.iter().any(|step| step.why.runs() && step.why != Why::Always);
         !self.runs() || !self.changes.is_empty() || steps
-    }
-}
-
-impl Status {
-    /// Of a machine that was not made.
-    pub(super) fn absent(project: &Project, machine: &Machine) -> Status {
-        Status {
-            id: None,
-            name: machine.name.clone(),
-            provider: machine.provider,
-            state: State::NotCreated,
-            project: project.root.clone(),
-            box_name: machine.box_name.clone(),
-            pid: None,
-            ports: Vec::new(),
-            places: Vec::new(),
-            ssh: None,
-            uptime: None,
-            cause: None,
-        }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::boot::KNOWN_HOSTS;
 use super::record::Record;
 use super::{MachineError, Machines, SshInfo, State, Status, console, forwards, schedule};
-use crate::model::{Login, Project};
+use crate::model::{Login, Machine, Project};
 use crate::provider::{self, EndReason, Ended};
 use crate::provision::StepLogs;
 use crate::ssh::Session;
@@ -19,26 +19,33 @@ const CONNECT: Duration = Duration::from_secs(30);
 /// How long a machine that closes its console may take to end.
 const ENDING: Duration = Duration::from_secs(2);
 
+impl Status {
+    /// Of a machine that was not made; `declared` is what the file says of it.
+    pub(super) fn absent(project: &Path, name: &str, declared: Option<&Machine>) -> Status {
+        Status {
+            id: None,
+            name: name.to_owned(),
+            provider: declared.and_then(|machine| machine.provider),
+            state: State::NotCreated,
+            project: project.to_owned(),
+            box_name: declared.map(|machine| machine.box_name.clone()).unwrap_or_default(),
+            pid: None,
+            ports: Vec::new(),
+            places: Vec::new(),
+            ssh: None,
+            uptime: None,
+            cause: None,
+        }
+    }
+}
+
 impl Machines<'_> {
     /// State of a declared machine.
     pub fn status(&self, project: &Project, name: &str) -> Result<Status, MachineError> {
         let declared = project.machines.iter().find(|machine| machine.name == name);
         match self.lookup(&project.root, name)? {
             Some(record) => self.status_of_record(record),
-            None => Ok(Status {
-                id: None,
-                name: name.into(),
-                provider: declared.and_then(|machine| machine.provider),
-                state: State::NotCreated,
-                project: project.root.clone(),
-                box_name: declared.map(|machine| machine.box_name.clone()).unwrap_or_default(),
-                pid: None,
-                ports: Vec::new(),
-                places: Vec::new(),
-                ssh: None,
-                uptime: None,
-                cause: None,
-            }),
+            None => Ok(Status::absent(&project.root, name, declared)),
         }
     }
 

@@ -190,14 +190,11 @@ fn quote(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use std::cell::{Cell, RefCell};
-    use std::path::PathBuf;
     use std::process::{Command, Stdio};
 
+    use super::super::tests::machines_in;
     use super::*;
-    use crate::image::{Settings, Store};
-    use crate::model::Silent;
     use crate::ssh::ExecStatus;
-    use crate::state::Layout;
 
     /// This host's own shell stands in for a guest's.
     struct Local;
@@ -277,18 +274,7 @@ mod tests {
 
     fn machines() -> (tempfile::TempDir, Machines<'static>) {
         let dir = tempfile::tempdir().unwrap();
-        let layout = Layout::at(dir.path());
-        let machines = Machines {
-            images: Store::new(layout.clone(), Settings::default()),
-            layout,
-            report: &Silent,
-            cancel: Cancel::new(),
-            exe: PathBuf::from("/nonexistent"),
-            path: String::new(),
-            locks: Default::default(),
-            lock_timeout: None,
-            dot_dir: None,
-        };
+        let machines = machines_in(dir.path());
         (dir, machines)
     }
 

@@ -14,6 +14,22 @@ use crate::plan::Applied;
 use crate::state::{Layout, Lock, store};
 use crate::vmm::control;
 
+/// Machines that are kept in `home` and report to nobody.
+pub(super) fn machines_in(home: &Path) -> Machines<'static> {
+    let layout = Layout::at(home);
+    Machines {
+        images: Store::new(layout.clone(), Settings::default()),
+        layout,
+        report: &Silent,
+        cancel: Cancel::new(),
+        exe: PathBuf::from("/nonexistent"),
+        path: String::new(),
+        locks: Default::default(),
+        lock_timeout: None,
+        dot_dir: None,
+    }
+}
+
 struct World {
     dir: tempfile::TempDir,
 }
@@ -24,18 +40,7 @@ impl World {
     }
 
     fn machines(&self) -> Machines<'static> {
-        let layout = Layout::at(self.dir.path().join("home"));
-        Machines {
-            images: Store::new(layout.clone(), Settings::default()),
-            layout,
-            report: &Silent,
-            cancel: Cancel::new(),
-            exe: PathBuf::from("/nonexistent"),
-            path: String::new(),
-            locks: Default::default(),
-            lock_timeout: None,
-            dot_dir: None,
-        }
+        machines_in(&self.dir.path().join("home"))
     }
 
     fn project(&self, name: &str) -> PathBuf {
