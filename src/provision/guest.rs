@@ -76,7 +76,7 @@ impl Guest for Link<'_> {
         timeout: Option<Duration>,
     ) -> Result<ExecStatus, SshError> {
         match &*self.session.borrow() {
-            Some(session) => session.exec_until_exit(command, input, out, cancel, timeout, LINGER),
+            Some(session) => Guest::exec(session, command, input, out, cancel, timeout),
             None => Err(SshError::Lost { doing: "running a command", source: None }),
         }
     }
