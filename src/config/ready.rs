@@ -54,17 +54,8 @@ impl Reader<'_> {
     }
 
     fn ready_command(&mut self, table: &Table<'_>) -> Option<String> {
-        // `${NAME}` belongs to the guest's shell, as in scripts.
-        let command = self.verbatim(table, "command", "\"systemctl is-active nginx\"")?;
-        let fault = if command.value.trim().is_empty() {
-            "the command is empty"
-        } else if command.value.contains('\0') {
-            "the command holds a NUL character"
-        } else {
-            return Some(command.value);
-        };
-        self.wrong(&command.span, fault, "write a command that ends with 0 once the machine is ready");
-        None
+        let help = "write a command that ends with 0 once the machine is ready";
+        self.script_text(table, "command", "\"systemctl is-active nginx\"", "command", help)
     }
 
     fn ready_file(&mut self, table: &Table<'_>) -> Option<String> {

@@ -207,16 +207,29 @@ impl Reader<'_> {
     }
 
     fn inline_script(&mut self, table: &Table<'_>) -> Option<String> {
-        // `${NAME}` in a script belongs to the shell.
-        let script = self.verbatim(table, "shell", "\"echo hello\"")?;
+        let help = "write the commands that the guest's shell is to run";
+        self.script_text(table, "shell", "\"echo hello\"", "script", help)
+    }
+
+    /// What the guest's shell is to run, as it stands: `${NAME}` in it belongs to that shell. `what` is
+    /// how messages call it.
+    pub(super) fn script_text(
+        &mut self,
+        table: &Table<'_>,
+        key: &str,
+        example: &str,
+        what: &str,
+        help: &str,
+    ) -> Option<String> {
+        let script = self.verbatim(table, key, example)?;
         let fault = if script.value.trim().is_empty() {
-            "the script is empty"
+            "is empty"
         } else if script.value.contains('\0') {
-            "the script holds a NUL character"
+            "holds a NUL character"
         } else {
             return Some(script.value);
         };
-        self.wrong(&script.span, fault, "write the commands that the guest's shell is to run");
+        self.wrong(&script.span, format!("the {what} {fault}"), help);
         None
     }
 
