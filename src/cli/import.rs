@@ -51,17 +51,8 @@ pub fn run(app: &App, args: &ImportArgs) -> Outcome {
         Some(output) => app.cwd()?.join(output),
         None => path.with_file_name("Vagrantfile.toml"),
     };
-    init::write(&output, imported.toml.as_bytes(), args.force).map_err(|error| {
-        if error.kind() == io::ErrorKind::AlreadyExists {
-            CliError::failed(
-                Code::FileExists,
-                format!("{} is there already: it was left as it is", output.display()),
-            )
-            .hint("`rvm import --force` replaces it, `-o FILE` writes another one")
-        } else {
-            CliError::failed(Code::WriteFile, format!("cannot write {}", output.display())).because(&error)
-        }
-    })?;
+    let hint = "`rvm import --force` replaces it, `-o FILE` writes another one";
+    init::write(&output, imported.toml.as_bytes(), args.force, hint)?;
     tell(app, &name, &imported);
     app.ui.note(&format!("Wrote {}.", output.display()));
     // Scripts that are not there and variables that are not set are for the user to mend.

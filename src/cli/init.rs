@@ -52,17 +52,7 @@ pub fn run(app: &App, args: &InitArgs) -> Outcome {
     }
     let dir = app.cwd()?;
     let path = dir.join(&args.output);
-    write(&path, text.as_bytes(), args.force).map_err(|error| {
-        if error.kind() == io::ErrorKind::AlreadyExists {
-            CliError::failed(
-                Code::FileExists,
-                format!("{} is there already: it was left as it is", path.display()),
-            )
-            .hint("`rvm init --force` replaces it")
-        } else {
-            CliError::failed(Code::WriteFile, format!("cannot write {}", path.display())).because(&error)
-        }
-    })?;
+    write(&path, text.as_bytes(), args.force, "`rvm init --force` replaces it")?;
     app.ui.note(&format!("Wrote {}. `rvm up` brings its machine up.", path.display()));
     if let Some(missing) = not_ignored(&dir) {
         app.ui.note(&format!(
@@ -72,9 +62,21 @@ pub fn run(app: &App, args: &InitArgs) -> Outcome {
     Ok(DONE)
 }
 
+/// Writes a file of the user's whole or not at all. One that is there stays unless `replace` is set;
+/// `hint` then says what replaces it.
+pub(super) fn write(path: &Path, data: &[u8], replace: bool, hint: &str) -> Result<(), CliError> {
+    store(path, data, replace).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => {
+            let text = format!("{} is there already: it was left as it is", path.display());
+            CliError::failed(Code::FileExists, text).hint(hint)
+        }
+        _ => CliError::failed(Code::WriteFile, format!("cannot write {}", path.display())).because(&error),
+    })
+}
+
 /// Writes a temporary file beside `path` and gives it that name, so that a full disk or a crash
 /// leaves either the old file or the new one.
-pub(super) fn write(path: &Path, data: &[u8], replace: bool) -> io::Result<()> {
+fn store(path: &Path, data: &[u8], replace: bool) -> io::Result<()> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
     let result = (|| {
@@ -123,10 +125,10 @@ mod tests {
     fn a_file_that_is_there_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("V");
-        write(&path, b"one", false).unwrap();
-        assert_eq!(write(&path, b"two", false).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        store(&path, b"one", false).unwrap();
+        assert_eq!(store(&path, b"two", false).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read(&path).unwrap(), b"one");
-        write(&path, b"three", true).unwrap();
+        store(&path, b"three", true).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"three");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file stays");
     }
