@@ -71,13 +71,23 @@ longest() {
   esac
 }
 
+# Folders with the committed inputs of a target, a line each: the samples of the tests of `import` serve
+# both.
+committed() {
+  case $1 in
+    import) echo tests/import ;;
+  esac
+  if [ -d "fuzz/corpus/$1" ]; then echo "fuzz/corpus/$1"; fi
+}
+
 # One target for the time given; prints one line as `cargo test` does.
 run() {
-  local target=$1 log status=0 runs
+  local target=$1 log status=0 runs inputs
   log=$build/fuzz-$target.log
+  mapfile -t inputs < <(committed "$target")
   mkdir -p "$found/$target" "$artifacts"
   fuzz "$target" -max_total_time="$seconds" -max_len="$(longest "$target")" -print_final_stats=1 \
-    -artifact_prefix="$artifacts/$target-" "$found/$target" "fuzz/corpus/$target" >"$log" 2>&1 || status=$?
+    -artifact_prefix="$artifacts/$target-" "$found/$target" "${inputs[@]}" >"$log" 2>&1 || status=$?
   runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
   if [ "$status" -eq 0 ] && [ "${runs:-0}" -gt 0 ]; then
     echo "test fuzz::$target ... ok ($runs runs)"
@@ -91,9 +101,10 @@ run() {
 
 # Of a small set that reaches all that was reached: some of each size.
 keep() {
-  local target=$1 file size total=0 every
+  local target=$1 file size total=0 every inputs
   rm -rf "$build/merged" && mkdir -p "$build/merged" "fuzz/corpus/$target" "$found/$target"
-  fuzz "$target" -merge=1 -max_len="$(longest "$target")" "$build/merged" "fuzz/corpus/$target" "$found/$target" \
+  mapfile -t inputs < <(committed "$target")
+  fuzz "$target" -merge=1 -max_len="$(longest "$target")" "$build/merged" "${inputs[@]}" "$found/$target" \
     >"$build/fuzz-$target.log" 2>&1
   # Names of 40 digits are the fuzzer's.
   find "fuzz/corpus/$target" -type f -regextype posix-extended -regex '.*/[0-9a-f]{40}' -delete
