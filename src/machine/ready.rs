@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{MachineError, Machines};
 use crate::model::{Cancel, Check, Machine, Masker, Phase, Probe, Stream};
 use crate::provision::Guest;
-use crate::ssh::{Input, SshError};
+use crate::ssh::{Input, SshError, quote};
 
 /// Shortest and longest pause between two tries.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -180,11 +180,6 @@ fn tail(output: &[u8]) -> String {
     let lines: Vec<String> = text.lines().map(clean).filter(|line| !line.trim().is_empty()).collect();
     let from = lines.len().saturating_sub(LINES);
     lines.iter().skip(from).map(|line| format!("\n  | {line}")).collect()
-}
-
-/// One word for a POSIX shell, whatever is in it.
-fn quote(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use std::cell::RefCell;
 
 use crate::model::{Cancel, Stream};
-use crate::ssh::{ExecStatus, Input, Session, SshError, WaitError};
+use crate::ssh::{ExecStatus, Input, Session, SshError, WaitError, quote};
 
 /// Runs commands in a guest: [`Link`], or a fake in tests.
 pub trait Guest {
@@ -170,11 +170,6 @@ impl Facts {
     pub fn has(&self, program: &str) -> bool {
         self.programs.iter().any(|name| name == program)
     }
-}
-
-/// One word for a POSIX shell, whatever is in it.
-pub(super) fn quote(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 #[cfg(test)]

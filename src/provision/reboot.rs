@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::ProvisionError;
-use super::guest::{Facts, quote};
+use super::guest::Facts;
 use super::runner::Runner;
 use crate::model::Step;
-use crate::ssh::{Input, SshError, WaitError};
+use crate::ssh::{Input, SshError, WaitError, quote};
 
 /// Orders the reboot, then stays until the connection goes: that is how its beginning is seen.
 const REBOOT: &str = r#"

@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use super::guest::{Guest, quote};
+use super::guest::Guest;
 use super::lines::Lines;
 use crate::model::{Cancel, Secret};
-use crate::ssh::{ExecStatus, Input, SshError};
+use crate::ssh::{ExecStatus, Input, SshError, quote};
 
 /// Reads what [`Job::wire`] writes, and runs it.
 const BOOTSTRAP: &str = include_str!("bootstrap.sh");

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::content::{Entry, EntryKind, open};
-use super::guest::{Guest, quote};
+use super::guest::Guest;
 use super::lines::Lines;
 use crate::model::Cancel;
-use crate::ssh::{ExecStatus, Input, SshError};
+use crate::ssh::{ExecStatus, Input, SshError, quote};
 
 /// What both scripts begin with: `$1` is the destination; `~/` and relative paths start at home.
 const PRELUDE: &str = r#"
