@@ -2,21 +2,20 @@
 //! runs, so each has a process of its own, `rvm __forward FILE`, which keeps the system's ssh client
 //! listening until the machine ends, also when its guest reboots in between.
 
-use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group, setsid};
-use rustix::stdio::stdout;
 use serde::{Deserialize, Serialize};
 
 use super::{MachineError, Machines, Status};
 use crate::model::{Cancel, Forward, Project, Protocol};
 use crate::net;
 use crate::provider;
-use crate::state::{Lock, store};
+use crate::state::{Lock, Starter, store};
 use crate::vmm::sandbox;
 
 /// Folder in the machine's own.
@@ -213,27 +212,4 @@ fn arguments(task: &Task) -> Vec<String> {
     words.extend(["-L".to_owned(), format!("{listen}:{host}:127.0.0.1:{guest}")]);
     words.extend(task.ssh.iter().cloned());
     words
-}
-
-/// The command that started the process and waits for one word.
-struct Starter(Option<File>);
-
-impl Starter {
-    fn take() -> io::Result<Self> {
-        let output = rustix::io::fcntl_dupfd_cloexec(stdout(), 3)?;
-        let null = File::options().read(true).write(true).open("/dev/null")?;
-        rustix::stdio::dup2_stdout(&null)?;
-        Ok(Self(Some(output.into())))
-    }
-
-    fn waits(&self) -> bool {
-        self.0.is_some()
-    }
-
-    fn tell(&mut self, text: &str) {
-        if let Some(mut output) = self.0.take() {
-            // It may be gone: that is no reason to end.
-            let _ = output.write_all(text.as_bytes());
-        }
-    }
 }

@@ -5,20 +5,20 @@
 //! guest runs, the process shuts itself in ([`sandbox`]).
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use rustix::process::setsid;
-use rustix::stdio::{stdin, stdout};
+use rustix::stdio::stdin;
 use serde::{Deserialize, Serialize};
 
 use super::launch::{CONTROL_SOCKET, ENDED, LOCK, SPEC};
 use super::{EndReason, Ended, Engine, ProviderError, VmSpec, kvm, qemu};
 use crate::model::{Cancel, ProviderKind};
-use crate::state::{Lock, store};
+use crate::state::{Lock, Starter, store};
 use crate::vmm::control;
 use crate::vmm::sandbox::{self, Policy};
 
@@ -44,8 +44,8 @@ pub fn main(dir: &Path) -> ExitCode {
     // A session of its own: Ctrl-C and the end of the terminal are not for this process.
     // It fails only for a process that leads its group already, which is as good.
     let _ = setsid();
-    let prepared = sandbox::prepare().and_then(|()| Starter::take()).map_err(ProviderError::Spawn);
-    let (mut starter, net) = match prepared {
+    let prepared = sandbox::prepare().and_then(|()| Ok((Starter::take()?, take_net()?)));
+    let (mut starter, net) = match prepared.map_err(ProviderError::Spawn) {
         Ok(both) => both,
         Err(error) => {
             eprintln!("{}", chain(&error));
@@ -58,7 +58,7 @@ pub fn main(dir: &Path) -> ExitCode {
             let message = chain(&error);
             eprintln!("{message}");
             let code = error.code().to_string();
-            starter.tell(&Report::Error { message, hint: error.hint(), code });
+            tell(&mut starter, &Report::Error { message, hint: error.hint(), code });
             ExitCode::FAILURE
         }
     }
@@ -103,7 +103,7 @@ fn run_locked(dir: &Path, net: OwnedFd, starter: &mut Starter) -> Result<EndReas
         eprintln!("sandbox: {missing}");
     }
     let server = control::serve(listener, running.target()).map_err(ProviderError::Spawn)?;
-    starter.tell(&Report::Ready);
+    tell(starter, &Report::Ready);
     let result = running.wait();
     let word = match &result {
         Ok(reason) => format!("{reason:?}").to_lowercase(),
@@ -124,29 +124,19 @@ fn lock(path: &Path) -> io::Result<Lock> {
     Err(io::Error::new(io::ErrorKind::ResourceBusy, "this machine runs already"))
 }
 
-/// The command that started this process and waits for one line.
-struct Starter(Option<File>);
+/// Takes the network socket that is standard input; `/dev/null` takes its place.
+fn take_net() -> io::Result<OwnedFd> {
+    let net = rustix::io::fcntl_dupfd_cloexec(stdin(), 3)?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    Ok(net)
+}
 
-impl Starter {
-    /// Takes standard output, and the network socket that is standard input; `/dev/null` takes their
-    /// places.
-    fn take() -> io::Result<(Self, OwnedFd)> {
-        let net = rustix::io::fcntl_dupfd_cloexec(stdin(), 3)?;
-        let output = rustix::io::fcntl_dupfd_cloexec(stdout(), 3)?;
-        let null = File::options().read(true).write(true).open("/dev/null")?;
-        rustix::stdio::dup2_stdin(&null)?;
-        rustix::stdio::dup2_stdout(&null)?;
-        Ok((Self(Some(output.into())), net))
-    }
-
-    /// Says it, the first time, and hangs up, which tells the starter that nothing follows.
-    fn tell(&mut self, report: &Report) {
-        let Some(mut output) = self.0.take() else { return };
-        let mut line = serde_json::to_string(report).unwrap_or_default();
-        line.push('\n');
-        // The starter may be gone: that is no reason for the machine to end.
-        let _ = output.write_all(line.as_bytes());
-    }
+/// One line for the command that started this process.
+fn tell(starter: &mut Starter, report: &Report) {
+    let mut line = serde_json::to_string(report).unwrap_or_default();
+    line.push('\n');
+    starter.tell(&line);
 }
 
 /// An error with all its causes, in one line.

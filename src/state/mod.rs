@@ -5,7 +5,9 @@
 
 mod layout;
 mod lock;
+mod starter;
 pub mod store;
 
 pub use layout::{Layout, LayoutError};
 pub use lock::{Lock, LockError};
+pub use starter::Starter;

@@ -15,14 +15,14 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::setsid;
-use rustix::stdio::{stdin, stdout};
+use rustix::stdio::stdin;
 
 use super::client::SOCKET;
 use super::spec::{Reply, Request, Spec};
 use super::table::Table;
 use crate::model::Cancel;
 use crate::net::networks::{self, LOCK};
-use crate::state::Lock;
+use crate::state::{Lock, Starter};
 use crate::vmm::control;
 use crate::vmm::sandbox::{self, Policy, Role};
 
@@ -65,12 +65,7 @@ fn watch_network(dir: &Path) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::ResourceBusy, "this network has a switch already"));
     };
     let listener = control::bind(&dir.join(SOCKET))?;
-    let mut output = File::from(rustix::io::fcntl_dupfd_cloexec(stdout(), 3)?);
-    let null = File::options().read(true).write(true).open("/dev/null")?;
-    rustix::stdio::dup2_stdout(&null)?;
-    // Who started us may be gone already.
-    let _ = output.write_all(READY.as_bytes());
-    drop(output);
+    Starter::take()?.tell(READY);
     let mut pause = PAUSE.0;
     let mut again = false;
     loop {
