@@ -8,7 +8,7 @@ use clap::Args;
 use super::app::App;
 use super::error::{CliError, Kind};
 use super::target::{self, Target};
-use super::{DONE, Outcome};
+use super::{DONE, Outcome, ssh};
 use crate::machine::Machines;
 use crate::machine::copy::{CopyOptions, From, To};
 use crate::model::{Code, Stream};
@@ -157,12 +157,8 @@ fn copy_out(
 ) -> Result<(), CliError> {
     let target = one(app, machines, name)?;
     let (project, machine) = target.declaration()?;
-    let mut print = |data: &[u8]| {
-        app.ui.bytes(Stream::Stdout, data);
-        if app.ui.stdout_closed() {
-            app.cancel.cancel();
-        }
-    };
+    let mut out = ssh::passed_through(app);
+    let mut print = |data: &[u8]| out(Stream::Stdout, data);
     let full;
     let to = match host {
         Side::Host(to) => {

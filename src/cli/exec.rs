@@ -11,7 +11,7 @@ use super::error::CliError;
 use super::signals::Passed;
 use super::{Outcome, ssh, target};
 use crate::machine::{Machines, SshInfo};
-use crate::model::{Project, Stream};
+use crate::model::Project;
 use crate::ssh::{Input, Program, quote};
 
 /// Words of `rvm exec`.
@@ -53,13 +53,8 @@ pub fn run(app: &App, args: &ExecArgs) -> Outcome {
     let code = std::thread::scope(|scope| {
         let _passing = app.signals.pass_to(tell.clone());
         scope.spawn(|| pass_on(&machines, project, &machine.name, told));
-        let mut out = |stream: Stream, data: &[u8]| {
-            app.ui.bytes(stream, data);
-            if app.ui.stdout_closed() {
-                // Nobody reads on: leave the program, which learns it when it writes.
-                app.cancel.cancel();
-            }
-        };
+        // It learns that nobody reads on when it writes.
+        let mut out = ssh::passed_through(app);
         // The thread listens as long as we hold its sender.
         let mut started = |group| _ = tell.send(Passed::Group(group));
         let stdin = std::io::stdin();

@@ -66,19 +66,23 @@ fn run_client(app: &App, info: &SshInfo, before: &[String], after: &[String]) ->
 
 /// Runs the command; output passes through as it comes, both streams apart and unchanged.
 fn one_command(app: &App, machines: &Machines<'_>, project: &Project, name: &str, command: &str) -> Outcome {
-    let mut out = |stream: Stream, data: &[u8]| {
-        app.ui.bytes(stream, data);
-        if app.ui.stdout_closed() {
-            // Nobody reads on: end the command too.
-            app.cancel.cancel();
-        }
-    };
+    let mut out = passed_through(app);
     let result = machines.exec(project, name, command, &mut out);
     if app.ui.stdout_closed() {
         return Ok(BROKEN_PIPE);
     }
     // Exit codes of a Unix process have 8 bits; a code beyond is a failure all the same.
     Ok(u8::try_from(result?).unwrap_or(u8::MAX))
+}
+
+/// Shows output of the guest as it comes; when nobody reads on, the command is left.
+pub fn passed_through(app: &App) -> impl FnMut(Stream, &[u8]) {
+    |stream, data| {
+        app.ui.bytes(stream, data);
+        if app.ui.stdout_closed() {
+            app.cancel.cancel();
+        }
+    }
 }
 
 /// Replaces this process by the ssh client, with words before and after the host; comes back only with
