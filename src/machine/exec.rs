@@ -42,9 +42,11 @@ impl Machines<'_> {
 
     /// What a lost connection means: the machine may have ended.
     pub(super) fn lost(&self, project: &Project, name: &str, error: MachineError) -> MachineError {
-        let lost = matches!(&error, MachineError::Ssh(crate::ssh::SshError::Lost { .. }));
+        if !matches!(&error, MachineError::Ssh(crate::ssh::SshError::Lost { .. })) {
+            return error;
+        }
         match self.status(project, name) {
-            Ok(status) if lost && self.has_ended(&status).unwrap_or(false) => {
+            Ok(status) if self.has_ended(&status).unwrap_or(false) => {
                 let cause = self.status(project, name).ok().and_then(|status| status.cause);
                 MachineError::Ended { name: name.into(), cause: cause.unwrap_or_default() }
             }
