@@ -14,7 +14,7 @@ use super::ui::table::table;
 use super::{DONE, Json, Outcome};
 use crate::config::{lock_file, read_locks, render_locks};
 use crate::machine::Machines;
-use crate::model::{Code, KernelChoice, Locks, Machine, Project, timestamp};
+use crate::model::{Code, KernelChoice, Locks, Machine, Project, hex, timestamp};
 use crate::state::{Lock, store};
 
 /// Words of `rvm lock`.
@@ -285,5 +285,5 @@ fn write(
 fn digest_of(path: &Path) -> String {
     use sha2::{Digest, Sha256};
     let digest = Sha256::digest(path.as_os_str().as_encoded_bytes());
-    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    hex(&digest[..8])
 }

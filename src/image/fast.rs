@@ -7,8 +7,8 @@ use sha2::{Digest, Sha256};
 
 use super::mirror::Mirror;
 use super::tool::{Tool, require};
-use super::{ImageError, Kernel, Settings, hex, rootless};
-use crate::model::{Cancel, Event, Reporter};
+use super::{ImageError, Kernel, Settings, rootless};
+use crate::model::{Cancel, Event, Reporter, hex};
 use crate::state::{Layout, Lock, store};
 
 const SCRIPT: &str = include_str!("../../firmware/build.sh");

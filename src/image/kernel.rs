@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::ImageError;
 use super::unpack::unpack;
-use super::{ImageError, hex};
+use crate::model::hex;
 use crate::state::{Layout, store};
 
 /// No kernel is larger, packed or not.

@@ -124,13 +124,3 @@ pub struct Kernel {
     /// `root=LABEL=rvm-root rw`.
     pub cmdline: String,
 }
-
-/// Lower-case hexadecimal digits.
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut out, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(out, "{byte:02x}");
-        out
-    })
-}

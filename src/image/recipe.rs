@@ -2,7 +2,8 @@
 
 use sha2::{Digest, Sha256};
 
-use super::{ImageError, hex, initrd};
+use super::{ImageError, initrd};
+use crate::model::hex;
 
 /// How a box is made. Every field counts towards its digest.
 #[derive(Debug, Clone, Copy)]

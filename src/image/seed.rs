@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::ImageError;
 use super::iso::{IsoFile, iso_image};
-use crate::model::Secret;
+use crate::model::{Secret, mac_text};
 use crate::state::store;
 
 /// The identity of a machine.
@@ -118,10 +118,6 @@ fn disk_line(disk: &SeedDisk) -> String {
     format!("{} {access} {filesystem} {}\n", disk.name, disk.mount)
 }
 
-fn colons(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
-}
-
 /// Ethernet address, MTU, how it gets its IPv4 address, whether it believes routers, its addresses, resolvers, search
 /// domains, more domains; lists with commas, `-` for an empty one.
 fn network_line(network: &SeedNetwork) -> String {
@@ -132,7 +128,7 @@ fn network_line(network: &SeedNetwork) -> String {
     let SeedNetwork { mac, mtu, dhcp, routers, addresses, resolvers, search, domains } = network;
     format!(
         "{} {mtu} {} {} {} {} {} {}\n",
-        colons(*mac),
+        mac_text(mac),
         if *dhcp { "dhcp" } else { "static" },
         if *routers { "routers" } else { "no-routers" },
         list(addresses),
@@ -146,12 +142,12 @@ fn network_line(network: &SeedNetwork) -> String {
 fn network_config(seed: &Seed) -> String {
     let mut cards = serde_json::Map::new();
     let out = serde_json::json!({
-        "match": { "macaddress": colons(seed.mac) }, "dhcp4": true, "accept-ra": true,
+        "match": { "macaddress": mac_text(&seed.mac) }, "dhcp4": true, "accept-ra": true,
     });
     cards.insert("rvm".into(), out);
     for (n, network) in seed.networks.iter().enumerate() {
         let card = serde_json::json!({
-            "match": { "macaddress": colons(network.mac) },
+            "match": { "macaddress": mac_text(&network.mac) },
             "mtu": network.mtu,
             "optional": true,
             "dhcp4": network.dhcp,

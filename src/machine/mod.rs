@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::image::Store;
-use crate::model::{Cancel, Event, Forward, Locks, Phase, ProviderKind, Reporter, Stopwatch};
+use crate::model::{Cancel, Event, Forward, Locks, Phase, ProviderKind, Reporter, Stopwatch, hex};
 use crate::plan::Change;
 use crate::state::{Layout, Lock, LockError};
 
@@ -160,8 +160,7 @@ impl Machines<'_> {
     fn lock_path(&self, project: &Path, name: &str) -> PathBuf {
         let digest =
             Sha256::digest([project.as_os_str().as_encoded_bytes(), b"\0", name.as_bytes()].concat());
-        let hex: String = digest.iter().take(16).map(|b| format!("{b:02x}")).collect();
-        self.layout.lock_file(&format!("machine-{hex}"))
+        self.layout.lock_file(&format!("machine-{}", hex(&digest[..16])))
     }
 
     /// Takes a machine for one command; says for whom it waits when it has to.

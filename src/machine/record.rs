@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{MachineError, Machines, Place};
 use crate::image::BoxImage;
-use crate::model::{Forward, ProviderKind};
+use crate::model::{Forward, ProviderKind, hex};
 use crate::plan::{Applied, LoginMark};
 use crate::state::store;
 
@@ -75,7 +75,7 @@ impl Record {
         getrandom::fill(&mut bytes).map_err(|e| MachineError::Random(io::Error::other(e)))?;
         Ok(Record {
             version: VERSION,
-            id: bytes.iter().map(|b| format!("{b:02x}")).collect(),
+            id: hex(&bytes),
             name: name.into(),
             project: project.into(),
             file: file.into(),

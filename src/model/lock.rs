@@ -49,7 +49,7 @@ pub fn content_digest(recipe: &str, packages: &[(String, String)]) -> String {
     for (name, version) in packages {
         hash.update(format!("\n{name} {version}"));
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    super::hex(&hash.finalize())
 }
 
 /// Seconds since 1970 as snapshot.debian.org writes times, such as `20261125T101500Z`. Days become dates

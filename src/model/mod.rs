@@ -10,6 +10,7 @@ mod hook;
 mod lock;
 mod network;
 mod secret;
+mod text;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -24,6 +25,7 @@ pub use hook::{Hook, Hooked, Moment, Side};
 pub use lock::{LockedBox, LockedKernel, Locks, content_digest, timestamp};
 pub use network::{Card, Network, station, unusable};
 pub use secret::{Masker, Secret};
+pub use text::{hex, mac_text};
 
 /// The folder that holds a `Vagrantfile`, with all that the file declares, checked.
 #[derive(Debug, Clone)]

@@ -19,6 +19,7 @@ use super::{
     CONSOLE_LIMIT, CONSOLE_LOG, CONSOLE_SOCKET, DiskSpec, EndReason, Engine, ImageFormat, ProviderError,
     Running, VmSpec, card_socket, console, tsc,
 };
+use crate::model::mac_text;
 use crate::vmm::sandbox::Role;
 use crate::vmm::{BoundedLog, control};
 
@@ -175,12 +176,12 @@ fn arguments(spec: &VmSpec) -> Vec<String> {
         add(&["-blockdev", &blockdev(n, disk), "-device", &device]);
     }
     add(&["-netdev", "stream,id=n,server=off,addr.type=fd,addr.str=4"]);
-    let mac = spec.mac.map(|b| format!("{b:02x}")).join(":");
+    let mac = mac_text(&spec.mac);
     add(&["-device", &format!("virtio-net-device,netdev=n,mac={mac}")]);
     for (place, mac) in spec.cards.iter().enumerate() {
         let path = card_socket(place);
         let netdev = format!("stream,id=n{place},server=on,addr.type=unix,addr.path={path}");
-        let mac = mac.map(|b| format!("{b:02x}")).join(":");
+        let mac = mac_text(mac);
         add(&["-netdev", &netdev, "-device", &format!("virtio-net-device,netdev=n{place},mac={mac}")]);
     }
     add(&["-device", "virtio-rng-device"]);

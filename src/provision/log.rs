@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
+use crate::model::hex;
 use crate::state::store;
 
 /// Folder of a machine's folder that holds one file a step.
@@ -78,8 +79,7 @@ impl StepLogs {
     fn path(&self, step: &str) -> PathBuf {
         let word: String =
             step.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(40).collect();
-        let digest = Sha256::digest(step.as_bytes());
-        let digest: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+        let digest = hex(&Sha256::digest(step.as_bytes())[..6]);
         self.dir.join(format!("{word}.{digest}.log"))
     }
 }

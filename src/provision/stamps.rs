@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::ProvisionError;
+use crate::model::hex;
 use crate::state::store;
 
 const FILE: &str = "steps.json";
@@ -210,7 +211,7 @@ impl Hash {
 
     fn finish(mut self) -> Digest {
         self.outer.update(self.inner.finalize());
-        Digest(self.outer.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Digest(hex(&self.outer.finalize()))
     }
 }
 

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::{Input, Session, SshError};
-use crate::model::{Cancel, Stream};
+use crate::model::{Cancel, Stream, hex};
 
 /// What to run.
 #[derive(Debug, Clone, Copy)]
@@ -105,7 +105,7 @@ pub fn quote(word: &str) -> String {
 fn word() -> Result<String, SshError> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|e| SshError::Input { source: std::io::Error::other(e) })?;
-    Ok(bytes.iter().fold(String::from("rvm-"), |text, byte| format!("{text}{byte:02x}")))
+    Ok(format!("rvm-{}", hex(&bytes)))
 }
 
 /// Longest line behind the word; more than that is output of somebody who knows it.

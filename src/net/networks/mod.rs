@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 use super::routes;
 use super::switch::process::READY;
 use super::switch::{Client, ClientError, Member, PortStatus, Request, Spec, Zone};
-use crate::model::{Cancel, Card, Network, station};
+use crate::model::{Cancel, Card, Network, hex, station};
 use crate::state::{Lock, store};
 use crate::vmm::control;
 
@@ -141,7 +141,7 @@ pub struct Networks<'a> {
 pub fn network_id(project: &Path, network: &Network) -> String {
     let owner = if network.shared { &b"shared"[..] } else { project.as_os_str().as_encoded_bytes() };
     let digest = Sha256::digest([owner, b"\0", network.name.as_bytes()].concat());
-    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    hex(&digest[..8])
 }
 
 impl Networks<'_> {
