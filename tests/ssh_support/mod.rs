@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use rvm::model::{Cancel, Stream};
 use rvm::ssh::{self, Input, Session, Target, keys};
 
@@ -121,12 +122,14 @@ impl Server {
 
     /// Ends the server with all its connections, as a vanished guest would.
     pub fn kill(&mut self) {
+        // Stopped first: a client that connects anew at once must not find it still there.
+        signal(self.child.id(), Signal::STOP);
         for pid in children_of(self.child.id()) {
             // Not the commands that it runs: in a guest that lives on they clean up by themselves.
             for grandchild in children_of(pid).into_iter().filter(|pid| is_server(*pid)) {
-                kill(grandchild);
+                signal(grandchild, Signal::KILL);
             }
-            kill(pid);
+            signal(pid, Signal::KILL);
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -144,9 +147,9 @@ fn is_server(pid: u32) -> bool {
     ["sshd", "sshd-session", "dropbear"].contains(&name.trim())
 }
 
-fn kill(pid: u32) {
+fn signal(pid: u32, signal: Signal) {
     if let Some(pid) = rustix::process::Pid::from_raw(pid as i32) {
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        let _ = rustix::process::kill_process(pid, signal);
     }
 }
 
