@@ -322,6 +322,7 @@ mod tests {
             disks: vec![disk],
             mac: [2, 1, 2, 3, 4, 5],
             cards: vec![],
+            shares: vec![],
         }
     }
 
