@@ -17,6 +17,8 @@ packages=(
   busybox-static cpio kmod
   # the tests talk to these two on loopback
   openssh-server dropbear-bin
+  # the tests run a playbook
+  ansible-core
 )
 
 as_root() {

@@ -24,6 +24,7 @@ fn load(text: &str, what: &str) -> Project {
     write("scripts/setup.sh", "true\n");
     write("site/index.html", "hello\n");
     write("images/samples.raw", "");
+    write("site.yml", "- hosts: all\n");
     let host = Some(Host { cpus: 4, memory: 8 << 30 });
     config::load_with(&dir.path().join("Vagrantfile"), &Inputs { env: &|_| None, vars: &[], host })
         .unwrap_or_else(|error| panic!("{what}:\n{text}\n{error}"))

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use provision_support::{Seen, file, shell};
 use rvm::model::{Cancel, Event, Masker, ProvisionChoice, Step};
-use rvm::provision::{self, Context, Link, Outcome, ProvisionError, Stamps, StepLogs};
+use rvm::provision::{self, Context, HostSide, Link, Outcome, ProvisionError, Stamps, StepLogs};
 use rvm::ssh::{self, Session, Target, WaitError};
 use ssh_support::Server;
 
@@ -37,6 +37,7 @@ impl Run {
             masker: &Masker::default(),
             cancel: &self.cancel,
             logs: &StepLogs::of(self.machine_dir.path()),
+            host: HostSide { dir: self.machine_dir.path(), inventory: "", password: None },
             boot_timeout: Duration::from_secs(20),
         };
         provision::run(&context, steps, &ProvisionChoice::Auto, &mut stamps)

@@ -3,6 +3,7 @@
 //! The only room that prints, reads the environment and knows the working folder. One file a
 //! verb; [`ui`] is the only writer to standard output and error.
 
+mod after;
 mod app;
 mod attach;
 mod boot;
@@ -22,6 +23,7 @@ mod halt;
 mod hooks;
 mod import;
 mod init;
+mod inventory;
 mod json;
 mod lock;
 mod logs;
@@ -156,6 +158,8 @@ enum Verb {
     Proxy(forward::ProxyArgs),
     /// Lead a port of this host to another machine by way of this one, until Ctrl-C
     Forward(forward::ForwardArgs),
+    /// Print the running machines as an inventory of Ansible
+    Inventory(inventory::InventoryArgs),
     /// Manage boxes, which machines are made from
     #[command(subcommand)]
     Box(boxes::BoxVerb),
@@ -203,6 +207,7 @@ impl Verb {
             Verb::Plan(args) => args.json.json,
             Verb::Lock(args) => args.json.json,
             Verb::Port(args) => args.json.json,
+            Verb::Inventory(args) => args.json,
             Verb::Box(boxes::BoxVerb::List(args)) => args.json.json,
             Verb::Network(network::NetworkVerb::List(args)) => args.json.json,
             Verb::Doctor(args) => args.json.json,
@@ -249,6 +254,7 @@ impl Verb {
             Verb::Network(verb) => network::run(app, &verb),
             Verb::Proxy(args) => forward::proxy(app, &args),
             Verb::Forward(args) => forward::forward(app, &args),
+            Verb::Inventory(args) => inventory::run(app, &args),
             Verb::Box(verb) => boxes::run(app, &verb),
             Verb::Logs(args) => logs::run(app, &args),
             Verb::Boot(args) => boot::run(app, &args),

@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::Outcome;
+use super::after;
 use super::app::App;
 use super::hooks;
 use super::many::{Many, ManyFlags, Order};
@@ -36,12 +37,14 @@ pub fn run(app: &App, args: &ProvisionArgs) -> Outcome {
         (names, None) => ProvisionChoice::With(names.to_vec()),
     };
     steps::check_choice(&choice, &targets)?;
-    Many::new(app, &machines, &targets, "provision", Order::Up, &args.many)?.each(&|target| {
+    let many = Many::new(app, &machines, &targets, "provision", Order::Up, &args.many)?;
+    let outcome = many.each(&|target| {
         let (project, machine) = target.declaration()?;
         let provision = || Ok(machines.provision(project, machine, &choice)?);
         let outcome = hooks::around(app, &machines, target, Hooked::Provision, provision)?;
         let steps = steps::summary(&outcome);
         app.ui.stage(&target.name, &format!("Provisioned: {steps}."));
         Ok(steps)
-    })
+    });
+    after::run(app, &machines, &targets, &choice, outcome)
 }

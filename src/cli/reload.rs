@@ -6,6 +6,7 @@ use std::time::Instant;
 use clap::Args;
 
 use super::Outcome;
+use super::after;
 use super::app::App;
 use super::edited::Files;
 use super::hooks;
@@ -61,6 +62,7 @@ pub fn run(app: &App, args: &ReloadArgs) -> Outcome {
         Ok(up::told(app, target, &outcome))
     });
     files.tell(app, "reload");
+    let outcome = after::run(app, &machines, &targets, &options.provision, outcome);
     up::messages(app, &targets, &up.into_inner().unwrap_or_else(|e| e.into_inner()));
     outcome
 }

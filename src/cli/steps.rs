@@ -22,7 +22,7 @@ pub struct StepFlags {
 /// `--provision-with`.
 #[derive(Debug, Args)]
 pub struct WithFlag {
-    /// Run only these steps, by name or type (shell, packages, file, reboot)
+    /// Run only these steps, by name or type (shell, packages, file, ansible, reboot)
     #[arg(long, value_name = "STEP,…", value_delimiter = ',')]
     pub provision_with: Vec<String>,
 }
@@ -56,6 +56,13 @@ pub fn check_choice(choice: &ProvisionChoice, targets: &[Target]) -> Result<(), 
             if !names.contains(&step.name.as_str()) {
                 names.push(&step.name);
             }
+        }
+    }
+    // What follows all machines is named like any other step, but nothing is begun in the midst of it.
+    if let (true, Some(target)) = (by_type, targets.first()) {
+        for after in &target.declaration()?.0.after_all {
+            types.push(after.step.kind.type_name());
+            names.push(&after.step.name);
         }
     }
     let known =

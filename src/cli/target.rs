@@ -318,6 +318,7 @@ mod tests {
             login: Login::default(),
             masker: Masker::default(),
             hooks: Vec::new(),
+            after_all: Vec::new(),
             networks: Vec::new(),
         })
     }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use clap::Args;
 
+use super::after;
 use super::app::App;
 use super::edited::Files;
 use super::hooks;
@@ -86,6 +87,7 @@ pub fn run(app: &App, args: &UpArgs) -> Outcome {
     });
     lock::keep(app, &machines, &targets);
     files.tell(app, "up");
+    let outcome = after::run(app, &machines, &targets, &options.provision, outcome);
     messages(app, &targets, &up.into_inner().unwrap_or_else(|e| e.into_inner()));
     outcome
 }

@@ -52,6 +52,7 @@ const TOP_ONLY: &[Key] = &[
     key("network", Kind::Tables(Place::Network)),
     key("machine", Kind::Tables(Place::Machine)),
     key("hook", Kind::Tables(Place::Hook)),
+    key("after_all", Kind::Tables(Place::AfterAll)),
 ];
 /// Keys that stand at the top of the file and in a machine, but not in a profile.
 const NOT_IN_PROFILE: &[Key] = &[key("profile", Kind::Text)];
@@ -106,6 +107,12 @@ const STEP: &[Key] = &[
     key("privileged", Kind::Boolean),
     key("packages", Kind::Texts),
     key("file", Kind::Table(Place::File)),
+    key("ansible", Kind::Text),
+    key("extra_vars", Kind::AnyTable),
+    key("limit", Kind::Text),
+    key("tags", Kind::Texts),
+    key("skip_tags", Kind::Texts),
+    key("become", Kind::Boolean),
     key("reboot", Kind::Boolean),
     key("retries", Kind::Number(0, 100)),
     key("timeout", Kind::Time),
@@ -129,6 +136,8 @@ const HOOK: &[Key] = &[
     key("machines", Kind::Texts),
     key("name", Kind::Text),
 ];
+/// Keys of an `[[after_all]]` beside those of a step.
+const AFTER_ALL: &[Key] = &[key("on", Kind::Word(&["host", "guest"])), key("machines", Kind::Texts)];
 /// Keys of `file = { … }` in a step.
 const FILE: &[Key] = &[key("source", Kind::Text), key("destination", Kind::Text)];
 
@@ -187,6 +196,7 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("step", "provision"),
     ("graceful_halt_timeout", "halt_timeout"),
     ("inline", "shell"),
+    ("playbook", "ansible"),
     ("script", "path"),
     ("package", "packages"),
     ("environment", "env"),
@@ -223,6 +233,8 @@ pub(super) enum Place {
     Step,
     /// `[[hook]]`.
     Hook,
+    /// `[[after_all]]`.
+    AfterAll,
     /// `file = { … }`.
     File,
 }
@@ -240,6 +252,7 @@ impl Place {
         Place::Card,
         Place::Step,
         Place::Hook,
+        Place::AfterAll,
         Place::File,
     ];
 
@@ -256,6 +269,7 @@ impl Place {
             Place::Card => "in a machine's network",
             Place::Step => "in a provision step",
             Place::Hook => "in a hook",
+            Place::AfterAll => "in a step after all machines",
             Place::File => "in `file`",
         }
     }
@@ -273,6 +287,7 @@ impl Place {
             Place::Card => "card",
             Place::Step => "provision",
             Place::Hook => "hook",
+            Place::AfterAll => "after_all",
             Place::File => "file",
         }
     }
@@ -282,6 +297,7 @@ impl Place {
         match self {
             Place::Top => vec!["top", "machine"],
             Place::Profile => vec!["machine"],
+            Place::AfterAll => vec!["after_all", "provision"],
             _ => vec![self.name()],
         }
     }
@@ -299,6 +315,7 @@ impl Place {
             Place::Card => &[CARD],
             Place::Step => &[STEP],
             Place::Hook => &[HOOK],
+            Place::AfterAll => &[AFTER_ALL, STEP],
             Place::File => &[FILE],
         };
         parts.iter().copied().flatten()
@@ -320,7 +337,7 @@ pub(super) fn help_for(key: &str, place: Place) -> String {
                 format!("it is written `[[{name}]]` here")
             }
             "shell" if key == "type" => {
-                "the kind follows from the key: `shell`, `path`, `packages` or `file`".into()
+                "the kind follows from the key: `shell`, `path`, `packages`, `file` or `ansible`".into()
             }
             _ => format!("it is called `{name}` here"),
         };

@@ -48,6 +48,8 @@ pub(super) enum Kind {
     OneOrMoreTexts,
     /// A table of names and values.
     Variables,
+    /// A table of whatever TOML has.
+    AnyTable,
     /// One table.
     Table(Place),
     /// A list of tables.
@@ -72,7 +74,7 @@ impl Kind {
             Kind::Word(_) => "word",
             Kind::Texts => "list of strings",
             Kind::OneOrMoreTexts => "string, or list of strings",
-            Kind::Variables | Kind::Table(_) => "table",
+            Kind::Variables | Kind::AnyTable | Kind::Table(_) => "table",
             Kind::Tables(_) => "list of tables",
             Kind::Named(_) => "table of tables",
         }
@@ -110,6 +112,7 @@ impl Kind {
                 "propertyNames": { "pattern": "^[A-Za-z_][A-Za-z0-9_]*$" },
                 "additionalProperties": { "type": ["string", "number", "boolean"] },
             }),
+            Kind::AnyTable => json!({ "type": "object" }),
             Kind::Table(place) => place.schema_ref(),
             Kind::Tables(place) => list(place.schema_ref()),
             Kind::Named(place) => json!({ "type": "object", "additionalProperties": place.schema_ref() }),

@@ -83,6 +83,7 @@ pub fn load_with(file: &Path, inputs: &Inputs<'_>) -> Result<Project, ConfigErro
     reader.declare_networks(&top);
     let machines = reader.machines(&top);
     let hooks = reader.hooks(&top, &machines);
+    let after_all = reader.after_all(&top, &machines);
     let login = reader.login();
     reader.check_given();
     if !reader.problems.is_empty() {
@@ -90,7 +91,7 @@ pub fn load_with(file: &Path, inputs: &Inputs<'_>) -> Result<Project, ConfigErro
     }
     let masker = reader.vars.masker(&shown_words(&machines));
     let networks = std::mem::take(&mut reader.networks).into_list();
-    Ok(Project { root, file, machines, hooks, networks, login, masker })
+    Ok(Project { root, file, machines, hooks, after_all, networks, login, masker })
 }
 
 fn read_source(file: &Path) -> Result<String, ConfigError> {

@@ -5,6 +5,8 @@
 //! so can every problem be told in one run, each with its own place and suggestion.
 //! `docs/config.md` is the reference of what is read here.
 
+mod after;
+mod ansible;
 mod claims;
 mod disks;
 mod envfile;

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use crate::model::{Forward, Protocol, RunPolicy, Script, Secret, Step, StepKind};
 
+use super::ansible;
 use super::keys::Place;
 use super::report::brief;
 use super::vars::{PASSWORD, Text, is_name};
 use super::walk::{Reader, Sp, Table};
 
 /// The keys that say what a step does; each step has one of them.
-const KINDS: [&str; 4] = ["shell", "path", "packages", "file"];
+const KINDS: [&str; 5] = ["shell", "path", "packages", "file", "ansible"];
 /// Those that may be followed by a reboot.
 const REBOOTING: [&str; 3] = ["shell", "path", "packages"];
 /// Times that a step may be run again.
@@ -77,7 +78,7 @@ impl Reader<'_> {
             [] if reboot => Some(StepKind::Reboot),
             [] => {
                 let help = "add `shell = \"…\"`, `path = \"script.sh\"`, `packages = [\"…\"]`, \
-                            `file = { source = \"…\", destination = \"…\" }` or `reboot = true`";
+                            `file = { source = \"…\", destination = \"…\" }`, `ansible = \"site.yml\"` or `reboot = true`";
                 self.wrong(&table.span, "this step does not say what to do", help);
                 None
             }
@@ -91,8 +92,16 @@ impl Reader<'_> {
             }
         };
         let is_script = given.iter().any(|(key, _)| matches!(*key, "shell" | "path"));
+        let is_ansible = given.iter().any(|(key, _)| *key == "ansible");
+        for key in ansible::KEYS {
+            if let Some(span) = table.key_span(key).filter(|_| !is_ansible) {
+                let message = format!("`{key}` is for steps with `ansible`, and this one has none");
+                self.wrong(&span, message, "remove it, or use `ansible`");
+            }
+        }
         for key in ["args", "privileged"] {
-            if let Some(span) = table.key_span(key).filter(|_| !is_script) {
+            let fits = is_script || (is_ansible && key == "args");
+            if let Some(span) = table.key_span(key).filter(|_| !fits) {
                 let message = format!("`{key}` is for scripts, and this step has none");
                 self.wrong(&span, message, "remove it, or use `shell` or `path`");
             }
@@ -191,6 +200,7 @@ impl Reader<'_> {
         match key {
             "packages" => self.packages(table),
             "file" => self.file(table),
+            "ansible" => self.ansible(table),
             _ => {
                 let script = match key {
                     "shell" => self.inline_script(table).map(Script::Inline),
@@ -249,7 +259,7 @@ impl Reader<'_> {
         Some(path)
     }
 
-    fn script_args(&mut self, table: &Table<'_>) -> Option<Vec<String>> {
+    pub(super) fn script_args(&mut self, table: &Table<'_>) -> Option<Vec<String>> {
         if table.raw("args").is_none() {
             return Some(Vec::new());
         }

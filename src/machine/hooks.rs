@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::inventory::password;
 use super::{MachineError, Machines};
 use crate::model::{Cancel, Hook, Hooked, Machine, Project, Side};
 use crate::provision::{self, Host, ProvisionError, StepLogs};
@@ -61,6 +62,11 @@ impl Machines<'_> {
                     masker: &project.masker,
                     cancel: &self.cancel,
                     logs: &StepLogs::of(&dir),
+                    host: provision::HostSide {
+                        dir: &project.root,
+                        inventory: "",
+                        password: password(&project.login),
+                    },
                     boot_timeout: machine.boot_timeout,
                 };
                 provision::run_step(&context, &hook.step)

@@ -3,6 +3,7 @@
 //! Each change holds the machine's own lock and records a step only when it is done, so that
 //! a kill at any point leaves something the next command finishes, remakes or removes.
 
+mod after;
 mod boot;
 mod console;
 pub mod copy;
@@ -12,6 +13,7 @@ mod error;
 mod exec;
 pub mod forwards;
 mod hooks;
+mod inventory;
 mod live;
 mod locks;
 mod networks;
@@ -40,6 +42,7 @@ use crate::plan::Change;
 use crate::state::{Layout, Lock, LockError};
 
 pub use crate::model::ProvisionChoice;
+pub use after::{AfterOutcome, AfterPreview};
 pub use diagnose::BootCause;
 pub use error::MachineError;
 pub use networks::Place;

@@ -270,6 +270,7 @@ mod tests {
             file: "/p/Vagrantfile".into(),
             machines: vec![web, router, db],
             hooks: Vec::new(),
+            after_all: Vec::new(),
             networks: vec![Network::new("front"), Network::new("back")],
             login: Login::default(),
             masker: Masker::default(),

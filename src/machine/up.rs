@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use super::boot::{DISK, HOST_KEY, LOGIN_KEY};
+use super::inventory::password;
 use super::record::Record;
 use super::timing::Boot;
 use super::{MachineError, Machines, UpOptions, UpOutcome, console};
 use crate::image::{self, BoxImage, Kernel};
-use crate::model::{Cancel, Machine, Phase, Project, ProvisionChoice};
+use crate::model::{Cancel, Machine, Phase, Project, ProvisionChoice, Step, StepKind};
 use crate::plan::{Action, Applied, Change};
 use crate::provision;
 use crate::ssh::{self, Session};
@@ -237,6 +238,11 @@ impl Machines<'_> {
         let target = self.target(&project.login, record)?;
         let connect = |_: &Cancel| self.connect_when_up(&target, record, machine.boot_timeout, &mut |_| ());
         let link = provision::Link::new(session, &connect);
+        let playbook = |step: &Step| matches!(step.kind, StepKind::Ansible(_));
+        let inventory = match machine.steps.iter().any(playbook) {
+            true => self.inventory_text(project)?,
+            false => String::new(),
+        };
         let context = provision::Context {
             machine: &machine.name,
             guest: &link,
@@ -244,6 +250,11 @@ impl Machines<'_> {
             masker: &project.masker,
             cancel: &self.cancel,
             logs: &provision::StepLogs::of(&dir),
+            host: provision::HostSide {
+                dir: &project.root,
+                inventory: &inventory,
+                password: password(&project.login),
+            },
             boot_timeout: machine.boot_timeout,
         };
         let choice = choice.known_to(&machine.steps);

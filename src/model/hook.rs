@@ -19,6 +19,17 @@ pub struct Hook {
     pub step: Step,
 }
 
+/// A step that runs once all of its machines are up.
+#[derive(Debug, Clone)]
+pub struct AfterAll {
+    /// On this host, or in each of its machines, one after the other.
+    pub side: Side,
+    /// Names of the machines that have to run.
+    pub machines: Vec<String>,
+    /// What runs.
+    pub step: Step,
+}
+
 /// When a hook runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {

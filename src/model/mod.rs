@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use cancel::Cancel;
 pub use code::Code;
 pub use event::{Event, Phase, Reporter, Silent, Stopwatch, Stream};
-pub use hook::{Hook, Hooked, Moment, Side};
+pub use hook::{AfterAll, Hook, Hooked, Moment, Side};
 pub use lock::{LockedBox, LockedKernel, Locks, content_digest, timestamp};
 pub use network::{Card, Network, station, unusable};
 pub use secret::{Masker, Secret};
@@ -40,6 +40,8 @@ pub struct Project {
     pub networks: Vec<Network>,
     /// What runs around commands, in the order of the file.
     pub hooks: Vec<Hook>,
+    /// What runs after all machines, in the order of the file.
+    pub after_all: Vec<AfterAll>,
     /// How to log in, from the ENV file where it says so.
     pub login: Login,
     /// Masks every value of the ENV file in text that is printed.
@@ -399,17 +401,39 @@ pub enum StepKind {
         /// Path in the guest; relative ones start at the login user's home.
         destination: String,
     },
+    /// Runs the host's `ansible-playbook`.
+    Ansible(Box<Ansible>),
     /// Reboots the guest and waits until it is back.
     Reboot,
 }
 
+/// A run of `ansible-playbook`.
+#[derive(Debug, Clone)]
+pub struct Ansible {
+    /// Absolute path on the host.
+    pub playbook: PathBuf,
+    /// A pattern of hosts; `None`: the machine of the step, after all machines all of them.
+    pub limit: Option<String>,
+    /// Only what has one of these tags.
+    pub tags: Vec<String>,
+    /// What has none of these tags.
+    pub skip_tags: Vec<String>,
+    /// Become root in the guest.
+    pub become_root: bool,
+    /// A JSON object of variables, with values of the ENV file filled in.
+    pub extra_vars: Secret,
+    /// Further arguments. They are seen in the host's process list: no secrets.
+    pub args: Vec<String>,
+}
+
 impl StepKind {
-    /// `shell`, `packages`, `file` or `reboot`: what `--provision-with` also takes.
+    /// `shell`, `packages`, `file`, `ansible` or `reboot`: what `--provision-with` also takes.
     pub fn type_name(&self) -> &'static str {
         match self {
             StepKind::Shell { .. } => "shell",
             StepKind::Packages { .. } => "packages",
             StepKind::File { .. } => "file",
+            StepKind::Ansible(_) => "ansible",
             StepKind::Reboot => "reboot",
         }
     }

@@ -13,7 +13,6 @@ mod launch;
 pub mod process;
 mod qemu;
 mod qmp;
-mod share;
 mod tsc;
 
 use std::io;
@@ -34,7 +33,6 @@ pub use choose::{Choice, choose, qemu_binary};
 pub use launch::{
     Live, console, ended, live, power_button, set_balloon, start, stop, usage, wait_ended, wait_up,
 };
-pub use share::{ShareSpec, serves_shares};
 
 /// The serial console's log never grows beyond this many bytes, twice (one old, one new).
 pub const CONSOLE_LIMIT: u64 = 1 << 20;
@@ -76,9 +74,6 @@ pub struct VmSpec {
     /// for its switch at [`card_socket`]`(N)`, in the machine's folder.
     #[serde(default)]
     pub cards: Vec<[u8; 6]>,
-    /// Folders of the host that the guest may mount; empty where [`serves_shares`] says no.
-    #[serde(default)]
-    pub shares: Vec<ShareSpec>,
 }
 
 /// Name of the socket, in a machine's folder, at which a private card's switch connects.

@@ -322,7 +322,6 @@ mod tests {
             disks: vec![disk],
             mac: [2, 1, 2, 3, 4, 5],
             cards: vec![],
-            shares: vec![],
         }
     }
 

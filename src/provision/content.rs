@@ -76,6 +76,7 @@ fn source_of(step: &Step) -> PathBuf {
     match &step.kind {
         StepKind::Shell { script: Script::Path(path), .. } => path.clone(),
         StepKind::File { source, .. } => source.clone(),
+        StepKind::Ansible(ansible) => ansible.playbook.clone(),
         _ => PathBuf::new(),
     }
 }
@@ -97,6 +98,15 @@ fn read(kind: &StepKind) -> io::Result<Content> {
             Ok(Content::Script(data))
         }
         StepKind::Packages { .. } | StepKind::Reboot => Ok(Content::Nothing),
+        StepKind::Ansible(ansible) => {
+            let (file, meta) = open(&ansible.playbook)?;
+            let mut data = Vec::new();
+            file.take(MAX_SCRIPT + 1).read_to_end(&mut data)?;
+            match meta.len() <= MAX_SCRIPT && data.len() as u64 <= MAX_SCRIPT {
+                true => Ok(Content::Script(data)),
+                false => Err(io::Error::new(io::ErrorKind::FileTooLarge, "a playbook has at most 16 MiB")),
+            }
+        }
         StepKind::File { source, .. } => {
             let meta = fs::metadata(source)?;
             if meta.is_dir() {
@@ -176,6 +186,14 @@ fn fill(step: &Step, content: &Content, hash: &mut Hash) -> io::Result<()> {
         }
         StepKind::Packages { names } => list(hash, names),
         StepKind::Reboot => {}
+        StepKind::Ansible(ansible) => {
+            list(hash, &ansible.args);
+            list(hash, &ansible.tags);
+            list(hash, &ansible.skip_tags);
+            list(hash, ansible.limit.as_slice());
+            hash.number(u64::from(ansible.become_root));
+            hash.field(ansible.extra_vars.expose().as_bytes());
+        }
         StepKind::File { source, destination } => {
             hash.field(destination.as_bytes());
             // A file may land in an existing folder, under its own name.

@@ -86,6 +86,15 @@ pub enum ProvisionError {
         #[source]
         source: Box<SshError>,
     },
+    /// A step after all machines failed.
+    #[error("step `{step}` after all machines failed")]
+    AfterAll {
+        /// The step.
+        step: String,
+        /// Why.
+        #[source]
+        source: Box<ProvisionError>,
+    },
     /// A hook failed.
     #[error("hook `{hook}` {when} of machine `{machine}` failed")]
     Hook {
@@ -141,6 +150,8 @@ impl ProvisionError {
             ProvisionError::StepTimedOut { .. } => Code::StepTimedOut,
             ProvisionError::GuestRebooted { .. } => Code::GuestRebooted,
             ProvisionError::GuestGone { .. } => Code::GuestGone,
+            ProvisionError::AfterAll { source, .. } => source.code(),
+            ProvisionError::Hook { source, .. } if source.is_interrupt() => Code::Interrupted,
             ProvisionError::Hook { .. } => Code::HookFailed,
             ProvisionError::UnknownStep { .. } => Code::UnknownStep,
             ProvisionError::Source { .. } => Code::StepSource,
@@ -179,6 +190,12 @@ impl ProvisionError {
             ProvisionError::StepCut { machine, source, .. } => Some(source.hint().unwrap_or_else(|| {
                 format!("`rvm status {machine}` shows whether it still runs; `rvm up {machine}` goes on at this step")
             })),
+            ProvisionError::AfterAll { source, .. } if matches!(**source, ProvisionError::StepUnable { .. }) => {
+                source.hint()
+            }
+            ProvisionError::AfterAll { .. } => {
+                Some("the machines are left running; after the cause is mended `rvm up` goes on at this step".into())
+            }
             ProvisionError::Hook { machine, hook, when, .. } => Some(match when.starts_with("before") {
                 true => format!(
                     "the command was not begun; `on_error = \"continue\"` in the hook lets it go on; `rvm \
@@ -204,7 +221,9 @@ impl ProvisionError {
     pub fn is_interrupt(&self) -> bool {
         match self {
             ProvisionError::StepCut { source, .. } => source.is_interrupt(),
-            ProvisionError::Hook { source, .. } => source.is_interrupt(),
+            ProvisionError::Hook { source, .. } | ProvisionError::AfterAll { source, .. } => {
+                source.is_interrupt()
+            }
             _ => false,
         }
     }

@@ -14,7 +14,7 @@ use super::content::{self, Content};
 use super::lines::Lines;
 use super::output::Output;
 use super::shell::{Start, start_of};
-use super::{ProvisionError, StepLogs};
+use super::{ProvisionError, StepLogs, tries};
 use crate::model::{Cancel, Masker, Reporter, Script, Step, StepKind, Stream};
 use crate::ssh::SshError;
 
@@ -49,6 +49,46 @@ impl Host<'_> {
     /// Runs a shell step on the host, as the user, until it ends or its time is up; then its process
     /// group is ended.
     pub fn run(&self, step: &Step) -> Result<(), ProvisionError> {
+        self.tries(step, &|output| self.script(step, output))
+    }
+
+    /// Tries as often as the step says; what is printed goes to one output.
+    pub(super) fn tries(
+        &self,
+        step: &Step,
+        once: &dyn Fn(&Output<'_>) -> Result<(), ProvisionError>,
+    ) -> Result<(), ProvisionError> {
+        let output = Output::begin(self.machine, self.report, self.masker, self.logs, step);
+        let mut failures = 0;
+        let result = loop {
+            match once(&output) {
+                Err(error) if failures < step.retries && error.may_pass() => {
+                    failures += 1;
+                    let pause = tries::announce(
+                        self.machine,
+                        self.report,
+                        self.masker,
+                        &output,
+                        step,
+                        failures,
+                        &error,
+                    );
+                    if self.cancel.wait(pause) {
+                        break Err(self.cut(step));
+                    }
+                }
+                result => break result,
+            }
+        };
+        match &result {
+            Ok(()) => output.note("succeeded"),
+            Err(error) => output.note(&error.to_string()),
+        }
+        output.end();
+        result
+    }
+
+    pub(super) fn script(&self, step: &Step, output: &Output<'_>) -> Result<(), ProvisionError> {
         let StepKind::Shell { script, args, .. } = &step.kind else {
             return Err(self.unable(step, "only scripts run on the host".into()));
         };
@@ -83,30 +123,32 @@ impl Host<'_> {
             command.arg(&path);
         }
         command.args(args);
-        self.command(step, command)
+        self.drive(step, command, output)
     }
 
-    /// Runs a program with what the step says of time, variables and output.
-    pub fn command(&self, step: &Step, mut command: Command) -> Result<(), ProvisionError> {
-        let output = Output::begin(self.machine, self.report, self.masker, self.logs, step);
+    /// Runs a program; what it prints goes to `output`.
+    pub(super) fn drive(
+        &self,
+        step: &Step,
+        mut command: Command,
+        output: &Output<'_>,
+    ) -> Result<(), ProvisionError> {
         // The password that logs in to the machines is no step's.
         command.current_dir(self.dir).env_remove("RVM_SSH_PASSWORD").process_group(0);
         command.envs(self.vars.iter().map(|(name, value)| (name, value)));
         command.envs(step.env.iter().map(|(name, value)| (name, value.expose())));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let result = match command.spawn() {
-            Ok(child) => self.watch(step, child, &output),
+        match command.spawn() {
+            Ok(child) => self.watch(step, child, output),
             Err(error) => {
                 let program = command.get_program().to_string_lossy().into_owned();
-                Err(self.unable(step, format!("`{program}` cannot be started: {error}")))
+                let why = match error.kind() {
+                    io::ErrorKind::NotFound => "it is not installed on this host".to_owned(),
+                    _ => error.to_string(),
+                };
+                Err(self.unable(step, format!("`{program}` cannot be started: {why}")))
             }
-        };
-        match &result {
-            Ok(()) => output.note("succeeded"),
-            Err(error) => output.note(&error.to_string()),
         }
-        output.end();
-        result
     }
 
     fn watch(&self, step: &Step, mut child: Child, output: &Output<'_>) -> Result<(), ProvisionError> {
@@ -160,11 +202,7 @@ impl Host<'_> {
                         step: step.name.clone(),
                         after: step.timeout.unwrap_or_default(),
                     },
-                    false => ProvisionError::StepCut {
-                        machine: self.machine.to_owned(),
-                        step: step.name.clone(),
-                        source: Box::new(SshError::Cancelled),
-                    },
+                    false => self.cut(step),
                 });
             }
         };
@@ -178,6 +216,11 @@ impl Host<'_> {
                 signal: status.signal().map(|signal| signal.to_string()),
             }),
         }
+    }
+
+    fn cut(&self, step: &Step) -> ProvisionError {
+        let (machine, step) = (self.machine.to_owned(), step.name.clone());
+        ProvisionError::StepCut { machine, step, source: Box::new(SshError::Cancelled) }
     }
 
     fn unable(&self, step: &Step, why: String) -> ProvisionError {

@@ -3,6 +3,7 @@
 //! A step is stamped only after it has succeeded, keyed by its content; so a failed run goes on
 //! at the failed step, and a changed step runs again. `docs/provisioning.md` tells the whole.
 
+mod ansible;
 mod choose;
 mod content;
 mod error;
@@ -20,20 +21,33 @@ mod tries;
 mod upload;
 mod why;
 
+use std::path::Path;
 use std::time::Duration;
 
-use crate::model::{Cancel, Event, Masker, Phase, ProvisionChoice, Reporter, Step, Stopwatch};
+use crate::model::{
+    Cancel, Event, Masker, Phase, ProvisionChoice, Reporter, Secret, Step, StepKind, Stopwatch,
+};
 
 pub use choose::Decision;
 pub use error::ProvisionError;
 pub use guest::{Guest, Link};
 pub use host::Host;
 pub use log::StepLogs;
-pub use stamps::{Digest, Hash, Stamps};
+pub use stamps::{Digest, Hash, Parts, Stamps};
 pub use why::{Why, why};
 
 use choose::Wish;
 use content::Content;
+
+/// What steps that run on the host have to know.
+pub struct HostSide<'a> {
+    /// The project's folder.
+    pub dir: &'a Path,
+    /// All running machines, as an inventory of Ansible.
+    pub inventory: &'a str,
+    /// The password that logs in, where no key does.
+    pub password: Option<&'a Secret>,
+}
 
 /// What [`run`] works with.
 pub struct Context<'a> {
@@ -49,6 +63,8 @@ pub struct Context<'a> {
     pub cancel: &'a Cancel,
     /// Keeps what the steps print.
     pub logs: &'a StepLogs,
+    /// For steps that run on the host.
+    pub host: HostSide<'a>,
     /// How long a guest that reboots may take until it lets us in again.
     pub boot_timeout: Duration,
 }
@@ -100,6 +116,20 @@ pub fn decide(
 /// Runs one step, whatever its stamp says, and leaves none.
 pub fn run_step(context: &Context<'_>, step: &Step) -> Result<(), ProvisionError> {
     runner::Runner::new(context).run(step, &content::read_for(step)?)
+}
+
+/// Runs a step on the host: a script, or a playbook on all machines of the inventory.
+pub fn run_on_host(host: &Host<'_>, side: &HostSide<'_>, step: &Step) -> Result<(), ProvisionError> {
+    host.tries(step, &|output| match &step.kind {
+        StepKind::Ansible(playbook) => ansible::run(host, side, step, playbook, None, output),
+        _ => host.script(step, output),
+    })
+}
+
+/// The digest of all that a step does, and those of its parts, by the key of those stamps.
+pub fn digest(step: &Step, stamps: &Stamps) -> Result<(Digest, Parts), ProvisionError> {
+    let (content, digest) = content::load(step, stamps)?;
+    Ok((digest, why::parts(step, &content, stamps)))
 }
 
 /// Runs the steps that are due, in order; each is stamped when it has succeeded. Ends at the

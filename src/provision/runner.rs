@@ -2,12 +2,13 @@
 
 use super::content::{Content, EntryKind};
 use super::guest::{Facts, Root};
+use super::host::Host;
 use super::lines::Lines;
 use super::output::Output;
 use super::shell::{Ended, Job, JobError, without_crlf};
 use super::upload::{self, Upload, UploadError};
-use super::{Context, ProvisionError, packages};
-use crate::model::{Event, Step, StepKind, Stream};
+use super::{Context, ProvisionError, ansible, packages};
+use crate::model::{Ansible, Event, Step, StepKind, Stream};
 use crate::ssh::{ExecStatus, SshError};
 
 /// Runs steps; learns what it needs to know about the guest at the first one.
@@ -55,6 +56,7 @@ impl<'a> Runner<'a> {
             (StepKind::File { source, destination }, content) => {
                 self.upload(step, source, destination, content, output)
             }
+            (StepKind::Ansible(playbook), _) => self.ansible(step, playbook, output),
             // What follows a step with `reboot` is all of it.
             (StepKind::Reboot, _) => Ok(()),
             // `content::load` makes the content that fits the kind.
@@ -95,6 +97,12 @@ impl<'a> Runner<'a> {
             }
             other => other,
         }
+    }
+
+    fn ansible(&self, step: &Step, playbook: &Ansible, output: &Output<'_>) -> Result<(), Fault> {
+        let Context { machine, report, masker, cancel, host: side, .. } = self.context;
+        let host = Host { machine, report: *report, masker, cancel, logs: None, dir: side.dir, vars: &[] };
+        Ok(ansible::run(&host, side, step, playbook, Some(machine), output)?)
     }
 
     fn job(&self, step: &Step, job: &Job<'_>, output: &Output<'_>) -> Result<(), Fault> {

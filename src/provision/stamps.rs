@@ -32,6 +32,9 @@ impl Digest {
     }
 }
 
+/// Digests of the parts of a step that can change alone, by their names for people.
+pub type Parts = BTreeMap<String, Digest>;
+
 /// Which steps have succeeded with which content: `steps.json`, with the key of the digests
 /// beside it in `stamp.key` (mode 0600).
 #[derive(Debug)]
@@ -54,7 +57,7 @@ struct Stamp {
     when: u64,
     /// Digests of its parts by their names, to tell what changed; stamps of an older rvm have none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    parts: BTreeMap<String, Digest>,
+    parts: Parts,
 }
 
 impl Stamps {
@@ -112,23 +115,18 @@ impl Stamps {
 
     /// Stamps a step that has succeeded, on disk before it returns.
     pub fn record(&mut self, step: &str, digest: &Digest) -> Result<(), ProvisionError> {
-        self.record_with(step, digest, BTreeMap::new())
+        self.record_with(step, digest, Parts::new())
     }
 
     /// The same with the digests of the step's parts.
-    pub fn record_with(
-        &mut self,
-        step: &str,
-        digest: &Digest,
-        parts: BTreeMap<String, Digest>,
-    ) -> Result<(), ProvisionError> {
+    pub fn record_with(&mut self, step: &str, digest: &Digest, parts: Parts) -> Result<(), ProvisionError> {
         let when = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         self.record.steps.insert(step.to_owned(), Stamp { digest: digest.clone(), when, parts });
         self.save()
     }
 
     /// The parts that the step succeeded with; empty where that is not known.
-    pub fn parts(&self, step: &str) -> BTreeMap<String, Digest> {
+    pub fn parts(&self, step: &str) -> Parts {
         self.record.steps.get(step).map(|stamp| stamp.parts.clone()).unwrap_or_default()
     }
 

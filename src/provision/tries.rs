@@ -6,7 +6,7 @@ use super::content::Content;
 use super::output::Output;
 use super::runner::{Fault, Runner};
 use super::{Context, ProvisionError};
-use crate::model::{Event, Step};
+use crate::model::{Event, Masker, Reporter, Step};
 use crate::ssh::SshError;
 
 /// Shortest and longest pause before a step is run again: what failed for want of something that is
@@ -18,6 +18,24 @@ const HUNG_UP: [i32; 2] = [129, 143];
 
 /// How long a guest whose connection broke may still answer before that was no reboot.
 const DOUBT: Duration = Duration::from_secs(5);
+
+/// Says that a step is going to be tried again after its `failures`th failure; gives the pause before.
+pub(super) fn announce(
+    machine: &str,
+    report: &dyn Reporter,
+    masker: &Masker,
+    output: &Output<'_>,
+    step: &Step,
+    failures: u32,
+    error: &ProvisionError,
+) -> Duration {
+    let pause = PAUSE.0.saturating_mul(1 << failures.min(8).saturating_sub(1)).min(PAUSE.1);
+    let (next, all) = (failures.saturating_add(1), step.retries.saturating_add(1));
+    let text = format!("{error}: try {next} of {all} in {} s", pause.as_secs());
+    output.note(&text);
+    report.event(Event::Warning { machine: Some(machine.to_owned()), text: masker.mask(&text) });
+    pause
+}
 
 impl Runner<'_> {
     /// Runs a step, with its retries; what it prints is shown and kept.
@@ -42,16 +60,8 @@ impl Runner<'_> {
                 Err(error) => error,
             };
             failures += 1;
-            let pause = PAUSE.0.saturating_mul(1 << failures.min(8).saturating_sub(1)).min(PAUSE.1);
-            let text = format!(
-                "{error}: try {} of {} in {} s",
-                failures + 1,
-                step.retries.saturating_add(1),
-                pause.as_secs()
-            );
-            output.note(&text);
-            let machine = Some(self.context.machine.to_owned());
-            self.context.report.event(Event::Warning { machine, text: self.context.masker.mask(&text) });
+            let Context { machine, report, masker, .. } = *self.context;
+            let pause = announce(machine, report, masker, output, step, failures, &error);
             if self.context.cancel.wait(pause) {
                 return Err(self.cut(step, SshError::Cancelled));
             }

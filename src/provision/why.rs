@@ -1,10 +1,8 @@
 //! Why a step runs, or does not: what `rvm plan` tells.
 
-use std::collections::BTreeMap;
-
 use super::choose::{self, Wish};
 use super::content::{self, Content};
-use super::{Decision, Digest, ProvisionError, Stamps};
+use super::{Decision, Parts, ProvisionError, Stamps};
 use crate::model::{ProvisionChoice, Step, StepKind};
 
 /// Why a step runs at the next `up`, or does not.
@@ -49,8 +47,8 @@ pub fn why(step: &Step, stamps: &Stamps) -> Result<Why, ProvisionError> {
 
 /// A digest for each part of a step that can change alone, by its name for people. What is large and
 /// read from the disk has none: where nothing else differs, it is that.
-pub(super) fn parts(step: &Step, content: &Content, stamps: &Stamps) -> BTreeMap<String, Digest> {
-    let mut parts = BTreeMap::new();
+pub(super) fn parts(step: &Step, content: &Content, stamps: &Stamps) -> Parts {
+    let mut parts = Parts::new();
     let words =
         |list: &[String]| stamps.digest(|hash| list.iter().for_each(|word| hash.field(word.as_bytes())));
     for (name, value) in &step.env {
@@ -65,13 +63,25 @@ pub(super) fn parts(step: &Step, content: &Content, stamps: &Stamps) -> BTreeMap
         StepKind::Packages { names } => {
             parts.insert("packages".into(), words(names));
         }
-        _ => {}
-    }
-    if let StepKind::File { destination, .. } = &step.kind {
-        parts.insert("destination".into(), words(std::slice::from_ref(destination)));
+        StepKind::File { destination, .. } => {
+            parts.insert("destination".into(), words(std::slice::from_ref(destination)));
+        }
+        StepKind::Ansible(ansible) => {
+            for (name, list) in
+                [("args", &ansible.args), ("tags", &ansible.tags), ("skip_tags", &ansible.skip_tags)]
+            {
+                parts.insert(name.into(), words(list));
+            }
+            parts.insert("limit".into(), words(ansible.limit.as_slice()));
+            parts.insert("become".into(), stamps.digest(|hash| hash.number(u64::from(ansible.become_root))));
+            let vars = ansible.extra_vars.expose().as_bytes();
+            parts.insert("extra_vars".into(), stamps.digest(|hash| hash.field(vars)));
+        }
+        StepKind::Reboot => {}
     }
     if let Content::Script(script) = content {
-        parts.insert("script".into(), stamps.digest(|hash| hash.field(script)));
+        let name = if matches!(step.kind, StepKind::Ansible(_)) { "playbook" } else { "script" };
+        parts.insert(name.into(), stamps.digest(|hash| hash.field(script)));
     }
     parts
 }

@@ -97,6 +97,7 @@ fn the_document() {
             "steps": [{ "name": "s", "type": "shell", "runs": true, "why": "new", "changed": null }],
             "problems": [], "busy": null,
         }],
+        "after_all": [],
         "undeclared": [],
     });
     assert_eq!(value, expected);
@@ -184,4 +185,26 @@ fn values_of_the_env_file_are_not_shown() {
         assert!(!ran.stdout.contains("hunter2") && !ran.stdout.contains("correct-horse"), "{}", ran.stdout);
         assert!(ran.stdout.contains("s-***"), "{}", ran.stdout);
     }
+}
+
+#[test]
+fn what_comes_after_all_machines_is_told() {
+    let place = Place::with(
+        "box = \"micro\"\nprovider = \"kvm\"\n[[after_all]]\nname = \"check\"\nshell = \"true\"\n\
+         [[after_all]]\nname = \"site\"\nansible = \"site.yml\"\n[[after_all]]\nname = \"greet\"\non = \"guest\"\n\
+         run = \"always\"\nshell = \"true\"\n",
+    );
+    std::fs::write(place.project().join("site.yml"), "- hosts: all\n").unwrap();
+    let ran = place.run(&["plan"]);
+    let told = "after all machines\n  + step       check (shell, host): has not succeeded yet\n  \
+                + step       site (ansible, host): has not succeeded yet\n    \
+                step       greet (shell, default): runs each time\n";
+    assert!(ran.code == 0 && ran.stdout.contains(told), "{}{}", ran.stdout, ran.stderr);
+    let after = document(&place.run(&["plan", "--json"]))["after_all"].clone();
+    let site = json!({
+        "name": "site", "type": "ansible", "on": "host", "machines": ["default"],
+        "runs": true, "why": "new", "changed": null, "problem": null,
+    });
+    assert_eq!(after[1], site);
+    assert_eq!(after[2]["on"], "guest");
 }

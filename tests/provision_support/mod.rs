@@ -10,7 +10,7 @@ use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use rvm::model::{Cancel, Event, Masker, ProvisionChoice, Reporter, Script, Secret, Step, StepKind, Stream};
-use rvm::provision::{self, Context, Guest, Outcome, ProvisionError, Stamps, StepLogs};
+use rvm::provision::{self, Context, Guest, HostSide, Outcome, ProvisionError, Stamps, StepLogs};
 use rvm::ssh::{ExecStatus, Input, SshError, WaitError};
 
 /// A folder for `PATH` in which `sh` is busybox or dash, and the rest fits it.
@@ -115,6 +115,7 @@ impl Local {
             masker: &masker,
             cancel: &self.cancel,
             logs: &self.logs(),
+            host: HostSide { dir: self.home.path(), inventory: "", password: None },
             boot_timeout: Duration::from_secs(20),
         };
         provision::run(&context, steps, choice, &mut stamps)

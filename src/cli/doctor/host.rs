@@ -90,8 +90,8 @@ pub struct User {
     pub namespaces: bool,
 }
 
-/// Programs that are looked for: for machines, for boxes, for the fast kernel.
-pub const PROGRAMS: [&str; 15] = [
+/// Programs that are looked for: for machines, for boxes, for the fast kernel, for steps.
+pub const PROGRAMS: [&str; 16] = [
     "passt",
     "ssh",
     "mmdebstrap",
@@ -107,6 +107,7 @@ pub const PROGRAMS: [&str; 15] = [
     "perl",
     "xz",
     "ld",
+    "ansible-playbook",
 ];
 
 /// Looks. `home` is the store.

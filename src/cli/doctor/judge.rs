@@ -79,6 +79,7 @@ pub fn judge(facts: &Facts) -> Verdict {
         huge_pages(facts),
         walls(facts),
         kernel_build(facts),
+        ansible(facts),
     ];
     let good = |name: &str| checks.iter().any(|check| check.name == name && check.mark == Mark::Good);
     let passt = good("passt");
@@ -308,6 +309,19 @@ fn kernel_build(facts: &Facts) -> Check {
     }
 }
 
+fn ansible(facts: &Facts) -> Check {
+    let name = "ansible";
+    if facts.programs.contains(&"ansible-playbook") {
+        return check(name, Mark::Good, "runs `ansible` steps");
+    }
+    Check {
+        name,
+        mark: Mark::Note,
+        text: "is not installed: needed only for `ansible` steps".into(),
+        fix: Some(install("ansible-core")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::host::{PROGRAMS, User, Walls};
@@ -405,6 +419,16 @@ mod tests {
         let check = find(&verdict, "sandbox");
         assert_eq!(check.mark, Mark::Note);
         assert!(check.text.contains("files stay open") && check.fix.as_ref().unwrap().contains("landlock"));
+        assert!(verdict.kvm && verdict.qemu);
+    }
+
+    #[test]
+    fn ansible_is_for_those_who_use_it() {
+        let mut facts = healthy();
+        facts.programs.retain(|program| *program != "ansible-playbook");
+        let verdict = judge(&facts);
+        let check = find(&verdict, "ansible");
+        assert_eq!((check.mark, check.fix.as_deref()), (Mark::Note, Some("sudo apt install ansible-core")));
         assert!(verdict.kvm && verdict.qemu);
     }
 

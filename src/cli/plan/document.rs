@@ -2,19 +2,21 @@
 
 use serde_json::{Value, json};
 
-use super::Planned;
+use super::{After, Plan, Planned};
 use crate::cli::json::{Port, VERSION};
-use crate::machine::{StepPreview, Undeclared};
+use crate::machine::StepPreview;
+use crate::model::Side;
 use crate::plan::Change;
 use crate::provision::Why;
 
 /// The document of `rvm plan --json`, described in `docs/vagrant.md`.
-pub(super) fn document(list: &[Planned<'_>], gone: &[Undeclared]) -> Value {
+pub(super) fn document(plan: &Plan<'_>) -> Value {
     json!({
         "version": VERSION,
-        "differences": !gone.is_empty() || list.iter().any(Planned::differs),
-        "machines": list.iter().map(machine).collect::<Vec<_>>(),
-        "undeclared": gone.iter().map(|m| json!({ "id": m.id, "name": m.name })).collect::<Vec<_>>(),
+        "differences": plan.differs(),
+        "machines": plan.machines.iter().map(machine).collect::<Vec<_>>(),
+        "after_all": plan.after.iter().map(after).collect::<Vec<_>>(),
+        "undeclared": plan.gone.iter().map(|m| json!({ "id": m.id, "name": m.name })).collect::<Vec<_>>(),
     })
 }
 
@@ -75,13 +77,38 @@ fn change(change: &Change) -> Value {
     })
 }
 
+fn after(after: &After<'_>) -> Value {
+    let declared = after.preview.after;
+    let (runs, (why, changed)) = match &after.preview.why {
+        Ok(why) => (Some(why.runs()), reason(why)),
+        Err(_) => (None, ("", None)),
+    };
+    json!({
+        "name": after.project.masker.mask(&declared.step.name),
+        "type": declared.step.kind.type_name(),
+        "on": match declared.side {
+            Side::Host => "host",
+            Side::Guest => "guest",
+        },
+        "machines": declared.machines,
+        "runs": runs,
+        "why": Some(why).filter(|why| !why.is_empty()),
+        "changed": changed,
+        "problem": after.problem().map(|(message, hint)| json!({ "message": message, "hint": hint })),
+    })
+}
+
 fn step(step: &StepPreview) -> Value {
-    let (why, changed) = match &step.why {
+    let (why, changed) = reason(&step.why);
+    json!({ "name": step.name, "type": step.kind, "runs": step.why.runs(), "why": why, "changed": changed })
+}
+
+fn reason(why: &Why) -> (&'static str, Option<&Vec<String>>) {
+    match why {
         Why::New => ("new", None),
         Why::Changed(parts) => ("changed", Some(parts)),
         Why::Always => ("always", None),
         Why::Done => ("done", None),
         Why::Never => ("never", None),
-    };
-    json!({ "name": step.name, "type": step.kind, "runs": step.why.runs(), "why": why, "changed": changed })
+    }
 }

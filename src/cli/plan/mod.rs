@@ -11,9 +11,10 @@ use super::lock;
 use super::target::{self, Target};
 use super::ui::sink::To;
 use super::{DONE, Json, Outcome};
-use crate::machine::{Machines, Preview, Undeclared};
+use crate::machine::{AfterPreview, MachineError, Machines, Preview, Undeclared};
 use crate::model::{Machine, Project};
 use crate::plan;
+use crate::provision::Why;
 
 /// Exit code of `--exit-code` when `up` would fail.
 const PROBLEMS: u8 = 1;
@@ -50,12 +51,38 @@ impl Planned<'_> {
 
     /// Why `up` would fail, each with what to do about it; masked.
     fn problems(&self) -> impl Iterator<Item = (String, Option<String>)> {
-        self.preview.problems.iter().map(|problem| {
-            let error = CliError::from_error(Kind::Failed, problem.code(), problem, problem.hint());
-            let masker = &self.project.masker;
-            (masker.mask(&error.one_line()), error.hint.map(|hint| masker.mask(&hint)))
-        })
+        self.preview.problems.iter().map(|problem| told(self.project, problem))
     }
+}
+
+/// What comes after all machines.
+struct After<'a> {
+    project: &'a Project,
+    preview: AfterPreview<'a>,
+}
+
+impl After<'_> {
+    fn differs(&self) -> bool {
+        self.preview.why.as_ref().is_ok_and(|why| why.runs() && *why != Why::Always)
+    }
+
+    /// Why `up` would fail, with what to do about it; masked.
+    fn problem(&self) -> Option<(String, Option<String>)> {
+        self.preview.why.as_ref().err().map(|problem| told(self.project, problem))
+    }
+}
+
+/// All of it.
+struct Plan<'a> {
+    machines: Vec<Planned<'a>>,
+    after: Vec<After<'a>>,
+    gone: Vec<Undeclared>,
+}
+
+fn told(project: &Project, problem: &MachineError) -> (String, Option<String>) {
+    let error = CliError::from_error(Kind::Failed, problem.code(), problem, problem.hint());
+    let masker = &project.masker;
+    (masker.mask(&error.one_line()), error.hint.map(|hint| masker.mask(&hint)))
 }
 
 /// Looks, and prints. Changes nothing and waits for nobody.
@@ -66,17 +93,19 @@ pub fn run(app: &App, args: &PlanArgs) -> Outcome {
     let declared: Vec<(&Project, &Machine)> =
         targets.iter().map(Target::declaration).collect::<Result<_, CliError>>()?;
     let list = look(app, &machines, &declared, args.names.is_empty())?;
+    let after = look_after(&machines, &declared)?;
     let gone = match declared.first() {
         Some((project, _)) if args.names.is_empty() => machines.undeclared(project)?,
         _ => Vec::new(),
     };
+    let plan = Plan { machines: list, after, gone };
     if app.json {
-        app.ui.json(&document::document(&list, &gone));
+        app.ui.json(&document::document(&plan));
     } else {
         let color = app.ui.color(To::Stdout);
-        app.ui.result(text::text(&list, &gone, color).trim_end());
+        app.ui.result(text::text(&plan, color).trim_end());
     }
-    Ok(if args.exit_code { exit_code(&list, &gone) } else { DONE })
+    Ok(if args.exit_code { exit_code(&plan) } else { DONE })
 }
 
 /// Asks about each machine, in the order in which `up` brings them up.
@@ -103,10 +132,33 @@ fn look<'a>(
     Ok(list)
 }
 
-fn exit_code(list: &[Planned<'_>], gone: &[Undeclared]) -> u8 {
-    if list.iter().any(|planned| !planned.preview.problems.is_empty()) {
+/// Asks about what comes after all machines. As in `up`, the first machine's project is asked.
+fn look_after<'a>(
+    machines: &Machines<'_>,
+    declared: &[(&'a Project, &'a Machine)],
+) -> Result<Vec<After<'a>>, CliError> {
+    let Some((project, _)) = declared.first() else { return Ok(Vec::new()) };
+    let one = |after| Ok(After { project, preview: machines.preview_after(project, after)? });
+    project.after_all.iter().map(one).collect()
+}
+
+impl Plan<'_> {
+    fn differs(&self) -> bool {
+        !self.gone.is_empty()
+            || self.machines.iter().any(Planned::differs)
+            || self.after.iter().any(After::differs)
+    }
+
+    fn has_problems(&self) -> bool {
+        self.machines.iter().any(|planned| !planned.preview.problems.is_empty())
+            || self.after.iter().any(|after| after.preview.why.is_err())
+    }
+}
+
+fn exit_code(plan: &Plan<'_>) -> u8 {
+    if plan.has_problems() {
         PROBLEMS
-    } else if !gone.is_empty() || list.iter().any(Planned::differs) {
+    } else if plan.differs() {
         DIFFERENCES
     } else {
         DONE

@@ -1,12 +1,12 @@
 //! A plan for people.
 
-use super::Planned;
+use super::{After, Plan, Planned};
 use crate::cli::status::word;
 use crate::cli::target::short;
 use crate::cli::ui::table::bytes;
 use crate::cli::ui::text::sanitise;
-use crate::machine::{StepPreview, Undeclared};
-use crate::model::{KernelChoice, Machine, ProviderKind};
+use crate::machine::StepPreview;
+use crate::model::{KernelChoice, Machine, ProviderKind, Side};
 use crate::plan::{Change, How, card_text, describe, forward_text, mebibytes};
 use crate::provision::Why;
 
@@ -65,18 +65,19 @@ impl Page {
 }
 
 /// The whole plan; lines end with a line feed.
-pub(super) fn text(list: &[Planned<'_>], gone: &[Undeclared], color: bool) -> String {
+pub(super) fn text(plan: &Plan<'_>, color: bool) -> String {
     let mut page = Page { color, text: String::new() };
-    for planned in list {
+    for planned in &plan.machines {
         block(&mut page, planned);
         page.text.push('\n');
     }
-    for machine in gone {
+    after_all(&mut page, &plan.after);
+    for machine in &plan.gone {
         page.head(&format!("{}: not in the Vagrantfile any more", machine.name));
         page.line(Mark::Remove, "machine", &format!("`rvm destroy {}` removes it", short(&machine.id)));
         page.text.push('\n');
     }
-    page.text.push_str(&conclusion(list, gone));
+    page.text.push_str(&conclusion(plan));
     page.text.push('\n');
     page.text
 }
@@ -106,9 +107,41 @@ fn block(page: &mut Page, planned: &Planned<'_>) {
         self::step(page, step);
     }
     for (message, hint) in planned.problems() {
-        let hint = hint.map(|hint| format!("\n{:SUBJECT_WIDTH$} {hint}", "")).unwrap_or_default();
-        page.line(Mark::Trouble, "problem", &format!("{message}{hint}"));
+        problem(page, &message, hint);
     }
+}
+
+fn problem(page: &mut Page, message: &str, hint: Option<String>) {
+    let hint = hint.map(|hint| format!("\n{:SUBJECT_WIDTH$} {hint}", "")).unwrap_or_default();
+    page.line(Mark::Trouble, "problem", &format!("{message}{hint}"));
+}
+
+/// What comes after all machines; nothing where nothing of it runs.
+fn after_all(page: &mut Page, list: &[After<'_>]) {
+    let told = |after: &&After<'_>| after.preview.why.as_ref().map_or(true, Why::runs);
+    let mut told = list.iter().filter(told).peekable();
+    if told.peek().is_none() {
+        return;
+    }
+    page.head("after all machines");
+    for after in told {
+        let declared = after.preview.after;
+        let place = match declared.side {
+            Side::Host => "host".to_owned(),
+            Side::Guest => declared.machines.join(", "),
+        };
+        let name = after.project.masker.mask(&declared.step.name);
+        let what = format!("{name} ({}, {place})", declared.step.kind.type_name());
+        match &after.preview.why {
+            Ok(why) => reason(page, &what, why),
+            Err(_) => {
+                if let Some((message, hint)) = after.problem() {
+                    problem(page, &message, hint);
+                }
+            }
+        }
+    }
+    page.text.push('\n');
 }
 
 fn headline(planned: &Planned<'_>) -> String {
@@ -214,7 +247,11 @@ fn kernel(machine: &Machine, version: Option<&str>) -> String {
 }
 
 fn step(page: &mut Page, step: &StepPreview) {
-    let (mark, why) = match &step.why {
+    reason(page, &format!("{} ({})", step.name, step.kind), &step.why);
+}
+
+fn reason(page: &mut Page, step: &str, why: &Why) {
+    let (mark, why) = match why {
         Why::New => (Mark::Add, "has not succeeded yet".to_owned()),
         Why::Changed(parts) if parts.is_empty() => (Mark::Change, "changed since it succeeded".into()),
         Why::Changed(parts) => (Mark::Change, format!("changed since it succeeded: {}", parts.join(", "))),
@@ -222,10 +259,11 @@ fn step(page: &mut Page, step: &StepPreview) {
         // Those that do nothing are no news.
         Why::Done | Why::Never => return,
     };
-    page.line(mark, "step", &format!("{} ({}): {why}", step.name, step.kind));
+    page.line(mark, "step", &format!("{step}: {why}"));
 }
 
-fn conclusion(list: &[Planned<'_>], gone: &[Undeclared]) -> String {
+fn conclusion(plan: &Plan<'_>) -> String {
+    let list = plan.machines.as_slice();
     let count = |test: &dyn Fn(&Planned<'_>) -> bool| list.iter().filter(|planned| test(planned)).count();
     let named = |n: usize, what: &str| (n > 0).then(|| format!("{what} {n}"));
     let active = |planned: &Planned<'_>| !planned.left_alone || planned.preview.runs();
@@ -237,9 +275,10 @@ fn conclusion(list: &[Planned<'_>], gone: &[Undeclared]) -> String {
         .flatten()
         .collect();
     let mut text = match parts.split_last() {
-        None if list.iter().any(Planned::differs) || !gone.is_empty() => {
-            "`rvm up` changes nothing.".to_owned()
+        None if plan.after.iter().any(After::differs) => {
+            "`rvm up` runs what comes after all machines.".to_owned()
         }
+        None if plan.differs() => "`rvm up` changes nothing.".to_owned(),
         None => "Nothing to do.".to_owned(),
         Some((last, [])) => format!("`rvm up` {last} of {}.", machines(list.len())),
         Some((last, first)) => {
@@ -261,6 +300,8 @@ fn conclusion(list: &[Planned<'_>], gone: &[Undeclared]) -> String {
     let problems = count(&|planned| !planned.preview.problems.is_empty());
     if problems > 0 {
         text.push_str(&format!(" It would fail for {}.", machines(problems)));
+    } else if plan.has_problems() {
+        text.push_str(" It would fail after all machines.");
     }
     text
 }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::image::ImageError;
-use crate::machine::{MachineError, Preview, Start, State, Status};
+use crate::machine::{AfterPreview, MachineError, Preview, Start, State, Status, Undeclared};
 use crate::model::{Forward, Login, Masker, Project, Protocol};
 use crate::plan::{Action, Subject};
 
@@ -10,6 +10,7 @@ fn project(machines: Vec<Machine>) -> Project {
         file: "/p/Vagrantfile".into(),
         machines,
         hooks: Vec::new(),
+        after_all: Vec::new(),
         networks: vec![],
         login: Login::default(),
         masker: Masker::default(),
@@ -53,7 +54,11 @@ fn step(name: &str, why: Why) -> StepPreview {
 fn show(machine: &Machine, preview: Preview) -> String {
     let project = project(vec![machine.clone()]);
     let planned = Planned { project: &project, machine, preview, left_alone: !machine.autostart };
-    text(&[planned], &[], false)
+    text(&plan(vec![planned], vec![]), false)
+}
+
+fn plan<'a>(machines: Vec<Planned<'a>>, gone: Vec<Undeclared>) -> Plan<'a> {
+    Plan { machines, after: Vec::new(), gone }
 }
 
 #[test]
@@ -179,8 +184,40 @@ fn colours_are_of_the_marks_and_of_nothing_from_a_file() {
     let project = project(vec![machine.clone()]);
     let planned = Planned { project: &project, machine: &machine, preview, left_alone: false };
     let gone = Undeclared { id: "0123456789abcdef0123456789abcdef".into(), name: "old".into() };
-    let text = text(&[planned], &[gone], true);
+    let text = text(&plan(vec![planned], vec![gone]), true);
     assert!(text.contains("\x1b[33m~\x1b[0m hostname   ab → c: `rvm reload db` applies it\n"), "{text:?}");
     assert!(text.contains("\x1b[31m-\x1b[0m machine    `rvm destroy 0123456` removes it\n"), "{text:?}");
     assert!(text.starts_with("\x1b[1mdb: running, differs"), "{text:?}");
+}
+
+#[test]
+fn what_comes_after_all_machines() {
+    use crate::model::{AfterAll, Script, Step, StepKind};
+    let machine = Machine::new("web", "micro");
+    let project = project(vec![machine.clone()]);
+    let planned = || Planned {
+        project: &project,
+        machine: &machine,
+        preview: preview(&machine, State::Running, &[Action::Connect]),
+        left_alone: false,
+    };
+    let kind = StepKind::Shell { script: Script::Inline("true".into()), args: Vec::new(), privileged: true };
+    let declared = AfterAll {
+        side: Side::Guest,
+        machines: vec!["web".into(), "db".into()],
+        step: Step::new("check", kind),
+    };
+    let after = |why| After { project: &project, preview: AfterPreview { after: &declared, why: Ok(why) } };
+    let show = |list| text(&Plan { machines: vec![planned()], after: list, gone: vec![] }, false);
+    insta::assert_snapshot!(show(vec![after(Why::New), after(Why::Done)]), @r"
+    web: running, as the Vagrantfile says
+
+    after all machines
+      + step       check (shell, web, db): has not succeeded yet
+
+    `rvm up` runs what comes after all machines.
+    ");
+    assert!(!show(vec![after(Why::Done)]).contains("after all"));
+    let plan = Plan { machines: vec![planned()], after: vec![after(Why::Always)], gone: vec![] };
+    assert!(!plan.differs(), "what runs each time is no difference");
 }
