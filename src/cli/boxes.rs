@@ -12,6 +12,9 @@ use crate::image::{BoxImage, Store};
 use crate::machine::Machines;
 use crate::model::{Code, KernelChoice};
 
+/// What all boxes are built for, in Vagrant's words.
+const ARCHITECTURE: &str = "amd64";
+
 /// `rvm box …`.
 #[derive(Debug, Subcommand)]
 pub enum BoxVerb {
@@ -93,9 +96,21 @@ fn list(app: &App, store: &Store) -> Outcome {
         let list: Vec<Value> = boxes.iter().map(document).collect();
         app.ui.json(&json!({ "version": VERSION, "boxes": list }));
     } else {
+        boxes.iter().for_each(|image| lines(app, image));
         app.ui.result(&text(&boxes));
     }
     Ok(DONE)
+}
+
+/// The lines of `--machine-readable`. A box of rvm has its digest in place of a version.
+fn lines(app: &App, image: &BoxImage) {
+    let say = |kind, data: &[&str]| app.ui.machine("", kind, data);
+    say("box-name", &[&image.name]);
+    say("box-provider", &["rvm"]);
+    say("box-version", &[&image.digest]);
+    say("box-architecture", &[ARCHITECTURE]);
+    say("box-info", &["kernel", &image.kernel_version]);
+    say("box-info", &["user", &image.default_user]);
 }
 
 fn document(image: &BoxImage) -> Value {

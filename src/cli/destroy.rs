@@ -39,10 +39,13 @@ pub fn run(app: &App, args: &DestroyArgs) -> Outcome {
     targets.reverse();
     let all = targets.len();
     let mut created = halt::created(app, &machines, targets)?;
-    if !created.is_empty() && !args.force && !prompt::can_ask() {
+    if !created.is_empty() && !args.force && !prompt::can_ask(app) {
         return Err(CliError::failed(
             crate::model::Code::CannotAsk,
-            "cannot ask whether to destroy: standard input is no terminal",
+            match app.ui.is_machine_readable() {
+                true => "cannot ask whether to destroy: --machine-readable",
+                false => "cannot ask whether to destroy: standard input is no terminal",
+            },
         )
         .hint("`rvm destroy -f` does not ask"));
     }

@@ -34,9 +34,22 @@ pub fn run(app: &App, args: &GlobalStatusArgs) -> Outcome {
     if app.json {
         app.ui.json(&json::Machines::new(&list));
     } else {
+        lines(app, &list);
         app.ui.result(&text(&list));
     }
     Ok(DONE)
+}
+
+/// The lines of `--machine-readable`.
+fn lines(app: &App, list: &[Status]) {
+    app.ui.machine("", "metadata", &["machine-count", &list.len().to_string()]);
+    for status in list {
+        let say = |kind, data: &str| app.ui.machine(&status.name, kind, &[data]);
+        say("machine-id", status.id.as_deref().unwrap_or("-"));
+        say("provider-name", status.provider.map_or("-", |p| p.as_str()));
+        say("machine-home", &status.project.display().to_string());
+        say("state", status.state.as_str());
+    }
 }
 
 fn text(list: &[Status]) -> String {

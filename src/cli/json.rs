@@ -1,4 +1,4 @@
-//! The documents of `--json`, described in `docs/vagrant.md`. Fields are only ever added within
+//! The documents of `--json`, described in `docs/json.md`. Fields are only ever added within
 //! one version.
 
 use serde::Serialize;

@@ -1,11 +1,13 @@
 //! `rvm logs`: the serial console of a machine, or what a provision step printed.
 
 use clap::Args;
+use serde_json::json;
 
 use super::app::App;
 use super::error::CliError;
+use super::json::VERSION;
 use super::target::{self, Target};
-use super::{DONE, Outcome};
+use super::{DONE, Json, Outcome};
 use crate::machine::Machines;
 use crate::model::Code;
 
@@ -21,6 +23,8 @@ pub struct LogsArgs {
     /// Print what this provision step printed when it ran last, instead of the console
     #[arg(long, value_name = "STEP")]
     step: Option<String>,
+    #[command(flatten)]
+    pub(super) json: Json,
 }
 
 /// Prints what the console log holds. On a terminal without the guest's control sequences.
@@ -39,6 +43,11 @@ pub fn run(app: &App, args: &LogsArgs) -> Outcome {
         Some(step) => step_log(&machines, &target, &id, step)?,
     };
     let text = args.lines.map_or(text.as_str(), |count| last_lines(&text, count));
+    if app.json {
+        let text = app.ui.masked(text);
+        app.ui.json(&json!({ "version": VERSION, "machine": target.name, "step": args.step, "text": text }));
+        return Ok(DONE);
+    }
     app.ui.foreign(text);
     if !text.is_empty() && !text.ends_with('\n') {
         app.ui.foreign("\n");

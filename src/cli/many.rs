@@ -109,6 +109,7 @@ impl<'a> Many<'a> {
         if self.targets.is_empty() {
             return Ok(DONE);
         }
+        let work = |target: &Target| self.marked(target, work);
         if let [only] = self.targets {
             return work(only).map(|_| DONE).map_err(|error| interrupted(error, self.verb, only));
         }
@@ -144,7 +145,7 @@ impl<'a> Many<'a> {
                     }
                     Err(error) => {
                         screen.ended(&target.name, "failed");
-                        self.app.ui.error(&of_machine(error, &target.name), false);
+                        self.app.ui.failure(&target.name, &of_machine(error, &target.name));
                     }
                 }
                 result
@@ -152,6 +153,19 @@ impl<'a> Many<'a> {
         );
         drop(screen);
         self.conclude(&ended)
+    }
+
+    /// Does the work on a target, between two lines for scripts.
+    fn marked(
+        &self,
+        target: &Target,
+        work: &(dyn Fn(&Target) -> Result<String, CliError> + Sync),
+    ) -> Result<String, CliError> {
+        let say = |moment| self.app.ui.machine(&target.name, "action", &[self.verb, moment]);
+        say("start");
+        let done = work(target);
+        say("end");
+        done
     }
 
     fn target(&self, job: usize) -> Result<&Target, CliError> {

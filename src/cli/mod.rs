@@ -72,6 +72,7 @@ pub const DONE: u8 = 0;
 #[command(name = "rvm", version, disable_help_subcommand = false, max_term_width = 100)]
 #[command(after_help = "NAME is a machine of the project, a group of machines, a /regular expression/ for \
     their names, or (from any folder) the beginning of an id that `rvm global-status` shows.\n\
+    Scripts read --json, or --machine-readable with any command: lines in Vagrant's format (docs/json.md).\n\
     Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted.")]
 struct Cli {
     #[command(flatten)]
@@ -93,6 +94,10 @@ struct Global {
     /// Print results, warnings and errors only
     #[arg(short, long, global = true)]
     quiet: bool,
+    /// Print lines for scripts, in Vagrant's format, and ask nothing (docs/json.md lists the types)
+    // The help of `rvm` names it; that of each command is wide enough.
+    #[arg(long, global = true, hide = true)]
+    machine_readable: bool,
     /// Say on standard error what happens inside; RVM_LOG=FILTER chooses more finely
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
@@ -176,9 +181,9 @@ enum Verb {
     /// Write man pages
     Man(pages::ManArgs),
     /// Print all commands, one a line
-    ListCommands,
+    ListCommands(pages::ListArgs),
     /// Print the version
-    Version,
+    Version(pages::VersionArgs),
 }
 
 impl Verb {
@@ -194,7 +199,7 @@ impl Verb {
                 | Verb::Boot(_)
                 | Verb::Doctor(_)
                 | Verb::Schema
-                | Verb::Version
+                | Verb::Version(_)
         )
     }
 
@@ -212,6 +217,9 @@ impl Verb {
             Verb::Network(network::NetworkVerb::List(args)) => args.json.json,
             Verb::Doctor(args) => args.json.json,
             Verb::Explain(args) => args.json.json,
+            Verb::Logs(args) => args.json.json,
+            Verb::ListCommands(args) => args.json.json,
+            Verb::Version(args) => args.json.json,
             _ => false,
         }
     }
@@ -262,11 +270,8 @@ impl Verb {
             Verb::Explain(args) => explain::run(app, &args),
             Verb::Completion(args) => completion::run(app, &args, Cli::command()),
             Verb::Man(args) => pages::man(app, &args, Cli::command()),
-            Verb::ListCommands => pages::list(app, &Cli::command()),
-            Verb::Version => {
-                app.ui.result(&format!("rvm {}", env!("CARGO_PKG_VERSION")));
-                Ok(DONE)
-            }
+            Verb::ListCommands(_) => pages::list(app, &Cli::command()),
+            Verb::Version(_) => pages::version(app),
         }
     }
 }
@@ -274,7 +279,7 @@ impl Verb {
 /// `--json`.
 #[derive(Debug, Clone, Copy, Args)]
 struct Json {
-    /// Print one JSON document (docs/vagrant.md describes it)
+    /// Print one JSON document (docs/json.md describes it)
     #[arg(long)]
     json: bool,
 }
@@ -313,6 +318,11 @@ fn run(words: &[OsString]) -> u8 {
     let json = cli.verb.json();
     let messages = if json { To::Stderr } else { cli.verb.messages() };
     let ui = Arc::new(Ui::new(style(&cli.global), messages, Sink::of_process()));
+    if json && cli.global.machine_readable {
+        let error = CliError::usage("--json and --machine-readable are two formats: give one of them");
+        ui.error(&error, true);
+        return error.kind.exit_code();
+    }
     if !cli.global.vars.is_empty() && !cli.verb.reads_project() {
         let error = CliError::usage("this command reads no Vagrantfile: it has no use for --var");
         ui.error(&error, json);
@@ -353,12 +363,14 @@ fn style(global: &Global) -> Style {
         quiet: global.quiet,
         plain_terminal: dumb || app::env("NO_COLOR").is_some(),
         ci: app::env("CI").is_some(),
+        machine_readable: global.machine_readable,
     }
 }
 
 /// Help, version and wrong words, all said by clap.
 fn usage(error: &clap::Error, words: &[OsString]) -> u8 {
-    let ui = Ui::new(Style::default(), To::Stderr, Sink::of_process());
+    let machine_readable = words.iter().any(|word| word == "--machine-readable");
+    let ui = Ui::new(Style { machine_readable, ..Style::default() }, To::Stderr, Sink::of_process());
     let plain = app::env("NO_COLOR").is_some() || app::env("TERM").is_some_and(|term| term == "dumb");
     let text = |to| {
         let styled = error.render();
@@ -369,12 +381,12 @@ fn usage(error: &clap::Error, words: &[OsString]) -> u8 {
             ui.result(text(To::Stdout).trim_end());
             DONE
         }
-        _ if words.iter().any(|word| word == "--json") => {
+        _ if machine_readable || words.iter().any(|word| word == "--json") => {
             let text = error.render().to_string();
             let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
             let first = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
             let rest: Vec<&str> = lines.collect();
-            ui.error(&CliError::usage(first).hint(rest.join("; ")), true);
+            ui.error(&CliError::usage(first).hint(rest.join("; ")), !machine_readable);
             Kind::Usage.exit_code()
         }
         _ => {

@@ -1,13 +1,15 @@
-//! `rvm man` and `rvm list-commands`: the help of all commands in other forms.
+//! `rvm man`, `rvm list-commands` and `rvm version`: what the binary knows of itself.
 
 use std::fs;
 use std::path::PathBuf;
 
 use clap::{Args, Command};
+use serde_json::{Value, json};
 
 use super::app::App;
 use super::error::CliError;
-use super::{DONE, Outcome};
+use super::json::VERSION;
+use super::{DONE, Json, Outcome};
 use crate::model::Code;
 
 /// Words of `rvm man`.
@@ -17,6 +19,32 @@ pub struct ManArgs {
     /// Folder for the pages of all commands; without, the page of `rvm` itself is printed
     #[arg(value_name = "DIR")]
     dir: Option<PathBuf>,
+}
+
+/// Words of `rvm list-commands`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+/// Words of `rvm version`.
+#[derive(Debug, Args)]
+pub struct VersionArgs {
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+/// Prints the version of this program.
+pub fn version(app: &App) -> Outcome {
+    let installed = env!("CARGO_PKG_VERSION");
+    if app.json {
+        app.ui.json(&json!({ "version": VERSION, "rvm": installed }));
+    } else {
+        app.ui.machine("", "version-installed", &[installed]);
+        app.ui.result(&format!("rvm {installed}"));
+    }
+    Ok(DONE)
 }
 
 /// Prints the page of `rvm`, or writes a page a command.
@@ -45,8 +73,15 @@ pub fn man(app: &App, args: &ManArgs, tree: Command) -> Outcome {
 /// Prints name and purpose of each command, in the order of the alphabet.
 pub fn list(app: &App, tree: &Command) -> Outcome {
     let commands = commands(tree);
+    if app.json {
+        let list: Vec<Value> =
+            commands.iter().map(|(name, about)| json!({ "name": name, "about": about })).collect();
+        app.ui.json(&json!({ "version": VERSION, "commands": list }));
+        return Ok(DONE);
+    }
     let width = commands.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let lines: Vec<String> = commands.iter().map(|(name, about)| format!("{name:<width$} {about}")).collect();
+    commands.iter().for_each(|(name, _)| app.ui.machine("", "cli-command", &[name]));
     app.ui.result(&lines.join("\n"));
     Ok(DONE)
 }

@@ -168,6 +168,10 @@ pub fn run(app: &App, args: &PortArgs) -> Outcome {
         let list: Vec<Port> = ports.iter().map(Port::from).collect();
         app.ui.json(&json!({ "version": VERSION, "machine": target.name, "ports": list }));
     } else {
+        for port in &ports {
+            let (guest, host) = (port.guest.to_string(), port.host.to_string());
+            app.ui.machine(&target.name, "forwarded_port", &[&guest, &host]);
+        }
         app.ui.result(&text(&ports, args.guest.is_some()));
     }
     Ok(DONE)

@@ -16,8 +16,8 @@ use crate::model::Code;
 const MAX_ANSWER: usize = 4096;
 
 /// Whether there is somebody to ask.
-pub fn can_ask() -> bool {
-    io::stdin().is_terminal()
+pub fn can_ask(app: &App) -> bool {
+    !app.ui.is_machine_readable() && io::stdin().is_terminal()
 }
 
 /// Asks; `y` or `yes` is yes, all else and the end of input are no. Ctrl-C is an error of kind

@@ -50,8 +50,12 @@ pub fn run(app: &App, args: &SshConfigArgs) -> Outcome {
         let hosts: Vec<Value> = list.iter().map(|info| document(info, &host(info))).collect();
         app.ui.json(&json!({ "version": VERSION, "hosts": hosts }));
     } else {
-        let blocks: Vec<String> =
-            list.iter().map(|info| render_config(&ssh::entry(info, &host(info)))).collect();
+        let block = |info: &SshInfo| {
+            let block = render_config(&ssh::entry(info, &host(info)));
+            app.ui.machine(&info.name, "ssh-config", &[&block]);
+            block
+        };
+        let blocks: Vec<String> = list.iter().map(block).collect();
         app.ui.result(blocks.join("\n").trim_end());
     }
     Ok(DONE)

@@ -44,10 +44,22 @@ pub fn run(app: &App, args: &StatusArgs) -> Outcome {
     if app.json {
         app.ui.json(&json::Machines::with_usage(&list));
     } else {
+        list.iter().for_each(|shown| lines(app, shown));
         app.ui.result(&text(&list));
     }
     let all_run = list.iter().all(|(status, _)| status.state == State::Running);
     Ok(if args.exit_code && !all_run { NOT_RUNNING } else { DONE })
+}
+
+/// The lines of `--machine-readable`.
+fn lines(app: &App, (status, usage): &Shown) {
+    let say = |kind, data: &[&str]| app.ui.machine(&status.name, kind, data);
+    let provider = status.provider.map_or("auto", |p| p.as_str());
+    say("metadata", &["provider", provider]);
+    say("provider-name", &[provider]);
+    say("state", &[status.state.as_str()]);
+    say("state-human-short", &[word(status.state)]);
+    say("state-human-long", &[&explain(status, usage.as_ref())]);
 }
 
 /// The state in Vagrant's words.

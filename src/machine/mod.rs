@@ -64,6 +64,19 @@ pub enum State {
     Aborted,
 }
 
+impl State {
+    /// The word of `--json` and `--machine-readable`, which is Vagrant's.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::NotCreated => "not_created",
+            State::Preparing => "preparing",
+            State::Running => "running",
+            State::Poweroff => "poweroff",
+            State::Aborted => "aborted",
+        }
+    }
+}
+
 /// One machine as it is now.
 #[derive(Debug, Clone)]
 pub struct Status {

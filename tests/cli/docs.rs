@@ -54,7 +54,7 @@ fn ours(section: &str) -> Vec<&'static str> {
 }
 
 /// The commands below `words`, as their help lists them.
-fn commands(place: &Place, words: &[&str]) -> Vec<String> {
+pub fn commands(place: &Place, words: &[&str]) -> Vec<String> {
     let words: Vec<&str> = words.iter().copied().chain(["--help"]).collect();
     let help = place.run(&words).stdout;
     let Some((_, list)) = help.split_once("Commands:\n") else { return Vec::new() };

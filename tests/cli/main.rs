@@ -9,6 +9,9 @@ mod help;
 mod hooks;
 mod import;
 mod init;
+mod json;
+#[path = "../json_support/mod.rs"]
+mod json_support;
 mod layers;
 mod lock;
 mod machines;

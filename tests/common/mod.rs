@@ -8,6 +8,8 @@
 //! | `RVM_TEST_TMP` | everything else, removed afterwards (default: `rvm-test/tmp` in the cache) |
 
 pub mod cases;
+#[path = "../json_support/mod.rs"]
+pub mod shapes;
 
 use std::fs;
 use std::io::Read;
@@ -243,6 +245,16 @@ impl Project {
     #[track_caller]
     pub fn ssh(&self, command: &str) -> String {
         self.rvm(&["ssh", "-c", command]).ok().stdout.trim_end().to_owned()
+    }
+
+    /// The document that `rvm … --json` prints, of the shape that docs/json.md gives that name.
+    #[track_caller]
+    pub fn json(&self, shape: &str, args: &[&str]) -> Value {
+        let run = self.rvm(&[args, &["--json"]].concat()).ok();
+        let document: Value =
+            serde_json::from_str(&run.stdout).unwrap_or_else(|e| panic!("{e}: {}", run.stdout));
+        shapes::check(shape, &document);
+        document
     }
 
     /// The machines as `rvm status --json` has them.

@@ -9,7 +9,7 @@ use crate::model::Side;
 use crate::plan::Change;
 use crate::provision::Why;
 
-/// The document of `rvm plan --json`, described in `docs/vagrant.md`.
+/// The document of `rvm plan --json`, described in `docs/json.md`.
 pub(super) fn document(plan: &Plan<'_>) -> Value {
     json!({
         "version": VERSION,

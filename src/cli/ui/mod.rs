@@ -1,19 +1,21 @@
 //! What the user sees. All text leaves the process here, masked and free of terminal control.
 
 pub mod crew;
+pub mod machine;
 pub mod progress;
 pub mod sink;
 pub mod table;
 pub mod text;
 
 use std::sync::{Mutex, MutexGuard, RwLock};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use serde::Serialize;
 
 use super::error::CliError;
 use crate::model::{Event, Masker, Reporter, Stream};
 use crew::Crew;
+use machine::Tone;
 use progress::{Bars, Lines};
 use sink::{Sink, To};
 
@@ -40,6 +42,8 @@ pub struct Style {
     pub plain_terminal: bool,
     /// A build server: no bars even if it pretends to have a terminal.
     pub ci: bool,
+    /// `--machine-readable`: lines for scripts, all on standard output.
+    pub machine_readable: bool,
 }
 
 /// The one writer to standard output and error.
@@ -62,7 +66,8 @@ enum Meter {
 impl Ui {
     /// `messages`: where stages, details and the guest's output go.
     pub fn new(style: Style, messages: To, sink: Sink) -> Self {
-        let bars = !style.quiet && !style.ci && !style.plain_terminal && sink.is_terminal(To::Stderr);
+        let calm = style.quiet || style.ci || style.plain_terminal || style.machine_readable;
+        let bars = !calm && sink.is_terminal(To::Stderr);
         let meter = if bars { Meter::Bars(Bars::default()) } else { Meter::Lines(Lines::default()) };
         Ui::with(style, messages, sink, meter)
     }
@@ -80,6 +85,7 @@ impl Ui {
     /// Whether text on that stream is coloured.
     pub fn color(&self, to: To) -> bool {
         match self.style.color {
+            _ if self.style.machine_readable => false,
             Color::Always => true,
             Color::Never => false,
             Color::Auto => !self.style.plain_terminal && self.sink.is_terminal(to),
@@ -99,13 +105,35 @@ impl Ui {
     /// A result, made of our own words and names from the `Vagrantfile`: printed as it is, so
     /// that a name that happens to be a value of the ENV file stays readable.
     pub fn result(&self, text: &str) {
-        self.line(To::Stdout, text);
+        match self.style.machine_readable {
+            true => self.ui_line("", Tone::Info, text),
+            false => self.line(To::Stdout, text),
+        }
+    }
+
+    /// A line for scripts, where these are wanted (`docs/json.md` lists the types). Made of our own words.
+    pub fn machine(&self, target: &str, kind: &str, data: &[&str]) {
+        if self.style.machine_readable {
+            self.line(To::Stdout, &machine::line(SystemTime::now(), target, kind, data));
+        }
+    }
+
+    /// Whether scripts read us, so that nobody can be asked.
+    pub fn is_machine_readable(&self) -> bool {
+        self.style.machine_readable
+    }
+
+    fn ui_line(&self, target: &str, tone: Tone, text: &str) {
+        self.machine(target, "ui", &[tone.as_str(), text]);
     }
 
     /// A result that others wrote (the guest's console): masked; terminal control is removed
     /// where it would reach a terminal.
     pub fn foreign(&self, text: &str) {
         let text = self.mask(text);
+        if self.style.machine_readable {
+            return self.ui_line("", Tone::Output, &text);
+        }
         let safe = if self.sink.is_terminal(To::Stdout) { text::sanitise(&text) } else { text };
         self.write(To::Stdout, safe.as_bytes());
     }
@@ -130,8 +158,11 @@ impl Ui {
 
     /// A message about the work, not shown with `-q`.
     pub fn note(&self, text: &str) {
-        if !self.style.quiet {
-            self.line(self.messages, &text::sanitise(&self.mask(text)));
+        let safe = text::sanitise(&self.mask(text));
+        match self.style {
+            Style { quiet: true, .. } => {}
+            Style { machine_readable: true, .. } => self.ui_line("", Tone::Info, &safe),
+            _ => self.line(self.messages, &safe),
         }
     }
 
@@ -187,7 +218,20 @@ impl Ui {
             self.mask_json(&mut value);
             return self.json(&value);
         }
+        if self.style.machine_readable {
+            self.ui_line("", Tone::Error, &self.mask(&error.render(false)));
+            let message = text::sanitise(&self.mask(&error.one_line()));
+            return self.machine("", "error-exit", &[error.code.as_str(), &message]);
+        }
         self.line(To::Stderr, &self.mask(&error.render(self.color(To::Stderr))));
+    }
+
+    /// The failure of one machine of several: the command goes on.
+    pub fn failure(&self, machine: &str, error: &CliError) {
+        match self.style.machine_readable {
+            true => self.ui_line(machine, Tone::Error, &self.mask(&error.render(false))),
+            false => self.error(error, false),
+        }
     }
 
     /// A line of `tracing`, or of clap.
@@ -200,6 +244,11 @@ impl Ui {
         if let Meter::Bars(bars) = &mut *self.meter() {
             bars.clear();
         }
+    }
+
+    /// What others wrote, for a document: masked.
+    pub fn masked(&self, text: &str) -> String {
+        self.mask(text)
     }
 
     fn mask(&self, text: &str) -> String {
@@ -260,9 +309,27 @@ impl Ui {
             }
             Meter::Lines(lines) => lines.update(&task, &detail, done, total, Instant::now()),
         };
-        if let Some(line) = line {
-            self.line(self.messages, &format!("    {line}"));
+        match line {
+            Some(line) if self.style.machine_readable => self.ui_line("", Tone::Detail, &line),
+            Some(line) => self.line(self.messages, &format!("    {line}")),
+            None => {}
         }
+    }
+
+    /// What happened, as a line for scripts.
+    fn event_line(&self, event: Event) {
+        let (machine, tone, text) = match event {
+            Event::Warning { machine, text } => (machine, Tone::Warn, text),
+            Event::Timed { .. } => return,
+            _ if self.style.quiet => return,
+            Event::Stage { machine, text } => (machine, Tone::Output, text),
+            Event::Detail { machine, text } => (machine, Tone::Detail, text),
+            Event::Output { machine, line, .. } => (Some(machine), Tone::Detail, line),
+            Event::Progress { task, detail, done, total } => {
+                return self.progress(&task, &detail, done, total);
+            }
+        };
+        self.ui_line(machine.as_deref().unwrap_or_default(), tone, &text::sanitise(&self.mask(&text)));
     }
 }
 
@@ -297,6 +364,7 @@ impl Reporter for Ui {
     fn event(&self, event: Event) {
         let quiet = self.style.quiet;
         match event {
+            event if self.style.machine_readable => self.event_line(event),
             Event::Warning { machine, text } => {
                 let text = format!("warning: {text}");
                 self.prefixed(To::Stderr, YELLOW, "==> ", machine.as_deref(), &text);

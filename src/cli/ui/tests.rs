@@ -215,6 +215,46 @@ fn bytes_of_a_command_pass_unchanged() {
     assert_eq!(screen.err.text(), "e");
 }
 
+/// The lines of `--machine-readable` without their times.
+fn lines(screen: &Screen) -> Vec<String> {
+    assert_eq!(screen.err.text(), "");
+    screen.out.text().lines().map(|line| line.split_once(',').unwrap().1.to_owned()).collect()
+}
+
+#[test]
+fn scripts_get_lines_without_secrets_and_control() {
+    let style = Style { machine_readable: true, color: Color::Always, ..Style::default() };
+    let whole = screen(style, To::Stderr, true);
+    events(&whole.ui);
+    whole.ui.note("to \x1b[2Jyou");
+    whole.ui.foreign("a\r\nb hunter2");
+    whole.ui.machine("web", "state", &["running"]);
+    whole.ui.failure("web", &CliError::failed(Code::StepFailed, "no hunter2"));
+    whole.ui.error(&CliError::failed(Code::LoginRefused, "hunter2, refused").hint("wait"), false);
+    assert_eq!(
+        lines(&whole),
+        [
+            "web,ui,output,Booting",
+            "web,ui,detail,kernel 6.12",
+            "web,ui,detail,password is ***",
+            "web,ui,warn,port 8080 is taken",
+            ",ui,detail,box ...",
+            ",ui,output,two\\nlines",
+            ",ui,info,to you",
+            ",ui,output,a\\r\\nb ***",
+            "web,state,running",
+            "web,ui,error,error[E0401]: no ***",
+            ",ui,error,error[E0505]: ***%!(VAGRANT_COMMA) refused\\nhint: wait",
+            ",error-exit,E0505,***%!(VAGRANT_COMMA) refused",
+        ]
+    );
+    let quiet = screen(Style { quiet: true, ..style }, To::Stdout, false);
+    events(&quiet.ui);
+    quiet.ui.note("not seen");
+    quiet.ui.result("seen");
+    assert_eq!(lines(&quiet), ["web,ui,warn,port 8080 is taken", ",ui,info,seen"]);
+}
+
 #[test]
 fn a_stream_that_fails_is_left_alone() {
     struct Fails(io::ErrorKind);

@@ -1,7 +1,7 @@
 //! Up, halt, destroy and what is shown of a machine in between.
 
 use super::MICRO;
-use crate::common::{Project, fetch, free_port, machines};
+use crate::common::{Project, fetch, free_port, machines, shapes};
 
 const COUNTING: &str = r#"
 [[provision]]
@@ -23,6 +23,8 @@ pub fn life_of_a_machine(provider: &str) {
     assert_eq!(machine["box"], "micro");
     project.rvm(&["status"]).ok().says("running").says(provider);
     ssh_and_ids(&project, machine["id"].as_str().unwrap());
+
+    for_scripts(&project);
 
     project.rvm(&["up"]).ok();
     assert_eq!(project.ssh("cat /etc/e2e-count"), "run");
@@ -48,11 +50,33 @@ pub fn life_of_a_machine(provider: &str) {
     project.rvm(&["destroy", "-f"]).ok();
 }
 
+/// What a machine that runs is for scripts: documents of their documented shapes, and lines.
+fn for_scripts(project: &Project) {
+    let status = project.json("machines", &["status"]);
+    assert!(status["machines"][0]["memory"]["given"].is_number(), "{status}");
+    project.json("machines", &["global-status"]);
+    assert_eq!(project.json("port", &["port"])["ports"][0]["guest"], 22);
+    assert!(project.json("ssh-config", &["ssh-config"])["hosts"][0]["identity_file"].is_string());
+    assert_eq!(project.json("plan", &["plan"])["machines"][0]["action"], "connect");
+    assert!(project.json("box-list", &["box", "list"])["boxes"][0]["packages"].is_number());
+    assert!(project.json("lock", &["lock", "--check"])["boxes"][0]["in_store"].is_boolean());
+    assert!(!project.json("logs", &["logs"])["text"].as_str().unwrap().is_empty());
+    assert_eq!(project.json("logs", &["logs", "--step", "count"])["step"], "count");
+    let port = project.status()[0]["ssh"]["port"].to_string();
+    project.rvm(&["--machine-readable", "status"]).ok().says(",default,state,running\n");
+    project.rvm(&["--machine-readable", "port"]).ok().says(&format!(",default,forwarded_port,22,{port}\n"));
+    project
+        .rvm(&["--machine-readable", "ssh-config"])
+        .ok()
+        .says(",default,ssh-config,Host default\\n  HostName");
+}
+
 /// The chart of a first `up` has every phase once, in order, and none beyond the whole.
 fn timings(project: &Project, provider: &str) {
     let read = |name: &str| std::fs::read_to_string(project.root.join("times").join(name)).unwrap();
     assert!(read("default.svg").starts_with("<svg"));
     let chart: serde_json::Value = serde_json::from_str(&read("default.json")).unwrap();
+    shapes::check("timings", &chart);
     assert_eq!((chart["completed"].as_bool(), chart["provider"].as_str()), (Some(true), Some(provider)));
     let phases = chart["phases"].as_array().unwrap();
     let names: Vec<&str> = phases.iter().map(|phase| phase["phase"].as_str().unwrap()).collect();

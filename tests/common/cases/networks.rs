@@ -20,6 +20,8 @@ pub fn two_machines_and_a_killed_switch(provider: &str) {
     project.rvm(&["up"]).ok();
     let reaches = || project.rvm(&["ssh", "two", "-c", "sudo ping -c 1 -W 60 one"]).ok();
     reaches().says("10.81.0.5");
+    let list = project.json("network-list", &["network", "list"]);
+    assert!(list["networks"][0]["members"][0]["frames"]["received"].is_number(), "{list}");
     let kill = |word: &str| {
         let pids = project.pids_of(word, "networks");
         assert!(!pids.is_empty(), "no process {word}");
