@@ -278,8 +278,11 @@ file = { source = "${SITE}/index.html", destination = "/srv/$${x}" }
     assert!(machine.steps[1].env.is_empty(), "no step gets what it does not name");
     let StepKind::Shell { script: Script::Path(path), args, .. } = &machine.steps[0].kind else { panic!() };
     assert_eq!((path, args.as_slice()), (&project.root.join("setup.sh"), ["dev".to_owned()].as_slice()));
-    let StepKind::File { source, destination } = &machine.steps[1].kind else { panic!() };
-    assert_eq!((source, destination.as_str()), (&project.root.join("pages/index.html"), "/srv/${x}"));
+    let StepKind::File(copy) = &machine.steps[1].kind else { panic!() };
+    assert_eq!(
+        (&copy.source, copy.destination.as_str()),
+        (&project.root.join("pages/index.html"), "/srv/${x}")
+    );
 
     let masked = project.masker.mask("top secret, process value, port 8081, pages");
     assert_eq!(masked, "***, ***, port 8081, ***");

@@ -7,7 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::{Duration, Instant};
 
 use provision_support::{Local, Userland, file, shell, shell_with};
-use rvm::model::{Event, ProvisionChoice, RunPolicy, Script, Step, StepKind};
+use rvm::model::{Event, Exclude, FileCopy, ProvisionChoice, RunPolicy, Script, Step, StepKind};
 use rvm::provision::{Outcome, ProvisionError};
 
 fn names(list: &[&str]) -> Vec<String> {
@@ -266,7 +266,7 @@ fn files_are_copied_with_mode_and_replaced_as_a_whole() {
         }
         assert_eq!(local.output(), names(&[]));
         let left = fs::read_dir(local.home.path()).unwrap().map(|e| e.unwrap().file_name());
-        assert!(left.into_iter().all(|name| !name.to_string_lossy().contains("rvm-upload")));
+        assert!(left.into_iter().all(|name| !name.to_string_lossy().contains("rvm-put")));
     }
 }
 
@@ -317,7 +317,74 @@ fn a_destination_that_cannot_be_written_is_said_to_be_so() {
         for step in [file("f", &source, "/proc/nowhere/a"), file("d", host.path(), "/proc/nowhere")] {
             let error = local.run(&[step]).unwrap_err();
             assert!(error.to_string().contains("may not write to /proc/nowhere"), "{error}");
-            assert!(error.hint().unwrap().contains("home"));
+            assert!(error.hint().unwrap().contains("owner = "));
+        }
+    }
+}
+
+#[test]
+fn what_is_excluded_stays_at_home_and_modes_are_those_asked_for() {
+    for userland in Userland::all() {
+        let local = Local::new(userland);
+        let host = tempfile::tempdir().unwrap();
+        for path in ["node_modules/a/b", "sub/x.log", "sub/kept.log", "run.sh"] {
+            fs::create_dir_all(host.path().join(path).parent().unwrap()).unwrap();
+            fs::write(host.path().join(path), path).unwrap();
+        }
+        fs::set_permissions(host.path().join("run.sh"), fs::Permissions::from_mode(0o755)).unwrap();
+        let mut copy = FileCopy::new(host.path(), "dest");
+        copy.exclude = Exclude::new(["node_modules/", "*.log", "!kept.log"]).unwrap();
+        copy.mode = Some(0o640);
+        let steps = [Step::new("f", StepKind::File(Box::new(copy)))];
+        local.run(&steps).unwrap();
+        assert!(!local.at("dest/node_modules").exists() && !local.at("dest/sub/x.log").exists());
+        let mode = |path: &str| fs::metadata(local.at(path)).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(
+            ["dest", "dest/sub", "dest/run.sh", "dest/sub/kept.log"].map(mode),
+            [0o750, 0o750, 0o640, 0o640]
+        );
+        fs::write(host.path().join("sub/x.log"), "more").unwrap();
+        assert_eq!(local.run(&steps).unwrap().ran, names(&[]), "what is left out does not matter");
+    }
+}
+
+#[test]
+fn a_file_that_is_given_to_somebody_is_written_by_root() {
+    // Debian's busybox prefers its own `id` to ours.
+    let local = Local::new(Userland::dash());
+    let known = "#!/bin/sh\ncase $* in -un) echo vagrant ;; -u) echo 1000 ;; '-u www') echo 33 ;; '-g www') echo 34 ;;\n\
+                 '-u app') echo 500 ;; *) echo \"id: no such user\" >&2; exit 1 ;; esac\n";
+    local.userland.add_program("id", known);
+    local.userland.add_program("getent", "#!/bin/sh\n[ $2 = team ] && echo team:x:77:\n");
+    // Only root may; what it was asked for is enough.
+    local
+        .userland
+        .add_program("chown", "#!/bin/sh\np=${2%/}; echo \"$1 ${p##*/}\" | sed 's/rvm-put.*/tmp/' >>$LOG\n");
+    let sudo = "#!/bin/sh\n[ \"$1\" = -n ] || exit 9\nshift\n[ \"$1\" != -H ] || shift\nexport LOG=LOGFILE\nexec \"$@\"\n";
+    local.userland.add_program("sudo", &sudo.replace("LOGFILE", local.at("log").to_str().unwrap()));
+    let host = tempfile::tempdir().unwrap();
+    fs::write(host.path().join("a"), "a").unwrap();
+    let give = |source: &str, owner: Option<&str>, group: Option<&str>| {
+        let mut copy = FileCopy::new(host.path().join(source), "new/");
+        (copy.owner, copy.group) = (owner.map(Into::into), group.map(Into::into));
+        local.run(&[Step { run: RunPolicy::Always, ..Step::new("f", StepKind::File(Box::new(copy))) }])
+    };
+    give("a", Some("www"), None).unwrap();
+    give("a", None, Some("team")).unwrap();
+    give("a", Some("12"), Some("13")).unwrap();
+    assert_eq!(
+        fs::read_to_string(local.at("log")).unwrap(),
+        "33:34 new\n33:34 .tmp\n0:77 .tmp\n12:13 .tmp\n"
+    );
+    assert_eq!(fs::read_to_string(local.at("new/a")).unwrap(), "a");
+    for (owner, group, what) in [
+        (Some("nobody-here"), None, "there is no user nobody-here"),
+        (Some("www"), Some("none"), "there is no group none"),
+        (Some("app"), None, "there is no user app, whose group it could be"),
+    ] {
+        for source in ["a", ""] {
+            let error = give(source, owner, group).unwrap_err();
+            assert!(error.to_string().contains(what), "{error}");
         }
     }
 }

@@ -139,7 +139,14 @@ const HOOK: &[Key] = &[
 /// Keys of an `[[after_all]]` beside those of a step.
 const AFTER_ALL: &[Key] = &[key("on", Kind::Word(&["host", "guest"])), key("machines", Kind::Texts)];
 /// Keys of `file = { … }` in a step.
-const FILE: &[Key] = &[key("source", Kind::Text), key("destination", Kind::Text)];
+const FILE: &[Key] = &[
+    key("source", Kind::Text),
+    key("destination", Kind::Text),
+    key("exclude", Kind::Texts),
+    key("owner", Kind::Text),
+    key("group", Kind::Text),
+    key("mode", Kind::Text),
+];
 
 /// What people write who know Vagrant, Compose or Lima, and what it is called here.
 const OTHER_NAMES: &[(&str, &str)] = &[
@@ -374,7 +381,10 @@ mod tests {
         assert_eq!(help_for("ports", Place::Top), "it is written `[[port]]` here");
         assert_eq!(help_for("box", Place::Step), "`box` belongs above the first `[[…]]` of the file");
         assert_eq!(help_for("guest", Place::Top), "`guest` belongs in a `[[port]]`");
-        assert_eq!(help_for("zzzzzz", Place::File), "known here: source, destination");
+        assert_eq!(
+            help_for("zzzzzz", Place::File),
+            "known here: source, destination, exclude, owner, group, mode"
+        );
         assert!(help_for("type", Place::Step).starts_with("the kind follows"));
     }
 

@@ -12,6 +12,7 @@ mod disks;
 mod envfile;
 mod error;
 mod expand;
+mod files;
 mod find;
 mod hooks;
 mod include;

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use crate::model::{Forward, Protocol, RunPolicy, Script, Secret, Step, StepKind};
 
 use super::ansible;
-use super::keys::Place;
 use super::report::brief;
 use super::vars::{PASSWORD, Text, is_name};
 use super::walk::{Reader, Sp, Table};
@@ -296,31 +295,6 @@ impl Reader<'_> {
         }
         let names = names.into_iter().map(|name| name.value.value).collect();
         fine.then_some(StepKind::Packages { names })
-    }
-
-    fn file(&mut self, table: &Table<'_>) -> Option<StepKind> {
-        const FORM: &str = "write `file = { source = \"local\", destination = \"in/the/guest\" }`";
-        let value = table.raw("file")?;
-        let Some(entries) = value.get_ref().as_table() else {
-            self.wrong(&value.span(), "`file` says neither where from nor where to", FORM);
-            return None;
-        };
-        let file = self.open(entries, value.span(), Place::File);
-        for key in ["source", "destination"] {
-            if file.raw(key).is_none() {
-                self.wrong(&file.span, format!("`file` has no `{key}`"), FORM);
-            }
-        }
-        let source = self.text(&file, "source", "\"site/index.html\"");
-        let source = source.and_then(|source| self.host_path(&source, "source"));
-        let destination = self.text(&file, "destination", "\"/var/www/html/index.html\"").and_then(|text| {
-            let fine = !text.value.value.trim().is_empty() && !text.value.value.contains(['\0', '\n']);
-            if !fine {
-                self.wrong(&text.span, "`destination` is not a path", "write a path in the guest");
-            }
-            fine.then_some(text.value.value)
-        });
-        Some(StepKind::File { source: source?, destination: destination? })
     }
 
     /// A path on the host that exists: relative ones start at the project folder.

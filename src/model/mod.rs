@@ -6,6 +6,7 @@
 mod cancel;
 mod code;
 mod event;
+mod exclude;
 mod hook;
 mod lock;
 mod network;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use cancel::Cancel;
 pub use code::Code;
 pub use event::{Event, Phase, Reporter, Silent, Stopwatch, Stream};
+pub use exclude::Exclude;
 pub use hook::{AfterAll, Hook, Hooked, Moment, Side};
 pub use lock::{LockedBox, LockedKernel, Locks, content_digest, timestamp};
 pub use network::{Card, Network, station, unusable};
@@ -395,16 +397,36 @@ pub enum StepKind {
         names: Vec<String>,
     },
     /// Copies one file or folder from the host into the guest.
-    File {
-        /// Absolute path on the host.
-        source: PathBuf,
-        /// Path in the guest; relative ones start at the login user's home.
-        destination: String,
-    },
+    File(Box<FileCopy>),
     /// Runs the host's `ansible-playbook`.
     Ansible(Box<Ansible>),
     /// Reboots the guest and waits until it is back.
     Reboot,
+}
+
+/// A file or folder of the host that goes into the guest.
+#[derive(Debug, Clone, Default)]
+pub struct FileCopy {
+    /// Absolute path on the host.
+    pub source: PathBuf,
+    /// Path in the guest; relative ones start at the login user's home.
+    pub destination: String,
+    /// What of a folder is left out.
+    pub exclude: Exclude,
+    /// User of the guest that it is to belong to, by name or number; then root writes it.
+    pub owner: Option<String>,
+    /// Group of the guest, likewise.
+    pub group: Option<String>,
+    /// Permission bits of files; folders can be entered, too, by those who may read them. `None`: as on the
+    /// host.
+    pub mode: Option<u32>,
+}
+
+impl FileCopy {
+    /// A copy of all, as it is, that belongs to the login user.
+    pub fn new(source: impl Into<PathBuf>, destination: impl Into<String>) -> Self {
+        FileCopy { source: source.into(), destination: destination.into(), ..FileCopy::default() }
+    }
 }
 
 /// A run of `ansible-playbook`.
@@ -432,7 +454,7 @@ impl StepKind {
         match self {
             StepKind::Shell { .. } => "shell",
             StepKind::Packages { .. } => "packages",
-            StepKind::File { .. } => "file",
+            StepKind::File(_) => "file",
             StepKind::Ansible(_) => "ansible",
             StepKind::Reboot => "reboot",
         }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::stamps::Hash;
 use super::{Digest, ProvisionError, Stamps};
-use crate::model::{Script, Step, StepKind};
+use crate::model::{Exclude, FileCopy, Script, Step, StepKind};
 
 /// Largest script in bytes; it is held in memory. Larger things are uploaded by a `file` step.
 const MAX_SCRIPT: u64 = 16 << 20;
@@ -75,7 +75,7 @@ pub(super) fn read_for(step: &Step) -> Result<Content, ProvisionError> {
 fn source_of(step: &Step) -> PathBuf {
     match &step.kind {
         StepKind::Shell { script: Script::Path(path), .. } => path.clone(),
-        StepKind::File { source, .. } => source.clone(),
+        StepKind::File(copy) => copy.source.clone(),
         StepKind::Ansible(ansible) => ansible.playbook.clone(),
         _ => PathBuf::new(),
     }
@@ -107,17 +107,29 @@ fn read(kind: &StepKind) -> io::Result<Content> {
                 false => Err(io::Error::new(io::ErrorKind::FileTooLarge, "a playbook has at most 16 MiB")),
             }
         }
-        StepKind::File { source, .. } => {
-            let meta = fs::metadata(source)?;
-            if meta.is_dir() {
-                let mut entries = Vec::new();
-                list(source, Path::new(""), 0, &mut entries)?;
-                return Ok(Content::Folder(entries));
-            }
-            let (_, meta) = open(source)?;
-            Ok(Content::File { mode: mode(&meta) })
+        StepKind::File(copy) => files(copy),
+    }
+}
+
+fn files(copy: &FileCopy) -> io::Result<Content> {
+    let source = &copy.source;
+    if !fs::metadata(source)?.is_dir() {
+        let (_, meta) = open(source)?;
+        return Ok(Content::File { mode: copy.mode.unwrap_or(mode(&meta)) });
+    }
+    let mut entries = Vec::new();
+    list(source, Path::new(""), 0, &copy.exclude, &mut entries)?;
+    if let Some(mode) = copy.mode {
+        for entry in &mut entries {
+            entry.mode = if entry.kind == EntryKind::Folder { folder_mode(mode) } else { mode };
         }
     }
+    Ok(Content::Folder(entries))
+}
+
+/// What a folder gets for the `mode` of files: who may read it may enter it.
+pub(super) fn folder_mode(mode: u32) -> u32 {
+    mode | (mode & 0o444) >> 2
 }
 
 /// Opens a regular file; opening a pipe would wait for its other end.
@@ -134,7 +146,13 @@ fn mode(meta: &Metadata) -> u32 {
     meta.permissions().mode() & 0o7777
 }
 
-fn list(root: &Path, below: &Path, depth: usize, entries: &mut Vec<Entry>) -> io::Result<()> {
+fn list(
+    root: &Path,
+    below: &Path,
+    depth: usize,
+    exclude: &Exclude,
+    entries: &mut Vec<Entry>,
+) -> io::Result<()> {
     if depth > MAX_DEPTH {
         return Err(io::Error::other(format!("folders are nested deeper than {MAX_DEPTH}")));
     }
@@ -157,9 +175,12 @@ fn list(root: &Path, below: &Path, depth: usize, entries: &mut Vec<Entry>) -> io
             _ => EntryKind::Other,
         };
         let descend = kind == EntryKind::Folder;
+        if exclude.covers(&path, descend) {
+            continue;
+        }
         entries.push(Entry { path: path.clone(), mode: mode(&meta), kind });
         if descend {
-            list(root, &path, depth + 1, entries)?;
+            list(root, &path, depth + 1, exclude, entries)?;
         }
     }
     Ok(())
@@ -194,21 +215,28 @@ fn fill(step: &Step, content: &Content, hash: &mut Hash) -> io::Result<()> {
             hash.number(u64::from(ansible.become_root));
             hash.field(ansible.extra_vars.expose().as_bytes());
         }
-        StepKind::File { source, destination } => {
-            hash.field(destination.as_bytes());
+        StepKind::File(copy) => {
+            hash.field(copy.destination.as_bytes());
             // A file may land in an existing folder, under its own name.
-            hash.field(source.file_name().unwrap_or_default().as_bytes());
+            hash.field(copy.source.file_name().unwrap_or_default().as_bytes());
+            // Modes and what is left out show in the content.
+            for (name, word) in [("owner", &copy.owner), ("group", &copy.group)] {
+                if let Some(word) = word {
+                    hash.field(name.as_bytes());
+                    hash.field(word.as_bytes());
+                }
+            }
         }
     }
     match (content, &step.kind) {
         (Content::Script(data), _) => hash.field(data),
-        (Content::File { mode }, StepKind::File { source, .. }) => {
+        (Content::File { mode }, StepKind::File(copy)) => {
             hash.number(u64::from(*mode));
-            file(source, hash)?;
+            file(&copy.source, hash)?;
         }
-        (Content::Folder(entries), StepKind::File { source, .. }) => {
+        (Content::Folder(entries), StepKind::File(copy)) => {
             for entry in entries {
-                fill_entry(source, entry, hash)?;
+                fill_entry(&copy.source, entry, hash)?;
             }
         }
         _ => {}
@@ -300,7 +328,7 @@ mod tests {
         fs::create_dir_all(source.join("sub")).unwrap();
         fs::write(source.join("sub/a"), "1").unwrap();
         std::os::unix::fs::symlink("/nowhere", source.join("link")).unwrap();
-        let kind = |source: PathBuf| StepKind::File { source, destination: "d".into() };
+        let kind = |source: PathBuf| StepKind::File(Box::new(FileCopy::new(source, "d")));
         let digest = || load(&step(kind(source.clone()), &[]), &stamps).unwrap().1;
         let mut seen = vec![digest()];
         assert_eq!(digest(), seen[0]);
@@ -319,6 +347,22 @@ mod tests {
             assert!(!seen.contains(&now));
             seen.push(now);
         }
+        let copy = |set: fn(&mut FileCopy)| {
+            let mut copy = FileCopy::new(source.clone(), "d");
+            set(&mut copy);
+            load(&step(StepKind::File(Box::new(copy)), &[]), &stamps).unwrap().1
+        };
+        let now = digest();
+        assert_eq!(copy(|_| ()), now);
+        assert_ne!(copy(|copy| copy.owner = Some("www-data".into())), now);
+        assert_ne!(copy(|copy| copy.group = Some("www-data".into())), now);
+        assert_ne!(copy(|copy| copy.mode = Some(0o640)), now);
+        // What is left out is as if it were not there.
+        let without = copy(|copy| copy.exclude = Exclude::new(["sub/"]).unwrap());
+        assert_ne!(without, now);
+        fs::write(source.join("sub/b"), "1").unwrap();
+        assert_eq!(copy(|copy| copy.exclude = Exclude::new(["sub/"]).unwrap()), without);
+        assert_eq!(folder_mode(0o640), 0o750);
         let file = || load(&step(kind(source.join("sub/a")), &[]), &stamps).unwrap().1;
         let before = file();
         fs::write(source.join("sub/a"), "3").unwrap();
@@ -335,7 +379,7 @@ mod tests {
         let scripts = [missing.clone(), big, "/dev/zero".into(), dir.path().to_owned()];
         let steps = scripts.into_iter().map(|path| shell(Script::Path(path), &[], true));
         let files = [missing, "/dev/null".into()];
-        let steps = steps.chain(files.map(|source| StepKind::File { source, destination: "d".into() }));
+        let steps = steps.chain(files.map(|source| StepKind::File(Box::new(FileCopy::new(source, "d")))));
         for kind in steps {
             let error = load(&step(kind, &[]), &stamps).unwrap_err();
             assert!(matches!(error, ProvisionError::Source { .. }), "{error:?}");

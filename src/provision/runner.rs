@@ -8,7 +8,7 @@ use super::output::Output;
 use super::shell::{Ended, Job, JobError, without_crlf};
 use super::upload::{self, Upload, UploadError};
 use super::{Context, ProvisionError, ansible, packages};
-use crate::model::{Ansible, Event, Step, StepKind, Stream};
+use crate::model::{Ansible, Event, FileCopy, Step, StepKind, Stream};
 use crate::ssh::{ExecStatus, SshError};
 
 /// Runs steps; learns what it needs to know about the guest at the first one.
@@ -53,9 +53,7 @@ impl<'a> Runner<'a> {
                 self.job(step, &Job { script, args, env: &step.env, sudo }, output)
             }
             (StepKind::Packages { names }, _) => self.packages(step, names, output),
-            (StepKind::File { source, destination }, content) => {
-                self.upload(step, source, destination, content, output)
-            }
+            (StepKind::File(copy), content) => self.upload(step, copy, content, output),
             (StepKind::Ansible(playbook), _) => self.ansible(step, playbook, output),
             // What follows a step with `reboot` is all of it.
             (StepKind::Reboot, _) => Ok(()),
@@ -124,21 +122,23 @@ impl<'a> Runner<'a> {
     fn upload(
         &mut self,
         step: &Step,
-        source: &std::path::Path,
-        destination: &str,
+        copy: &FileCopy,
         content: &Content,
         output: &Output<'_>,
     ) -> Result<(), Fault> {
+        let destination = copy.destination.as_str();
         if destination.is_empty() || destination.contains('\0') {
             return Err(self.unable(step, "its destination is no path".into(), None).into());
         }
+        let given = copy.owner.is_some() || copy.group.is_some();
+        let sudo = given && self.root(step)?;
         let context = self.context;
         let show = |stream: Stream, line| output.line(stream, line);
         let mut lines = Lines::new(context.masker, &show);
         let mut upload = Upload {
             guest: context.guest,
-            source,
-            destination,
+            copy,
+            sudo,
             lines: &mut lines,
             cancel: context.cancel,
             timeout: step.timeout,
@@ -158,14 +158,21 @@ impl<'a> Runner<'a> {
         };
         match result {
             Ok(upload::Ended::Code(status)) => Ok(self.ended(step, status)?),
+            Ok(upload::Ended::Denied) if given => {
+                Err(self.unable(step, format!("not even root may write to {destination}"), None).into())
+            }
             Ok(upload::Ended::Denied) => {
                 let user = self.facts(step)?.user;
                 let why = format!("`{user}` may not write to {destination}");
-                let hint = "upload to a place in the user's home, and move it from there in a shell step";
+                let hint = "`owner = \"root\"` writes it as root; the user's home needs no leave";
                 Err(self.unable(step, why, Some(hint.into())).into())
             }
+            Ok(upload::Ended::Nobody(why)) => {
+                let hint = "an earlier step can make it: `adduser`, `addgroup`".to_owned();
+                Err(self.unable(step, format!("in the guest {why}"), Some(hint)).into())
+            }
             Err(UploadError::Source(error)) => {
-                let (step, path) = (step.name.clone(), source.to_owned());
+                let (step, path) = (step.name.clone(), copy.source.clone());
                 Err(ProvisionError::Source { step, path, source: error }.into())
             }
             Err(UploadError::Ssh(error)) => Err(Fault::Broken(error)),

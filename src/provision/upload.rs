@@ -1,68 +1,48 @@
-//! Copying a file or a folder into the guest, as the login user.
+//! Copying a file or a folder into the guest: as the login user, or as root who gives it to somebody.
 
 use std::fs;
 use std::io::{self, PipeWriter, Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use super::content::{Entry, EntryKind, open};
+use super::content::{Entry, EntryKind, folder_mode, open};
 use super::guest::Guest;
 use super::lines::Lines;
-use crate::model::Cancel;
-use crate::ssh::{ExecStatus, Input, SshError, quote};
+use crate::model::{Cancel, FileCopy, Stream};
+use crate::ssh::{ExecStatus, Input, Put, PutKind, SshError, in_guest};
 
-/// What both scripts begin with: `$1` is the destination; `~/` and relative paths start at home.
-const PRELUDE: &str = r#"
+/// Prints the numbers of a user and a group: `$2` and `$3`, names or numbers, or `-`. Whoever gives to a user
+/// gives to that user's group, if none is named; what nobody is named for is root's.
+const IDS: &str = r#"
 LC_ALL=C; export LC_ALL
-dest=$1
-case $dest in
-  '~') dest=$HOME ;;
-  '~/'*) dest=$HOME/${dest#'~/'} ;;
-  /*) ;;
-  *) dest=$HOME/$dest ;;
+die() { echo "there is no $1"; exit 1; }
+case $2 in
+  -) u=0 ;;
+  *[!0-9]*) u=$(id -u "$2" 2>/dev/null) || die "user $2" ;;
+  *) u=$2 ;;
 esac
-may_not() { echo "rvm: cannot write to $1" >&2; exit 220; }
+case $3 in
+  -) case $2 in -) g=0 ;; *) g=$(id -g "$2" 2>/dev/null) || die "user $2, whose group it could be" ;; esac ;;
+  *[!0-9]*)
+    g=$({ getent group "$3" || grep "^$3:" /etc/group; } 2>/dev/null | head -n 1 | cut -d: -f3)
+    [ -n "$g" ] || die "group $3" ;;
+  *) g=$3 ;;
+esac
+echo "ids $u $g"
 "#;
 
-/// `$2`: the file's own name; `$3`: its size; `$4`: its mode. A file that is there is replaced in
-/// one move, so that it is never half there.
-const FILE: &str = r#"
-case $dest in */) mkdir -p -- "$dest" || may_not "$dest" ;; esac
-if [ -d "$dest" ]; then dest=${dest%/}/$2; fi
-dir=$(dirname -- "$dest")
-mkdir -p -- "$dir" || may_not "$dir"
-[ ! -d "$dest" ] || may_not "$dest, which is a folder"
-tmp=$(mktemp "$dir/.rvm-upload.XXXXXX") || may_not "$dir"
-trap 'rm -f -- "$tmp"' EXIT
-trap 'exit 129' HUP INT PIPE TERM
-cat >"$tmp" || exit 1
-[ "$(wc -c <"$tmp")" -eq "$3" ] || { echo 'rvm: the file did not arrive whole' >&2; exit 1; }
-chmod "$4" "$tmp" && mv -f -- "$tmp" "$dest" || exit 1
-trap - EXIT
-exit 223
-"#;
-
-/// Standard input is a tar archive. `-o`: everything belongs to the login user, root included.
-const FOLDER: &str = r#"
-command -v tar >/dev/null || { echo 'rvm: the guest has no tar' >&2; exit 1; }
-mkdir -p -- "$dest" && [ -w "$dest" ] || may_not "$dest"
-cd -- "$dest" && tar -xpof - || exit 1
-exit 223
-"#;
-
-/// Exit code of a complete copy; see `bootstrap.sh` for why it is not 0.
-const SUCCESS: i32 = 223;
-
-/// Exit code when the destination cannot be written.
-const DENIED: i32 = 220;
+/// Longest answer to it that is looked at.
+const MAX_ANSWER: usize = 4 << 10;
 
 /// How an upload ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Ended {
     /// With this code, 0 for success.
     Code(ExecStatus),
-    /// The login user may not write there.
+    /// It may not be written there.
     Denied,
+    /// The guest has no such user or group; in its own words.
+    Nobody(String),
 }
 
 /// Why an upload was cut off.
@@ -77,8 +57,9 @@ pub(super) enum UploadError {
 /// Where an upload goes, and what watches it.
 pub(super) struct Upload<'a, 'b> {
     pub guest: &'a dyn Guest,
-    pub source: &'a Path,
-    pub destination: &'a str,
+    pub copy: &'a FileCopy,
+    /// Through `sudo`, where it is to belong to somebody.
+    pub sudo: bool,
     pub lines: &'a mut Lines<'b>,
     pub cancel: &'a Cancel,
     pub timeout: Option<Duration>,
@@ -87,20 +68,29 @@ pub(super) struct Upload<'a, 'b> {
 impl Upload<'_, '_> {
     /// Copies a file.
     pub fn file(&mut self, mode: u32) -> Result<Ended, UploadError> {
-        let (file, meta) = open(self.source).map_err(UploadError::Source)?;
-        let name = self.source.file_name().unwrap_or_default().to_string_lossy();
-        let arguments = format!("{} {} {mode:o}", quote(&name), meta.len());
-        let mut reader = file.take(meta.len());
-        self.exec(FILE, &arguments, &mut reader)
+        let source = &self.copy.source;
+        let (file, meta) = open(source).map_err(UploadError::Source)?;
+        let owner = match self.owner()? {
+            Ok(owner) => owner,
+            Err(why) => return Ok(Ended::Nobody(why)),
+        };
+        let name = source.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let kind = PutKind::File { size: Some(meta.len()), mode };
+        self.put(kind, &name, owner, &mut file.take(meta.len()))
     }
 
     /// Copies what is in a folder. Nothing that is there is removed.
     pub fn folder(&mut self, entries: &[Entry]) -> Result<Ended, UploadError> {
+        let owner = match self.owner()? {
+            Ok(owner) => owner,
+            Err(why) => return Ok(Ended::Nobody(why)),
+        };
         let (mut reader, writer) = io::pipe().map_err(UploadError::Source)?;
-        let source = self.source;
+        let copy = self.copy;
         std::thread::scope(|scope| {
-            let packer = scope.spawn(move || pack(source, entries, writer));
-            let result = self.exec(FOLDER, "", &mut reader);
+            let packer = scope.spawn(move || pack(&copy.source, entries, owner, writer));
+            let kind = PutKind::Folder { mode: copy.mode.map(folder_mode) };
+            let result = self.put(kind, "", owner, &mut reader);
             // A packer that still writes learns that nobody reads any more.
             drop(reader);
             let packed = packer.join().unwrap_or_else(|_| Err(io::Error::other("the packer failed")));
@@ -114,15 +104,44 @@ impl Upload<'_, '_> {
         })
     }
 
-    fn exec(&mut self, script: &str, arguments: &str, reader: &mut dyn Read) -> Result<Ended, UploadError> {
-        let script = quote(&format!("{PRELUDE}{script}"));
-        let command = format!("sh -c {script} rvm {} {arguments}", quote(self.destination));
+    /// Whom it is to belong to: `None` is the login user. The inner error says whom the guest does not know.
+    fn owner(&self) -> Result<Result<Option<(u32, u32)>, String>, UploadError> {
+        if self.copy.owner.is_none() && self.copy.group.is_none() {
+            return Ok(Ok(None));
+        }
+        let word = |name: &Option<String>| name.clone().unwrap_or_else(|| "-".into());
+        let command = in_guest(IDS, &[word(&self.copy.owner), word(&self.copy.group)], false);
+        let mut answer = Vec::new();
+        let mut out = |stream, data: &[u8]| {
+            if stream == Stream::Stdout && answer.len() < MAX_ANSWER {
+                answer.extend_from_slice(data);
+            }
+        };
+        self.guest.exec(&command, Input::None, &mut out, self.cancel, self.timeout)?;
+        let answer = String::from_utf8_lossy(&answer);
+        let ids = answer.trim().strip_prefix("ids ").and_then(|ids| ids.split_once(' '));
+        Ok(match ids.and_then(|(user, group)| Some((user.parse().ok()?, group.parse().ok()?))) {
+            Some(ids) => Ok(Some(ids)),
+            None => Err(super::lines::harmless(answer.lines().next().unwrap_or("it does not answer"))),
+        })
+    }
+
+    fn put(
+        &mut self,
+        kind: PutKind,
+        name: &str,
+        owner: Option<(u32, u32)>,
+        reader: &mut dyn Read,
+    ) -> Result<Ended, UploadError> {
+        let path = &self.copy.destination;
+        let put = Put { path, kind, name, parents: true, owner, sudo: self.sudo };
         let mut out = |stream, data: &[u8]| self.lines.take(stream, data);
-        let result = self.guest.exec(&command, Input::Reader(reader), &mut out, self.cancel, self.timeout);
+        let input = Input::Reader(reader);
+        let result = self.guest.exec(&put.command(), input, &mut out, self.cancel, self.timeout);
         self.lines.flush();
         Ok(match result? {
-            ExecStatus { code: SUCCESS, .. } => Ended::Code(ExecStatus::of_code(0)),
-            ExecStatus { code: DENIED, .. } => Ended::Denied,
+            ExecStatus { code: Put::DONE, .. } => Ended::Code(ExecStatus::of_code(0)),
+            ExecStatus { code: Put::DENIED, .. } => Ended::Denied,
             // The script has no way to end with 0.
             ExecStatus { code: 0, signal, .. } => {
                 Ended::Code(ExecStatus { signal, ..ExecStatus::of_code(1) })
@@ -134,13 +153,14 @@ impl Upload<'_, '_> {
 
 /// Writes the archive. Entries vanish or change while it is written: then it ends with an error,
 /// and without the end mark.
-fn pack(root: &Path, entries: &[Entry], writer: PipeWriter) -> io::Result<()> {
+fn pack(root: &Path, entries: &[Entry], owner: Option<(u32, u32)>, writer: PipeWriter) -> io::Result<()> {
+    let (user, group) = owner.unwrap_or_default();
     let mut archive = tar::Builder::new(io::BufWriter::with_capacity(64 << 10, writer));
     for entry in entries {
         let mut header = tar::Header::new_gnu();
         header.set_mode(entry.mode);
-        header.set_uid(0);
-        header.set_gid(0);
+        header.set_uid(u64::from(user));
+        header.set_gid(u64::from(group));
         let full = root.join(&entry.path);
         let meta = fs::symlink_metadata(&full)?;
         let modified = meta.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());

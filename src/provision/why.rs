@@ -63,8 +63,16 @@ pub(super) fn parts(step: &Step, content: &Content, stamps: &Stamps) -> Parts {
         StepKind::Packages { names } => {
             parts.insert("packages".into(), words(names));
         }
-        StepKind::File { destination, .. } => {
-            parts.insert("destination".into(), words(std::slice::from_ref(destination)));
+        StepKind::File(copy) => {
+            parts.insert("destination".into(), words(std::slice::from_ref(&copy.destination)));
+            for (name, word) in [("owner", &copy.owner), ("group", &copy.group)] {
+                if word.is_some() {
+                    parts.insert(name.into(), words(word.as_slice()));
+                }
+            }
+            if let Some(mode) = copy.mode {
+                parts.insert("mode".into(), stamps.digest(|hash| hash.number(u64::from(mode))));
+            }
         }
         StepKind::Ansible(ansible) => {
             for (name, list) in
@@ -98,7 +106,7 @@ fn changed(step: &Step, content: &Content, stamps: &Stamps) -> Vec<String> {
         .map(|(n, _)| n.clone())
         .collect();
     names.extend(before.keys().filter(|name| !now.contains_key(*name)).cloned());
-    if names.is_empty() && matches!(step.kind, StepKind::File { .. }) {
+    if names.is_empty() && matches!(step.kind, StepKind::File(_)) {
         names.push("source".into());
     }
     names.sort();
@@ -110,7 +118,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::model::{RunPolicy, Script, Secret};
+    use crate::model::{FileCopy, RunPolicy, Script, Secret};
 
     fn shell(script: &str, args: &[&str], env: &[(&str, &str)]) -> Step {
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
@@ -159,8 +167,7 @@ mod tests {
         fs::write(&source, "1").unwrap();
         let mut stamps = Stamps::load(dir.path()).unwrap();
         let file = |destination: &str| {
-            let kind = StepKind::File { source: source.clone(), destination: destination.into() };
-            Step::new("f", kind)
+            Step::new("f", StepKind::File(Box::new(FileCopy::new(source.clone(), destination))))
         };
         stamp(&file("/a"), &mut stamps);
         assert_eq!(why(&file("/b"), &stamps).unwrap(), Why::Changed(vec!["destination".into()]));

@@ -11,6 +11,7 @@ mod inventory;
 mod limits;
 mod methods;
 mod program;
+mod put;
 mod session;
 mod wait;
 
@@ -24,6 +25,7 @@ pub use error::SshError;
 pub use exec::{ExecStatus, Input};
 pub use inventory::{InventoryHost, inventory_json, render_inventory};
 pub use program::{Program, quote};
+pub use put::{Put, PutKind, in_guest};
 pub use session::Session;
 pub use wait::{BootStage, WaitError, wait_ready};
 

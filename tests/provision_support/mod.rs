@@ -9,7 +9,9 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use rvm::model::{Cancel, Event, Masker, ProvisionChoice, Reporter, Script, Secret, Step, StepKind, Stream};
+use rvm::model::{
+    Cancel, Event, FileCopy, Masker, ProvisionChoice, Reporter, Script, Secret, Step, StepKind, Stream,
+};
 use rvm::provision::{self, Context, Guest, HostSide, Outcome, ProvisionError, Stamps, StepLogs};
 use rvm::ssh::{ExecStatus, Input, SshError, WaitError};
 
@@ -237,7 +239,7 @@ pub fn shell_with(name: &str, script: &str, args: &[&str], env: &[(&str, &str)])
 }
 
 pub fn file(name: &str, source: &Path, destination: &str) -> Step {
-    step(name, StepKind::File { source: source.to_owned(), destination: destination.into() })
+    step(name, StepKind::File(Box::new(FileCopy::new(source, destination))))
 }
 
 pub fn packages(name: &str, names: &[&str]) -> Step {

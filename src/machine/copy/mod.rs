@@ -13,7 +13,7 @@ use std::path::Path;
 
 use super::{MachineError, Machines};
 use crate::model::{Project, Stream};
-use crate::ssh::{ExecStatus, Input, Session, quote};
+use crate::ssh::{ExecStatus, Input, Put, PutKind, Session, in_guest};
 
 /// How something is copied.
 #[derive(Debug, Clone, Copy, Default)]
@@ -41,48 +41,20 @@ pub enum To<'a> {
     Stream(&'a mut dyn FnMut(&[u8])),
 }
 
-/// What both scripts begin with: `$1` is the guest's path; `~/` and relative paths start at home.
-const PRELUDE: &str = r#"
+/// `$1`: the login user's home, where `~/` and relative paths start; `$2`: the path; `$3`: `r` for folders
+/// too. The first line of the output says what follows.
+const GET: &str = r#"
 LC_ALL=C; export LC_ALL
-path=$1
+path=$2
 case $path in
-  '~' | '') path=$HOME ;;
-  '~/'*) path=$HOME/${path#'~/'} ;;
+  '~' | '') path=$1 ;;
+  '~/'*) path=$1/${path#'~/'} ;;
   /*) ;;
-  *) path=$HOME/$path ;;
+  *) path=$1/$path ;;
 esac
 fail() { echo "$*" >&2; exit 220; }
-"#;
-
-/// `$2`: `file` or `folder`; `$3`: name where the path is a folder; `$4`: size in bytes or `-`; `$5`: mode.
-/// A file takes its place in one move, so that it is never half there.
-const PUT: &str = r#"
-case $path in */) [ -d "$path" ] || fail "there is no folder $path" ;; esac
 if [ -d "$path" ]; then
-  [ -n "$3" ] || fail "$path is a folder: name the file in it"
-  path=${path%/}/$3
-fi
-if [ "$2" = folder ]; then
-  command -v tar >/dev/null || fail "the guest has no tar"
-  mkdir -p -- "$path" && cd -- "$path" && tar -xpof - || exit 220
-  exit 223
-fi
-[ ! -d "$path" ] || fail "$path is a folder"
-if [ -e "$path" ] && [ ! -f "$path" ]; then cat >"$path" || exit 220; exit 223; fi
-tmp=$(mktemp "$(dirname -- "$path")/.rvm-copy.XXXXXX") || exit 220
-trap 'rm -f -- "$tmp"' EXIT
-trap 'exit 129' HUP INT PIPE TERM
-cat >"$tmp" || exit 220
-[ "$4" = - ] || [ "$(wc -c <"$tmp")" -eq "$4" ] || fail "the file did not arrive whole"
-chmod "$5" "$tmp" && mv -f -- "$tmp" "$path" || exit 220
-trap - EXIT
-exit 223
-"#;
-
-/// `$2`: `r` for folders too. The first line of the output says what follows.
-const GET: &str = r#"
-if [ -d "$path" ]; then
-  [ "$2" = r ] || exit 221
+  [ "$3" = r ] || exit 221
   command -v tar >/dev/null || fail "the guest has no tar"
   cd -- "$path" && echo folder && tar -cf - . || exit 220
   exit 223
@@ -94,8 +66,8 @@ cat -- "$path" || exit 220
 exit 223
 "#;
 
-/// Exit codes of the scripts: done; a folder without leave for folders. Never 0, which a connection that
-/// went away looks like.
+/// Exit codes of [`GET`]: done; a folder without leave for folders. Never 0, which a connection that went away
+/// looks like.
 const DONE: i32 = 223;
 const FOLDER: i32 = 221;
 /// Longest complaint of the guest that is kept, in bytes.
@@ -117,7 +89,7 @@ impl Machines<'_> {
         options: CopyOptions,
     ) -> Result<(), MachineError> {
         let session = self.session(project, name)?;
-        let put = Put { machines: self, session: &session, what: format!("{name}:{to}"), to, options };
+        let put = CopyIn { machines: self, session: &session, what: format!("{name}:{to}"), to, options };
         put.copy(from).map_err(|error| self.lost(project, name, error))
     }
 
@@ -147,7 +119,7 @@ impl Machines<'_> {
         options: CopyOptions,
     ) -> Result<Vec<String>, MachineError> {
         let flag = if options.recursive { "r" } else { "-" };
-        let command = command(GET, from, &[flag], options);
+        let command = in_guest(GET, &[from.to_owned(), flag.to_owned()], options.sudo);
         let mut complaint = Vec::new();
         let mut receiver = Receiver::new(name_of(from), to);
         let mut out = |stream, data: &[u8]| match stream {
@@ -166,7 +138,7 @@ impl Machines<'_> {
 }
 
 /// A copy into a guest.
-struct Put<'a> {
+struct CopyIn<'a> {
     machines: &'a Machines<'a>,
     session: &'a Session,
     what: String,
@@ -174,10 +146,12 @@ struct Put<'a> {
     options: CopyOptions,
 }
 
-impl Put<'_> {
+impl CopyIn<'_> {
     fn copy(&self, from: From<'_>) -> Result<(), MachineError> {
         let path = match from {
-            From::Stream(fd) => return self.send(["file", "", "-", "644"], Input::Live(fd)),
+            From::Stream(fd) => {
+                return self.send(PutKind::File { size: None, mode: 0o644 }, "", Input::Live(fd));
+            }
             From::Path(path) => path,
         };
         let unreadable = |e: io::Error| MachineError::copy(&path.display().to_string(), e.to_string());
@@ -192,14 +166,17 @@ impl Put<'_> {
             }
             return self.folder(path, &name);
         }
-        let mode = format!("{:o}", meta.permissions().mode() & 0o777);
+        let mode = meta.permissions().mode() & 0o777;
         match meta.is_file() {
             true => {
-                let size = meta.len().to_string();
-                self.send(["file", &name, &size, &mode], Input::Reader(&mut file.take(meta.len())))
+                let kind = PutKind::File { size: Some(meta.len()), mode };
+                self.send(kind, &name, Input::Reader(&mut file.take(meta.len())))
             }
             // A pipe has no size.
-            false => self.send(["file", &name, "-", &mode], Input::Live(std::os::fd::AsFd::as_fd(&file))),
+            false => {
+                let kind = PutKind::File { size: None, mode };
+                self.send(kind, &name, Input::Live(std::os::fd::AsFd::as_fd(&file)))
+            }
         }
     }
 
@@ -208,7 +185,7 @@ impl Put<'_> {
         let (mut reader, writer) = io::pipe().map_err(failed)?;
         std::thread::scope(|scope| {
             let packer = scope.spawn(move || pack(path, writer));
-            let sent = self.send(["folder", name, "-", "-"], Input::Reader(&mut reader));
+            let sent = self.send(PutKind::Folder { mode: None }, name, Input::Reader(&mut reader));
             // A packer that still writes learns that nobody reads any more.
             drop(reader);
             let packed = packer.join().unwrap_or_else(|_| Err(io::Error::other("the packer failed")));
@@ -219,12 +196,12 @@ impl Put<'_> {
         })
     }
 
-    fn send(&self, words: [&str; 4], input: Input<'_>) -> Result<(), MachineError> {
+    fn send(&self, kind: PutKind, name: &str, input: Input<'_>) -> Result<(), MachineError> {
         let mut complaint = Vec::new();
         let mut out = |_, data: &[u8]| keep(&mut complaint, data);
-        let command = command(PUT, self.to, &words, self.options);
-        let status = self.session.exec(&command, input, &mut out, &self.machines.cancel, None)?;
-        if status.code == DONE { Ok(()) } else { Err(refused(&self.what, &status, &complaint)) }
+        let put = Put { path: self.to, kind, name, parents: false, owner: None, sudo: self.options.sudo };
+        let status = self.session.exec(&put.command(), input, &mut out, &self.machines.cancel, None)?;
+        if status.code == Put::DONE { Ok(()) } else { Err(refused(&self.what, &status, &complaint)) }
     }
 }
 
@@ -342,12 +319,6 @@ fn name_of(path: &str) -> String {
     if matches!(name, "" | "." | ".." | "~") { "files".into() } else { name.to_owned() }
 }
 
-fn command(script: &str, path: &str, words: &[&str], options: CopyOptions) -> String {
-    let sudo = if options.sudo { "sudo -n " } else { "" };
-    let words: Vec<String> = std::iter::once(&path).chain(words).map(|word| quote(word)).collect();
-    format!("{sudo}sh -c {} rvm {}", quote(&format!("{PRELUDE}{script}")), words.join(" "))
-}
-
 fn keep(complaint: &mut Vec<u8>, data: &[u8]) {
     let room = COMPLAINT.saturating_sub(complaint.len()).min(data.len());
     complaint.extend_from_slice(data.get(..room).unwrap_or_default());
@@ -363,7 +334,7 @@ fn folder(what: &str) -> MachineError {
 
 fn refused(what: &str, status: &ExecStatus, complaint: &[u8]) -> MachineError {
     let text = String::from_utf8_lossy(complaint);
-    let text = text.trim();
+    let text = text.trim().trim_start_matches("rvm: ");
     let why = match (text.is_empty(), status.code) {
         (false, _) => text.to_owned(),
         (true, 0) => "the guest went away".into(),

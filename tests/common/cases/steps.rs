@@ -53,6 +53,10 @@ name = "copy"
 file = { source = "data", destination = "/tmp/e2e-data" }
 
 [[provision]]
+name = "give"
+file = { source = "tree", destination = "/srv/e2e", owner = "root", group = "vagrant", mode = "0640", exclude = ["*.log"] }
+
+[[provision]]
 name = "each-time"
 run = "always"
 shell = "echo again >> /etc/e2e-always"
@@ -72,7 +76,14 @@ pub fn kinds_of_steps_and_when_they_run(provider: &str) {
     );
     let data = "first line\nzero \u{0} byte, ümlaut\n".repeat(5000);
     project.write("data", &data);
+    for name in ["tree/kept", "tree/sub/kept", "tree/sub/x.log"] {
+        project.write(name, "x");
+    }
     project.rvm(&["up"]).ok().says("plain-user");
+    assert_eq!(
+        project.ssh("cd /srv/e2e && find . | sort | xargs stat -c '%n %a %U:%G'"),
+        ". 750 root:vagrant\n./kept 640 root:vagrant\n./sub 750 root:vagrant\n./sub/kept 640 root:vagrant"
+    );
     assert_eq!(project.ssh("cat /etc/e2e-args"), "two words|$HOME|it's|root");
     assert_eq!(project.ssh("cat /tmp/e2e-user"), "vagrant");
     assert_eq!(project.rvm(&["ssh", "-c", "cat /tmp/e2e-data"]).ok().stdout, data);
