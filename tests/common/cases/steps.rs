@@ -65,6 +65,17 @@ shell = "echo again >> /etc/e2e-always"
 name = "by-hand"
 run = "never"
 shell = "echo asked >> /etc/e2e-never"
+
+[[hook]]
+after = ["up", "provision"]
+on = "guest"
+shell = "echo by $(id -un) >> /etc/e2e-hooks"
+
+[[hook]]
+before = "destroy"
+on = "guest"
+privileged = false
+shell = "echo \"$(hostname) says farewell to $(id -un)\""
 "#;
 
 /// Scripts with arguments, files, the user they run as, and when they run.
@@ -97,10 +108,15 @@ pub fn kinds_of_steps_and_when_they_run(provider: &str) {
     project.rvm(&["up", "--no-provision"]).ok();
     assert_eq!(project.ssh(counts).split_whitespace().collect::<Vec<_>>(), ["2", "1"]);
     project.rvm(&["provision", "--provision-with", "nobody"]).code(2).says("nobody");
+    assert_eq!(
+        project.ssh("sort /etc/e2e-hooks | uniq -c | tr -s ' '"),
+        " 4 by root"
+    );
     // A step whose content changed has not succeeded yet.
     project.vagrantfile(provider, &format!("{MICRO}{}", KINDS.replace("it's", "changed")));
     project.rvm(&["up"]).ok();
     assert_eq!(project.ssh("cat /etc/e2e-args"), "two words|$HOME|changed|root");
+    project.rvm(&["destroy", "-f"]).ok().says("default says farewell to vagrant");
 }
 
 const SECRET: &str = "hunter2-e2e-5d41402abc4b2a76";
