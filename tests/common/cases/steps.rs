@@ -108,10 +108,7 @@ pub fn kinds_of_steps_and_when_they_run(provider: &str) {
     project.rvm(&["up", "--no-provision"]).ok();
     assert_eq!(project.ssh(counts).split_whitespace().collect::<Vec<_>>(), ["2", "1"]);
     project.rvm(&["provision", "--provision-with", "nobody"]).code(2).says("nobody");
-    assert_eq!(
-        project.ssh("sort /etc/e2e-hooks | uniq -c | tr -s ' '"),
-        " 4 by root"
-    );
+    assert_eq!(project.ssh("sort /etc/e2e-hooks | uniq -c | tr -s ' '"), " 4 by root");
     // A step whose content changed has not succeeded yet.
     project.vagrantfile(provider, &format!("{MICRO}{}", KINDS.replace("it's", "changed")));
     project.rvm(&["up"]).ok();
