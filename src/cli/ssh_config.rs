@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 use super::app::App;
 use super::error::{CliError, Kind};
 use super::json::VERSION;
-use super::target;
+use super::target::{self, Target};
 use super::{DONE, Json, Outcome, ssh};
 use crate::machine::SshInfo;
+use crate::machine::schedule::at_once;
 use crate::model::Code;
 use crate::ssh::render_config;
 
@@ -40,11 +41,11 @@ pub fn run(app: &App, args: &SshConfigArgs) -> Outcome {
         )
         .hint(format!("name one of: {}", names.join(", "))));
     }
-    let mut list = Vec::new();
-    for target in &targets {
+    let ask = |target: &Target| {
         let (project, machine) = target.declaration()?;
-        list.push(machines.ssh_info(project, &machine.name)?);
-    }
+        Ok(machines.ssh_info(project, &machine.name)?)
+    };
+    let list = at_once(&targets, ask).into_iter().collect::<Result<Vec<SshInfo>, CliError>>()?;
     let host = |info: &SshInfo| args.host.clone().unwrap_or_else(|| info.name.clone());
     if app.json {
         let hosts: Vec<Value> = list.iter().map(|info| document(info, &host(info))).collect();

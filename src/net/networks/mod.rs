@@ -4,30 +4,26 @@
 //! lock for as long as it lives.
 
 mod addresses;
+mod choice;
 mod error;
+mod switching;
 
 use std::collections::BTreeSet;
-use std::fs::OpenOptions;
-use std::io::{self, Read};
+use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::routes;
-use super::switch::process::READY;
-use super::switch::{Client, ClientError, Member, PortStatus, Request, Spec, Zone};
+use super::switch::{Client, Member, PortStatus, Request, Spec, Zone};
 use crate::model::{Cancel, Card, Network, hex, station};
 use crate::state::{Lock, store};
-use crate::vmm::control;
 
 pub use error::NetworkError;
 use error::file;
+pub(super) use switching::rejoin;
 
 /// The state of a network, in its folder.
 const STATE: &str = "network.json";
@@ -35,14 +31,8 @@ const STATE: &str = "network.json";
 const CHANGES: &str = "changes.lock";
 /// Held by the switch.
 pub(super) const LOCK: &str = "switch.lock";
-/// What the switch complains of.
-const LOG: &str = "switch.log";
 /// Format of the state.
 const VERSION: u32 = 1;
-/// How often a switch that ended while it was asked is started anew.
-const TRIES: u32 = 3;
-/// What is asked of the kernel for frames on their way to a machine; it may give less.
-const SEND_BUFFER: usize = 1 << 20;
 
 /// A network as it is kept.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -205,178 +195,6 @@ impl Networks<'_> {
         Ok(Seat { network: id, member, spec })
     }
 
-    /// What the network is to be: as the file says, unless others use it otherwise.
-    fn spec_for(
-        &self,
-        id: &str,
-        network: &Network,
-        old: Option<&State>,
-        applicant: &Applicant<'_>,
-    ) -> Result<Spec, NetworkError> {
-        let mut spec = Spec {
-            name: network.name.clone(),
-            subnets: network.subnets.clone(),
-            dhcp: network.dhcp,
-            mtu: network.mtu,
-        };
-        if spec.subnets.is_empty() {
-            spec.subnets = match old {
-                Some(old) => old.spec.subnets.clone(),
-                None => {
-                    vec![self.free_subnet(id).ok_or_else(|| NetworkError::NoSubnet(network.name.clone()))?]
-                }
-            };
-        }
-        let running = self.running(id);
-        if let Some(old) = old.filter(|old| old.spec != spec) {
-            if running.as_ref().is_some_and(|ports| ports.iter().any(|port| port.id != applicant.id)) {
-                let (now, wanted) = (describe(&old.spec), describe(&spec));
-                return Err(NetworkError::InUse { network: network.name.clone(), now, wanted });
-            }
-            self.end_switch(id)?;
-        }
-        if running.is_none_or(|ports| ports.is_empty()) {
-            let clash =
-                spec.subnets.iter().find_map(|net| routes::overlapping(net).map(|route| (*net, route)));
-            if let Some((subnet, (route, device))) = clash {
-                return Err(NetworkError::HostRoute { network: network.name.clone(), subnet, route, device });
-            }
-        }
-        Ok(spec)
-    }
-
-    /// A subnet that nobody has: derived from the network's id, so that it mostly stays the same.
-    fn free_subnet(&self, id: &str) -> Option<IpNet> {
-        let taken: Vec<IpNet> = self
-            .ids()
-            .iter()
-            .filter_map(|id| self.state(id).ok()?)
-            .flat_map(|state| state.spec.subnets)
-            .collect();
-        let start = u64::from_str_radix(id, 16).unwrap_or_default();
-        // 10.128.0.0/9 in subnets of 256.
-        (0..1 << 15).find_map(|step| {
-            let number = (start.wrapping_add(step) % (1 << 15)) as u32;
-            let base = u32::from_be_bytes([10, 128, 0, 0]) + (number << 8);
-            let net = IpNet::new(IpAddr::from(base.to_be_bytes()), 24).ok()?;
-            let clashes = |other: &IpNet| other.contains(&net.network()) || net.contains(&other.network());
-            (!taken.iter().any(clashes) && routes::overlapping(&net).is_none()).then_some(net)
-        })
-    }
-
-    fn running(&self, id: &str) -> Option<Vec<PortStatus>> {
-        let reply = Client::connect(&self.dir(id)).ok()?.ask(&Request::Status, None).ok()?;
-        Some(reply.ports)
-    }
-
-    /// Ends a switch that has no machine but the one that is about to start, and waits for it.
-    fn end_switch(&self, id: &str) -> Result<(), NetworkError> {
-        let path = self.dir(id).join(LOCK);
-        if let Ok(client) = Client::connect(&self.dir(id)) {
-            let _ = client.ask(&Request::End, None);
-        }
-        Lock::acquire(&path, "rvm up", self.cancel, |_| ()).map(drop).map_err(NetworkError::Lock)
-    }
-
-    /// Connects a machine that runs to its network, whose switch is started if need be.
-    pub fn connect(&self, seat: &Seat, zone: Zone) -> Result<(), NetworkError> {
-        let id = &seat.network;
-        let dir = self.dir(id);
-        let _lock = self.change(id, "up")?;
-        let path = dir.join(STATE);
-        let mut state =
-            self.state(id)?.ok_or(io::ErrorKind::NotFound).map_err(|e| file("read", &path)(e.into()))?;
-        state.zones.retain(|other| other.owner != zone.owner);
-        state.zones.push(zone);
-        self.save(id, &state)?;
-        let connect = |source| NetworkError::Connect {
-            network: seat.spec.name.clone(),
-            machine: seat.member.machine.clone(),
-            source,
-        };
-        let mut tries = 0;
-        loop {
-            self.ensure_switch(&dir, &seat.spec.name)?;
-            match join_all(&dir, &state, Some(&seat.member.id)) {
-                // It ended in this moment, because its last machine had gone.
-                Err(ClientError::Io(_)) if tries < TRIES => tries += 1,
-                result => return result.map(drop).map_err(connect),
-            }
-        }
-    }
-
-    /// Tells a network, if it is there, the names of a project.
-    pub fn tell_names(&self, id: &str, zone: Zone) -> Result<(), NetworkError> {
-        if self.state(id)?.is_none() {
-            return Ok(());
-        }
-        let _lock = self.change(id, "up")?;
-        let Some(mut state) = self.state(id)? else { return Ok(()) };
-        state.zones.retain(|other| other.owner != zone.owner);
-        state.zones.push(zone.clone());
-        self.save(id, &state)?;
-        if let Ok(client) = Client::connect(&self.dir(id)) {
-            // One that ends in this moment needs no names.
-            let _ = client.ask(&Request::Names(zone), None);
-        }
-        Ok(())
-    }
-
-    /// Starts the switch unless it answers.
-    fn ensure_switch(&self, dir: &Path, name: &str) -> Result<(), NetworkError> {
-        if Client::connect(dir)
-            .and_then(|client| client.ask(&Request::Status, None).map_err(io::Error::other))
-            .is_ok()
-        {
-            return Ok(());
-        }
-        // One that is about to end holds it for a moment.
-        drop(Lock::acquire(&dir.join(LOCK), "rvm up", self.cancel, |_| ())?);
-        let failed = |text: String| NetworkError::Start { network: name.into(), text };
-        let log = dir.join(LOG);
-        let mut options = OpenOptions::new();
-        let output = options.create(true).write(true).truncate(true).mode(0o600).open(&log);
-        let mut child = Command::new(self.exe)
-            .arg("__switch")
-            .arg(dir)
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::from(output.map_err(file("create", &log))?))
-            .spawn()
-            .map_err(|error| failed(error.to_string()))?;
-        let mut said = String::new();
-        if let Some(stdout) = child.stdout.take() {
-            let _ = stdout.take(64).read_to_string(&mut said);
-        }
-        if said == READY {
-            return Ok(());
-        }
-        let _ = child.wait();
-        Err(failed(std::fs::read_to_string(&log).unwrap_or_default().trim_end().to_owned()))
-    }
-
-    /// Connects machines that run and whose switch is gone; which networks needed it.
-    pub fn mend(&self, machine: &str) -> Result<Vec<String>, NetworkError> {
-        let mut mended = Vec::new();
-        for id in self.ids() {
-            let Some(state) = self.state(&id)? else { continue };
-            let is_member = state.seats.iter().any(|seat| seat.member.id == machine);
-            let connected =
-                || self.running(&id).is_some_and(|ports| ports.iter().any(|port| port.id == machine));
-            if !is_member || connected() {
-                continue;
-            }
-            let _lock = self.change(&id, "up")?;
-            self.ensure_switch(&self.dir(&id), &state.spec.name)?;
-            // What does not run cannot be connected, and says so nowhere.
-            let _ = join_all(&self.dir(&id), &state, None);
-            mended.push(state.spec.name);
-        }
-        Ok(mended)
-    }
-
     /// Gives up a machine's places, but for those in the networks `keep`. A network without a member is
     /// gone.
     pub fn release(&self, machine: &str, keep: &[String]) -> Result<(), NetworkError> {
@@ -445,47 +263,4 @@ fn read_state(dir: &Path) -> Result<Option<State>, NetworkError> {
 pub(super) fn spec_of(dir: &Path) -> io::Result<Spec> {
     let state = read_state(dir).map_err(io::Error::other)?;
     Ok(state.ok_or(io::ErrorKind::NotFound)?.spec)
-}
-
-/// Connects all machines that run to a switch that is new; what went wrong.
-pub(super) fn rejoin(dir: &Path) -> Vec<String> {
-    let joined = read_state(dir).map_err(io::Error::other).and_then(|state| {
-        let state = state.ok_or(io::ErrorKind::NotFound)?;
-        join_all(dir, &state, None).map_err(io::Error::other)
-    });
-    joined.err().map(|error| error.to_string()).into_iter().collect()
-}
-
-/// Connects to the switch in `dir` each machine that runs and is not connected; that of id `must` has to
-/// be among them.
-fn join_all(dir: &Path, state: &State, must: Option<&str>) -> Result<(), ClientError> {
-    let connected = Client::connect(dir)?.ask(&Request::Status, None)?.ports;
-    for zone in &state.zones {
-        Client::connect(dir)?.ask(&Request::Names(zone.clone()), None)?;
-    }
-    for seat in &state.seats {
-        let needed = must == Some(seat.member.id.as_str());
-        if !needed && connected.iter().any(|port| port.id == seat.member.id) {
-            continue;
-        }
-        let socket = match control::connect(&seat.socket) {
-            Ok(socket) => socket,
-            // It does not run.
-            Err(_) if !needed => continue,
-            Err(error) => return Err(ClientError::Refused(format!("its card does not answer: {error}"))),
-        };
-        // A small buffer costs speed, nothing else.
-        let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER);
-        let joined = Client::connect(dir)?.ask(&Request::Join(seat.member.clone()), Some(socket.as_fd()));
-        if needed {
-            joined?;
-        }
-    }
-    Ok(())
-}
-
-fn describe(spec: &Spec) -> String {
-    let subnets: Vec<String> = spec.subnets.iter().map(IpNet::to_string).collect();
-    let dhcp = if spec.dhcp { "" } else { " without DHCP" };
-    format!("{} (MTU {}){dhcp}", subnets.join(" and "), spec.mtu)
 }
