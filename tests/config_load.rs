@@ -330,6 +330,17 @@ fn ports_may_repeat_where_one_of_them_can_move_or_they_do_not_meet() {
 }
 
 #[test]
+fn a_range_of_ports_is_a_forward_for_each() {
+    let text = "box = 'micro'\n\
+        [[port]]\nguest = '8000-8002'\nhost = ' 9000 - 9002 '\nprotocol = 'udp'\n\
+        [[port]]\nguest = '80-80'\nhost = 8080\n";
+    let (_dir, project) = project(&[("Vagrantfile", text)]);
+    let ports: Vec<_> =
+        project.machines[0].ports.iter().map(|p| (p.host, p.guest, p.protocol.as_str())).collect();
+    assert_eq!(ports, [(9000, 8000, "udp"), (9001, 8001, "udp"), (9002, 8002, "udp"), (8080, 80, "tcp")]);
+}
+
+#[test]
 fn unnamed_steps_never_take_the_name_of_another() {
     let text = "box = 'micro'\n[[provision]]\nname = 'shell-2'\nshell = 'a'\n[[provision]]\nshell = 'b'\n";
     let (_dir, project) = project(&[("Vagrantfile", text)]);

@@ -199,3 +199,40 @@ fn a_machine_has_room_for_so_many() {
     let text = format!("[[machine]]\nname = \"m\"\nnetwork = [{cards}]\n");
     assert_eq!(told(&text), ["4: machine `m` is in more than 8 networks"]);
 }
+
+#[test]
+fn ranges_of_ports() {
+    let text = r#"
+nat = "none"
+[[port]]
+guest = "8000-8010"
+host = 9000
+[[port]]
+guest = 8000
+host = "65000-65001"
+[[port]]
+guest = "8010-8000"
+host = "1-65535"
+host_ip = "224.0.0.1"
+[[port]]
+guest = "100-110"
+host = "7000-7010"
+[[port]]
+guest = "200-210"
+host = "7005-7015"
+"#;
+    let expected = [
+        "3: `nat` cannot be \"none\"",
+        "6: `guest` has 11 ports and `host` has one port",
+        "9: `guest` has one port and `host` has 2 ports",
+        "11: `guest` cannot be \"8010-8000\"",
+        "12: `host` cannot be \"1-65535\"",
+        "13: `host_ip` cannot be \"224.0.0.1\"",
+        // Once, not once a port.
+        "19: this port of the host already leads to `default` (line 16)",
+    ];
+    assert_eq!(told(text), expected);
+    let many: String =
+        (0..3).map(|n| format!("[[port]]\nguest = '1-200'\nhost = '{0}001-{0}200'\n", n + 1)).collect();
+    assert_eq!(told(&many), ["10: more than 512 ports lead to the machine `default`"]);
+}

@@ -10,21 +10,30 @@ use super::index::Turn;
 use super::steps::RawStep;
 use super::walk::{Reader, Sp};
 
-/// Who has a host port: for each address the machine, and where that is said.
-pub(super) type PortOwners = HashMap<(u16, Protocol), BTreeMap<IpAddr, (String, usize)>>;
+/// Who has which port of the host.
+#[derive(Default)]
+pub(super) struct PortOwners {
+    /// For each address the machine, and where that is said.
+    owners: HashMap<(u16, Protocol), BTreeMap<IpAddr, (String, usize)>>,
+    /// Places that were told to clash: two ranges do so in many ports.
+    told: HashSet<(usize, usize)>,
+}
 
 impl Reader<'_> {
     /// Notes a host port that an earlier forward of the project has, unless this one may move.
     pub fn claim_port(&mut self, port: &Sp<Forward>, machine: &str, taken: &mut PortOwners) {
         const ANY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
         let Forward { host, host_ip, protocol, auto_correct, .. } = port.value;
-        let owners = taken.entry((host, protocol)).or_default();
+        let owners = taken.owners.entry((host, protocol)).or_default();
         // An address that stands for all of them meets every other one.
         let owner = match host_ip.is_unspecified() {
             true => owners.values().next(),
             false => owners.get(&host_ip).or_else(|| ANY.iter().find_map(|any| owners.get(any))),
         };
         if let Some((owner, at)) = owner.filter(|_| !auto_correct) {
+            if !taken.told.insert((*at, port.span.start)) {
+                return;
+            }
             let line = self.problems.line_of(*at);
             let message = format!("this port of the host already leads to `{owner}` (line {line})");
             let own_copy = *at == port.span.start && matches!(self.vars.turn, Turn::Number(_));

@@ -39,6 +39,7 @@ const MACHINE: &[Key] = &[
     key("autostart", Kind::Boolean),
     key("message", Kind::Text),
     key("port", Kind::Tables(Place::Port)),
+    key("nat", Kind::Word(&["open", "no-host"])),
     key("ready", Kind::Tables(Place::Ready)),
     key("provision", Kind::Tables(Place::Step)),
 ];
@@ -76,8 +77,8 @@ const DISK: &[Key] = &[
 ];
 /// Keys of a `[[port]]`.
 const PORT: &[Key] = &[
-    key("guest", PORT_NUMBER),
-    key("host", PORT_NUMBER),
+    key("guest", Kind::Ports),
+    key("host", Kind::Ports),
     key("host_ip", Kind::Text),
     key("protocol", Kind::Word(&["tcp", "udp"])),
     key("auto_correct", Kind::Boolean),
@@ -211,6 +212,11 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("host_port", "host"),
     ("address", "host_ip"),
     ("proto", "protocol"),
+    ("guest_ports", "guest"),
+    ("host_ports", "host"),
+    ("guestPort", "guest"),
+    ("hostPort", "host"),
+    ("hostIP", "host_ip"),
     ("src", "source"),
     ("dst", "destination"),
     ("dest", "destination"),

@@ -13,6 +13,8 @@ const SIZE: &str = r"^\s*[0-9]+(\.[0-9]{1,6})?\s*([mMgGtT]([iI]?[bB])?)\s*$";
 const SHARE: &str = r"^\s*(half|[0-9]+\s*/\s*[0-9]+|[0-9]+\s*%)\s*$";
 /// `90`, `90s`, `5m`, `1h`.
 const TIME: &str = r"^\s*[0-9]+\s*([sS]|[sS][eE][cC]|[mM]|[mM][iI][nN]|[hH])?\s*$";
+/// `8000-8010`.
+const PORTS: &str = r"^\s*\+?[0-9]+\s*-\s*\+?[0-9]+\s*$";
 /// `42`.
 const NUMBER: &str = r"^\s*\+?[0-9]+\s*$";
 /// A time is at most a day, in seconds.
@@ -28,6 +30,8 @@ pub(super) enum Kind {
     Script,
     /// A whole number from, to.
     Number(u64, u64),
+    /// A port, or a range of them.
+    Ports,
     /// A whole number from, to, or a share of the host's.
     Share(u64, u64),
     /// A size in bytes from, to; with `bare`, a number without a unit counts MiB.
@@ -65,6 +69,7 @@ impl Kind {
         match self {
             Kind::Text | Kind::Script => "string",
             Kind::Number(..) => "number",
+            Kind::Ports => "number or range",
             Kind::Share(..) => "number or share",
             Kind::Size { .. } => "[size](#sizes-and-times)",
             Kind::SizeOrShare { .. } => "[size](#sizes-and-times) or share",
@@ -85,6 +90,7 @@ impl Kind {
         match self {
             Kind::Text | Kind::Script => json!({ "type": "string" }),
             Kind::Number(least, most) => json!({ "anyOf": [whole(least, most), text(&[NUMBER])] }),
+            Kind::Ports => json!({ "anyOf": [whole(1, 65535), text(&[NUMBER, PORTS])] }),
             Kind::Share(least, most) => {
                 json!({ "anyOf": [whole(least, most), text(&[NUMBER, SHARE, r"^\s*auto\s*$"])] })
             }
@@ -126,6 +132,7 @@ impl Kind {
             Kind::Number(least, most) | Kind::Share(least, most) => {
                 Some((least.to_string(), most.to_string()))
             }
+            Kind::Ports => Some(("1".into(), "65535".into())),
             Kind::Size { least, most, .. }
             | Kind::SizeOrShare { least, most }
             | Kind::SizeOrTables { least, most, .. } => {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::model::{Forward, KernelChoice, Probe, ProviderKind};
+use crate::model::{Forward, KernelChoice, Nat, Probe, ProviderKind};
 
 use super::disks::Disks;
 use super::keys::Place;
@@ -13,6 +13,7 @@ use super::vars::Text;
 use super::walk::{Reader, Sp, Table};
 
 const PROVIDERS: [(&str, ProviderKind); 2] = [("kvm", ProviderKind::Kvm), ("qemu", ProviderKind::Qemu)];
+const NATS: [(&str, Nat); 2] = [("open", Nat::Open), ("no-host", Nat::NoHost)];
 const KERNELS: [(&str, KernelChoice); 2] = [("stock", KernelChoice::Stock), ("fast", KernelChoice::Fast)];
 
 /// The keys of one machine as they stand; at the top of the file, those of all.
@@ -32,6 +33,7 @@ pub(super) struct Layer {
     pub autostart: Option<bool>,
     pub message: Option<String>,
     pub ports: Vec<Sp<Forward>>,
+    pub nat: Option<Nat>,
     pub probes: Vec<Probe>,
     pub steps: Vec<RawStep>,
 }
@@ -73,8 +75,9 @@ impl Reader<'_> {
             message: self.message(table),
             ports: {
                 let tables = self.tables(table, "port", Place::Port);
-                tables.iter().filter_map(|port| self.port(port)).collect()
+                tables.iter().flat_map(|port| self.ports(port)).collect()
             },
+            nat: self.choice(table, "nat", &NATS).map(|choice| choice.value),
             probes: self.probes(table),
             steps: {
                 let tables = self.tables(table, "provision", Place::Step);

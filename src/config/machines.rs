@@ -12,6 +12,7 @@ use super::index::Turn;
 use super::keys::Place;
 use super::layer::{Layer, Stack};
 use super::networks::RawCard;
+use super::ports::MOST_PORTS;
 use super::profiles::Profiles;
 use super::relations::Member;
 use super::report::brief;
@@ -289,6 +290,10 @@ impl Reader<'_> {
         for port in ports.clone() {
             self.claim_port(port, shown, &mut into.ports);
         }
+        if let Some(port) = ports.clone().nth(MOST_PORTS) {
+            let message = format!("more than {MOST_PORTS} ports lead to the machine `{shown}`");
+            self.wrong(&port.span, message, "forward fewer; `rvm proxy` reaches them all");
+        }
         let disks = self.merge_disks(shown, stack.all(|layer| &layer.disks.extra), &mut into.images);
         let given = stack.pick(|layer| layer.hostname.as_ref());
         let hostname = given.map_or_else(|| name.value.clone(), |hostname| hostname.value.clone());
@@ -318,6 +323,7 @@ impl Reader<'_> {
             provider: stack.pick(|layer| layer.provider),
             kernel: stack.pick(|layer| layer.kernel).unwrap_or_default(),
             ports: ports.map(|port| port.value.clone()).collect(),
+            nat: stack.pick(|layer| layer.nat).unwrap_or(base.nat),
             cards,
             steps,
             boot_timeout: stack.pick(|layer| layer.boot_timeout).unwrap_or(base.boot_timeout),

@@ -26,6 +26,7 @@ mod login;
 mod machines;
 mod merge;
 mod networks;
+mod ports;
 mod profiles;
 mod read;
 mod ready;

@@ -1,9 +1,9 @@
-//! `[[port]]` and `[[provision]]`.
+//! `[[provision]]`.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::model::{Forward, Protocol, RunPolicy, Script, Secret, Step, StepKind};
+use crate::model::{RunPolicy, Script, Secret, Step, StepKind};
 
 use super::ansible;
 use super::report::brief;
@@ -18,7 +18,6 @@ const REBOOTING: [&str; 3] = ["shell", "path", "packages"];
 const MOST_RETRIES: u64 = 100;
 const RUN: [(&str, RunPolicy); 3] =
     [("once", RunPolicy::Once), ("always", RunPolicy::Always), ("never", RunPolicy::Never)];
-const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
 
 /// A step that may not have a name yet.
 #[derive(Debug, Clone)]
@@ -30,41 +29,6 @@ pub(super) struct RawStep {
 }
 
 impl Reader<'_> {
-    /// One `[[port]]`.
-    pub fn port(&mut self, table: &Table<'_>) -> Option<Sp<Forward>> {
-        let guest = self.number(table, "guest", 1, 65535);
-        let host = self.number(table, "host", 1, 65535);
-        for (key, example) in [("guest", 80), ("host", 8080)] {
-            if table.raw(key).is_none() {
-                let help = format!("add `{key} = {example}`");
-                self.wrong(&table.span, format!("this port has no `{key}`"), help);
-            }
-        }
-        let host_ip = match table.raw("host_ip") {
-            None => Some(std::net::Ipv4Addr::LOCALHOST.into()),
-            Some(_) => self.text(table, "host_ip", "\"127.0.0.1\"").and_then(|ip| {
-                let parsed = ip.value.value.trim().parse().ok();
-                if parsed.is_none() {
-                    let message = format!("`host_ip` cannot be {:?}", brief(&ip.value.shown));
-                    let help = "write an IP address of this host, such as \"127.0.0.1\" or \"0.0.0.0\"";
-                    self.wrong(&ip.span, message, help);
-                }
-                parsed
-            }),
-        };
-        let protocol = self.choice(table, "protocol", &PROTOCOLS).map(|p| p.value).unwrap_or_default();
-        let auto_correct = self.boolean(table, "auto_correct").unwrap_or(false);
-        let (guest, host, host_ip) = (guest?, host?, host_ip?);
-        let forward = Forward {
-            guest: u16::try_from(guest.value).ok()?,
-            host: u16::try_from(host.value).ok()?,
-            host_ip,
-            protocol,
-            auto_correct,
-        };
-        Some(Sp { value: forward, span: host.span })
-    }
-
     /// One `[[provision]]`.
     pub fn step(&mut self, table: &Table<'_>) -> Option<RawStep> {
         let name = self.step_name(table);

@@ -27,6 +27,8 @@ pub struct Seed {
     pub host_key: Option<HostKey>,
     /// Disks to mount, in this order.
     pub disks: Vec<SeedDisk>,
+    /// Names that are looked up nowhere, and their addresses.
+    pub hosts: Vec<(IpAddr, String)>,
     /// Ethernet address of the card that leads out to the world.
     pub mac: [u8; 6],
     /// Cards in private networks.
@@ -93,6 +95,9 @@ pub fn write_seed(path: &Path, seed: &Seed) -> Result<(), ImageError> {
     if !seed.disks.is_empty() {
         files.push(file("disks", 0o444, seed.disks.iter().map(disk_line).collect()));
     }
+    if !seed.hosts.is_empty() {
+        files.push(file("hosts", 0o444, seed.hosts.iter().map(host_line).collect()));
+    }
     if !seed.networks.is_empty() {
         files.push(file("network-config", 0o444, network_config(seed)));
         files.push(file("networks", 0o444, seed.networks.iter().map(network_line).collect()));
@@ -116,6 +121,11 @@ fn disk_line(disk: &SeedDisk) -> String {
     let access = if disk.read_only { "ro" } else { "rw" };
     let filesystem = if disk.ours { "ext4" } else { "auto" };
     format!("{} {access} {filesystem} {}\n", disk.name, disk.mount)
+}
+
+/// As in `/etc/hosts`.
+fn host_line((ip, name): &(IpAddr, String)) -> String {
+    format!("{ip} {name}\n")
 }
 
 /// Ethernet address, MTU, how it gets its IPv4 address, whether it believes routers, its addresses, resolvers, search
@@ -184,7 +194,8 @@ fn check(seed: &Seed) -> Result<(), ImageError> {
         return bad("a disk and its mount point must each be one word".into());
     }
     let names = seed.networks.iter().flat_map(|network| network.search.iter().chain(&network.domains));
-    if let Some(name) = names.into_iter().find(|name| !is_host_name(name)) {
+    if let Some(name) = names.chain(seed.hosts.iter().map(|(_, name)| name)).find(|name| !is_host_name(name))
+    {
         return bad(format!("`{}` is not a domain", name.escape_debug()));
     }
     // A colon would begin another field of /etc/shadow.
@@ -249,6 +260,13 @@ fn user_data(seed: &Seed) -> String {
     };
     add(format!("hostname: {}", quoted(&seed.hostname)));
     add("manage_etc_hosts: localhost".into());
+    if !seed.hosts.is_empty() {
+        add("bootcmd:".into());
+        add(format!("- {}", quoted("sed -i '/# rvm$/d' /etc/hosts")));
+    }
+    for host in &seed.hosts {
+        add(format!("- {}", quoted(&format!("echo '{} # rvm' >>/etc/hosts", host_line(host).trim_end()))));
+    }
     add(format!("ssh_pwauth: {}", seed.password_hash.is_some()));
     if seed.user == "root" {
         add("disable_root: false".into());
@@ -311,6 +329,7 @@ mod tests {
                 "no-pty ssh-rsa BBBB - & * !".into(),
             ],
             password_hash: Some(Secret::new("$6$rounds=5000$salt$hash./")),
+            hosts: vec![([10, 0, 2, 2].into(), "host.rvm.internal".into())],
             disks: vec![disk("data", "/srv/data", false, true), disk("cd", "/cd", true, false)],
             mac: [2, 0, 0, 0, 0, 1],
             networks: vec![network()],
@@ -343,6 +362,7 @@ mod tests {
         assert_eq!(get("hostname"), "web-1.example\n");
         assert_eq!(get("user"), "vagrant\n");
         assert_eq!(get("disks"), "data rw ext4 /srv/data\ncd ro auto /cd\n");
+        assert_eq!(get("hosts"), "10.0.2.2 host.rvm.internal\n");
         let line =
             "02:00:00:00:00:ab 9000 static no-routers 10.10.0.5/24,fd10::5/64 10.10.0.254 backend,front -\n";
         assert_eq!(get("networks"), line);
@@ -371,6 +391,9 @@ mod tests {
                 serde_json::from_str::<String>(value).unwrap();
             }
         }
+        let host = text.lines().find(|l| l.contains("internal")).unwrap().strip_prefix("- ").unwrap();
+        let host: String = serde_json::from_str(host).unwrap();
+        assert_eq!(host, "echo '10.0.2.2 host.rvm.internal # rvm' >>/etc/hosts");
         let key = text.lines().find(|l| l.contains("AAAA")).unwrap().strip_prefix("  - ").unwrap();
         let key: String = serde_json::from_str(key).unwrap();
         assert_eq!(key, "ssh-ed25519 AAAA me@host: \"a\" #x 'y' \\ ünïcode");

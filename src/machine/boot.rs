@@ -7,15 +7,17 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
+
 use super::disks::seed_disks;
 use super::networks::seed_networks;
 use super::record::Record;
 use super::{MachineError, Machines};
 use super::{console, diagnose};
 use crate::image::{self, HostKey, Kernel, Seed};
-use crate::model::{Forward, Login, Machine, Phase, Project, Protocol, ProviderKind, Secret};
-use crate::net::{self, NetError, Passt, Seat};
-use crate::plan::LoginMark;
+use crate::model::{Forward, Login, Machine, Nat, Phase, Project, Protocol, ProviderKind, Secret, port_runs};
+use crate::net::{self, NatAddresses, NetError, Passt, Seat};
+use crate::plan::{LoginMark, forward_text};
 use crate::provider::{self, DiskSpec, ImageFormat, VmSpec};
 use crate::provision::Stamps;
 use crate::ssh::{self, Session, SshError, Target, WaitError};
@@ -69,8 +71,10 @@ impl Machines<'_> {
         let choice = self.choose_provider(machine, record, forced)?;
         let extra = self.extra_disks(machine, &dir)?;
         let seats = self.take_seats(project, machine, record)?;
-        self.write_seed(project, machine, record, &seats)?;
-        let (ports, passt) = self.open_ports(machine)?;
+        let private: Vec<IpNet> = seats.iter().flat_map(|seat| seat.spec.subnets.clone()).collect();
+        let addresses = NatAddresses::choose(&private);
+        self.write_seed(project, machine, record, &seats, &addresses)?;
+        let (ports, passt) = self.open_ports(machine, &addresses)?;
         let _watch = self.time(&machine.name, Phase::Vmm);
         let mut ports = ports.into_iter();
         let ssh = ports.next().map(|f| SocketAddr::new(provider::reachable(f.host_ip), f.host));
@@ -82,9 +86,7 @@ impl Machines<'_> {
         record.identity = identity(&project.login, &dir);
         record.login = Some(login_mark(&project.login, &Stamps::load(&dir)?));
         record.started = true;
-        for (declared, actual) in machine.ports.iter().zip(&record.ports) {
-            self.tell_port(&machine.name, declared, actual);
-        }
+        self.tell_ports(&machine.name, &machine.ports, &record.ports);
         self.write_known_hosts(record, &dir)?;
         self.save(record)?;
         let mut spec = VmSpec {
@@ -154,7 +156,11 @@ impl Machines<'_> {
     }
 
     /// Chooses host ports, the SSH one first, and has passt listen on them.
-    fn open_ports(&self, machine: &Machine) -> Result<(Vec<Forward>, Passt), MachineError> {
+    fn open_ports(
+        &self,
+        machine: &Machine,
+        addresses: &NatAddresses,
+    ) -> Result<(Vec<Forward>, Passt), MachineError> {
         let _watch = self.time(&machine.name, Phase::Network);
         let ssh = Forward {
             guest: 22,
@@ -181,7 +187,7 @@ impl Machines<'_> {
             };
             let mut chosen = net::choose(&wanted, &mut reserve)?;
             chosen.rotate_right(1);
-            match Passt::start(&chosen) {
+            match Passt::start(machine.nat, addresses, &chosen) {
                 Ok(passt) => return Ok((chosen, passt)),
                 Err(NetError::PortRace(_)) if tries < PORT_TRIES => tries += 1,
                 Err(error) => return Err(error.into()),
@@ -195,13 +201,16 @@ impl Machines<'_> {
         Lock::try_acquire(&path, "rvm up").ok().and_then(Result::ok)
     }
 
-    fn tell_port(&self, name: &str, declared: &Forward, actual: &Forward) {
-        let (guest, host, ip) = (actual.guest, actual.host, actual.host_ip);
-        let protocol = actual.protocol.as_str();
-        let text = format!("Port {guest}/{protocol} of the guest is {ip}:{host} on the host.");
-        match declared.host == actual.host {
-            true => self.detail(name, text),
-            false => self.warn(name, format!("{text} ({} was taken.)", declared.host)),
+    fn tell_ports(&self, name: &str, declared: &[Forward], actual: &[Forward]) {
+        let (kept, moved): (Vec<_>, Vec<_>) =
+            declared.iter().zip(actual).partition(|(declared, actual)| declared.host == actual.host);
+        for (declared, actual) in moved {
+            let text = format!("Port {} was taken: {}.", declared.host, forward_text(actual));
+            self.warn(name, text);
+        }
+        let kept: Vec<Forward> = kept.into_iter().map(|(_, actual)| actual.clone()).collect();
+        for run in port_runs(&kept) {
+            self.detail(name, format!("Port {run}."));
         }
     }
 
@@ -211,6 +220,7 @@ impl Machines<'_> {
         machine: &Machine,
         record: &Record,
         seats: &[Seat],
+        addresses: &NatAddresses,
     ) -> Result<(), MachineError> {
         let dir = self.layout.machine(&record.id);
         let _watch = self.time(&machine.name, Phase::Seed);
@@ -239,6 +249,10 @@ impl Machines<'_> {
             password_hash,
             host_key,
             disks: seed_disks(&machine.disks),
+            hosts: match machine.nat {
+                Nat::Open => vec![(addresses.gateway.into(), net::HOST_NAME.into())],
+                Nat::NoHost => Vec::new(),
+            },
             mac: provider::mac_of(&record.id),
             networks: seed_networks(project, machine, seats),
         };

@@ -10,10 +10,10 @@ mod exclude;
 mod hook;
 mod lock;
 mod network;
+mod port;
 mod secret;
 mod text;
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,7 +25,8 @@ pub use event::{Event, Phase, Reporter, Silent, Stopwatch, Stream};
 pub use exclude::Exclude;
 pub use hook::{AfterAll, Hook, Hooked, Moment, Side};
 pub use lock::{LockedBox, LockedKernel, Locks, content_digest, timestamp};
-pub use network::{Card, Network, station, unusable};
+pub use network::{Card, Nat, Network, station, unusable};
+pub use port::{Forward, PortRun, Protocol, port_runs};
 pub use secret::{Masker, Secret};
 pub use text::{hex, mac_text};
 
@@ -75,6 +76,8 @@ pub struct Machine {
     pub kernel: KernelChoice,
     /// Ports of the host that lead into the guest (the SSH one is not among them).
     pub ports: Vec<Forward>,
+    /// Where its first card leads to.
+    pub nat: Nat,
     /// Cards in private networks, in the order in which the guest finds them.
     pub cards: Vec<Card>,
     /// Provision steps in the order of the file.
@@ -113,6 +116,7 @@ impl Machine {
             provider: None,
             kernel: KernelChoice::default(),
             ports: Vec::new(),
+            nat: Nat::default(),
             cards: Vec::new(),
             steps: Vec::new(),
             boot_timeout: Duration::from_secs(300),
@@ -236,42 +240,6 @@ impl KernelChoice {
             KernelChoice::Fast => "fast",
         }
     }
-}
-
-/// Transport protocol of a forwarded port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    /// TCP.
-    #[default]
-    Tcp,
-    /// UDP.
-    Udp,
-}
-
-impl Protocol {
-    /// `tcp` or `udp`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-        }
-    }
-}
-
-/// A port of the host that leads to a port of the guest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Forward {
-    /// Port in the guest, 1 to 65535.
-    pub guest: u16,
-    /// Port on the host, 1 to 65535.
-    pub host: u16,
-    /// Address on the host; `127.0.0.1` unless the file says otherwise.
-    pub host_ip: IpAddr,
-    /// TCP or UDP.
-    pub protocol: Protocol,
-    /// Take another free port where `host` is taken, instead of failing.
-    pub auto_correct: bool,
 }
 
 /// How to log in to the machines of a project.

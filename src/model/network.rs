@@ -5,6 +5,27 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+/// Where a machine's first card leads to. The forwarded ports lead in either way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Nat {
+    /// Wherever this host reaches, and to what listens on the host's own loopback addresses.
+    #[default]
+    Open,
+    /// Not to this host.
+    NoHost,
+}
+
+impl Nat {
+    /// The word of the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Nat::Open => "open",
+            Nat::NoHost => "no-host",
+        }
+    }
+}
+
 /// A network that machines of a project share, and nobody else.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {

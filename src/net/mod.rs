@@ -7,12 +7,14 @@
 //!
 //! [`switch`] joins machines with each other, and has no way out at all.
 
+mod nat;
 mod networks;
 mod passt;
 mod ports;
 mod routes;
 pub mod switch;
 
+pub use nat::{HOST_NAME, NatAddresses};
 pub use networks::{Applicant, NetworkError, NetworkStatus, Networks, Seat, network_id, owner};
 pub use passt::{NetError, Passt};
 pub use ports::{PortError, choose};

@@ -1,13 +1,15 @@
 //! Starts `passt` for one machine.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 use thiserror::Error;
 
-use crate::model::{Code, Forward, Protocol};
+use super::nat::{self, NatAddresses};
+use crate::model::{Code, Forward, Nat, Protocol};
 
 /// Why a machine has no network.
 #[derive(Debug, Error)]
@@ -68,11 +70,12 @@ const LAUNCH: &str = r#"exec passt "$@" 3<&0 </dev/null"#;
 impl Passt {
     /// Starts it with these forwards, all of them bound when this returns: the process that we
     /// start goes to the background only then.
-    pub fn start(forwards: &[Forward]) -> Result<Passt, NetError> {
+    pub fn start(way: Nat, addresses: &NatAddresses, forwards: &[Forward]) -> Result<Passt, NetError> {
+        let resolvers = if way == Nat::Open { Vec::new() } else { nat::resolvers_beyond_loopback() };
         let (ours, theirs) = UnixStream::pair().map_err(NetError::Io)?;
         let output = Command::new("sh")
             .args(["-c", LAUNCH, "passt"])
-            .args(arguments(forwards))
+            .args(arguments(way, addresses, &resolvers, forwards))
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -87,8 +90,20 @@ impl Passt {
 }
 
 /// The command line, without secrets: ports and switches.
-fn arguments(forwards: &[Forward]) -> Vec<String> {
+fn arguments(way: Nat, addresses: &NatAddresses, resolvers: &[IpAddr], forwards: &[Forward]) -> Vec<String> {
     let mut args: Vec<String> = ["--quiet", "--fd", "3"].map(String::from).to_vec();
+    let NatAddresses { guest, gateway, prefix } = addresses;
+    match way {
+        Nat::Open => {
+            args.extend(["-a".into(), guest.to_string(), "-n".into(), prefix.to_string()]);
+            args.extend(["-g".into(), gateway.to_string()]);
+        }
+        // With the host's own address, which it has then, a guest cannot reach what listens there.
+        Nat::NoHost => args.push("--no-map-gw".into()),
+    }
+    for resolver in resolvers {
+        args.extend(["-D".into(), resolver.to_string()]);
+    }
     for forward in forwards {
         args.push(if forward.protocol == Protocol::Tcp { "-t" } else { "-u" }.into());
         args.push(format!("{}/{}:{}", forward.host_ip, forward.host, forward.guest));
@@ -125,8 +140,15 @@ mod tests {
             auto_correct: true,
         };
         let udp = Forward { guest: 53, host: 5353, protocol: Protocol::Udp, ..tcp.clone() };
-        let args = arguments(&[tcp, udp]).join(" ");
-        assert_eq!(args, "--quiet --fd 3 -t 127.0.0.1/2222:22 -u 127.0.0.1/5353:53");
+        let addresses =
+            NatAddresses::choose(&["10.0.2.0/24".parse().unwrap(), "10.0.3.0/24".parse().unwrap()]);
+        let args = arguments(Nat::Open, &addresses, &[], &[tcp, udp]).join(" ");
+        let expected = "--quiet --fd 3 -a 192.168.127.15 -n 24 -g 192.168.127.2 \
+                        -t 127.0.0.1/2222:22 -u 127.0.0.1/5353:53";
+        assert_eq!(args, expected);
+        let resolver = "192.0.2.53".parse().unwrap();
+        let args = arguments(Nat::NoHost, &addresses, &[resolver], &[]).join(" ");
+        assert_eq!(args, "--quiet --fd 3 --no-map-gw -D 192.0.2.53");
     }
 
     #[test]

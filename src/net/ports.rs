@@ -1,13 +1,16 @@
 //! Which ports of the host are free.
 
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::ops::RangeInclusive;
 
 use thiserror::Error;
 
 use crate::model::{Code, Forward, Protocol};
 
-/// Where `auto_correct` looks for another port: Vagrant's `usable_port_range`.
-const USABLE: std::ops::RangeInclusive<u16> = 2200..=2250;
+/// Where `auto_correct` looks for another port first: Vagrant's `usable_port_range`.
+const USABLE: RangeInclusive<u16> = 2200..=2250;
+/// And then, below the ports that Linux gives to outgoing connections.
+const BEYOND: RangeInclusive<u16> = 22000..=23999;
 
 /// Why a port cannot be had.
 #[derive(Debug, Error)]
@@ -36,13 +39,28 @@ pub enum PortError {
         source: std::io::Error,
     },
     /// `auto_correct` found nothing.
-    #[error("port {port} is taken and no port from {first} to {last} is free on {ip}", first = USABLE.start(), last = USABLE.end())]
+    #[error(
+        "port {port} is taken, and no port from {} to {} or from {} to {} is free on {ip}",
+        USABLE.start(), USABLE.end(), BEYOND.start(), BEYOND.end()
+    )]
     NoneLeft {
         /// Host address.
         ip: IpAddr,
         /// The port that was wanted.
         port: u16,
     },
+    /// Several of them.
+    #[error("{} ports cannot be had: {}", .0.len(), listed(.0))]
+    Several(Vec<PortError>),
+}
+
+/// Ports that a message names.
+const MOST_LISTED: usize = 8;
+
+fn listed(errors: &[PortError]) -> String {
+    let mut text: Vec<String> = errors.iter().take(MOST_LISTED).map(ToString::to_string).collect();
+    text.extend((errors.len() > MOST_LISTED).then(|| "…".to_owned()));
+    text.join("; ")
 }
 
 impl PortError {
@@ -52,12 +70,14 @@ impl PortError {
             PortError::Taken { .. } => Code::PortTaken,
             PortError::Refused { .. } => Code::PortRefused,
             PortError::NoneLeft { .. } => Code::NoPortLeft,
+            PortError::Several(errors) => errors.first().map_or(Code::PortTaken, PortError::code),
         }
     }
 
     /// What to do next.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
+            PortError::Several(errors) => return errors.first()?.hint(),
             PortError::Taken { port, .. } => format!(
                 "`ss -tulpn | grep :{port}` shows who has it; choose another `host` port or set `auto_correct = true`"
             ),
@@ -93,8 +113,8 @@ fn try_listen(ip: IpAddr, port: u16, protocol: Protocol) -> Result<(), PortError
 }
 
 /// The host port for each of `wanted`, in order. A taken one is an error, or, with
-/// `auto_correct`, replaced by the lowest free port of 2200 to 2250 (Vagrant's range). Those given
-/// to earlier entries count as taken.
+/// `auto_correct`, replaced by the lowest free port of 2200 to 2250 (Vagrant's range) or 22000 to 23999.
+/// Those given to earlier entries count as taken. All that cannot be had are told at once.
 ///
 /// `reserve` is asked for each port before it is tried; what it refuses counts as taken, and what it
 /// grants is nobody else's until the caller says so. Whoever does not ask it may still be faster.
@@ -103,6 +123,7 @@ pub fn choose(
     reserve: &mut dyn FnMut(u16, Protocol) -> bool,
 ) -> Result<Vec<Forward>, PortError> {
     let mut chosen: Vec<Forward> = Vec::with_capacity(wanted.len());
+    let mut errors = Vec::new();
     for forward in wanted {
         let given = |port: u16| chosen.iter().any(|c| c.host == port && c.protocol == forward.protocol);
         let (ip, protocol) = (forward.host_ip, forward.protocol);
@@ -111,15 +132,25 @@ pub fn choose(
             false => try_listen(ip, port, protocol),
         };
         let host = match try_port(forward.host) {
-            Ok(()) => forward.host,
             Err(PortError::Taken { port, .. }) if forward.auto_correct => {
-                USABLE.clone().find(|p| try_port(*p).is_ok()).ok_or(PortError::NoneLeft { ip, port })?
+                let free = USABLE.chain(BEYOND).find(|p| try_port(*p).is_ok());
+                free.ok_or(PortError::NoneLeft { ip, port })
             }
-            Err(error) => return Err(error),
+            tried => tried.map(|()| forward.host),
         };
-        chosen.push(Forward { host, ..forward.clone() });
+        match host {
+            Ok(host) => chosen.push(Forward { host, ..forward.clone() }),
+            Err(error) => errors.push(error),
+        }
     }
-    Ok(chosen)
+    match (errors.pop(), errors.is_empty()) {
+        (None, _) => Ok(chosen),
+        (Some(only), true) => Err(only),
+        (Some(last), false) => {
+            errors.push(last);
+            Err(PortError::Several(errors))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -152,6 +183,20 @@ mod tests {
         assert!(matches!(refused, Err(PortError::Taken { .. })));
         let moved = choose(&[forward(free, true)], &mut others).unwrap();
         assert!((2201..=2250).contains(&moved[0].host));
+        let mut beyond = |port: u16, _| port != free && port > 2250;
+        let moved = choose(&[forward(free, true)], &mut beyond).unwrap();
+        assert!(BEYOND.contains(&moved[0].host), "Vagrant's range is for some fifty machines");
+    }
+
+    #[test]
+    fn all_ports_that_cannot_be_had_are_told_at_once() {
+        let wanted: Vec<Forward> = (40000..40020).map(|port| forward(port, false)).collect();
+        let error = choose(&wanted, &mut |port, _| port == 40000).unwrap_err();
+        let text = error.to_string();
+        assert!(text.starts_with("19 ports cannot be had: port 40001/tcp on 127.0.0.1 is taken; "), "{text}");
+        assert!(text.contains("40008/tcp") && text.ends_with("; …"), "{text}");
+        assert_eq!(error.code(), Code::PortTaken);
+        assert!(error.hint().unwrap().contains("auto_correct"));
     }
 
     #[test]

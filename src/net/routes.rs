@@ -4,7 +4,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-/// The route of this host that overlaps `net`, and its interface. Default routes do not count.
+/// Shorter prefixes stand for "all the rest", as those of a VPN that takes everything (0.0.0.0/1) or all
+/// private addresses (10.0.0.0/8): such a route leads out, and hides no network in particular.
+const NARROWEST_WAY_OUT: (u8, u8) = (8, 16);
+
+/// The route of this host that overlaps `net`, and its interface. Default routes and those that stand for
+/// one do not count.
 pub(super) fn overlapping(net: &IpNet) -> Option<(IpNet, String)> {
     // Without /proc there is nothing to compare with.
     let text = match net {
@@ -13,10 +18,14 @@ pub(super) fn overlapping(net: &IpNet) -> Option<(IpNet, String)> {
     };
     let text = text.unwrap_or_default();
     let parse = if net.addr().is_ipv4() { parse_v4 } else { parse_v6 };
-    text.lines().filter_map(parse).find(|(route, device)| {
-        let overlaps = route.contains(&net.network()) || net.contains(&route.network());
-        overlaps && route.prefix_len() > 0 && device != "lo"
-    })
+    text.lines().filter_map(parse).find(|(route, device)| device != "lo" && hides(net, route))
+}
+
+/// Whether machines in `net` would look there for what this host finds by `route`.
+fn hides(net: &IpNet, route: &IpNet) -> bool {
+    let widest = if net.addr().is_ipv4() { NARROWEST_WAY_OUT.0 } else { NARROWEST_WAY_OUT.1 };
+    let overlaps = route.contains(&net.network()) || net.contains(&route.network());
+    overlaps && route.prefix_len() > widest
 }
 
 /// `Iface Destination Gateway Flags RefCnt Use Metric Mask …`, numbers as the processor stores them.
@@ -42,6 +51,23 @@ fn parse_v6(line: &str) -> Option<(IpNet, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wide_route_is_a_way_out() {
+        let hides = |net: &str, route: &str| hides(&net.parse().unwrap(), &route.parse().unwrap());
+        assert!(hides("10.10.0.0/24", "10.10.0.0/16") && hides("10.0.0.0/8", "10.9.0.0/24"));
+        assert!(hides("fd10::/64", "fd10::/48"));
+        for (net, route) in [
+            ("10.10.0.0/24", "0.0.0.0/0"),
+            ("10.10.0.0/24", "0.0.0.0/1"),
+            ("10.10.0.0/24", "10.0.0.0/8"),
+            ("10.10.0.0/24", "10.11.0.0/16"),
+            ("fd10::/64", "::/0"),
+            ("fd10::/64", "8000::/1"),
+        ] {
+            assert!(!hides(net, route), "{net} {route}");
+        }
+    }
 
     #[test]
     fn lines_of_the_kernel_are_understood() {

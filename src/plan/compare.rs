@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{Applied, Live, Made, Wanted};
-use crate::model::{Card, DiskSource, ExtraDisk, Forward, Protocol};
+use crate::model::{Card, DiskSource, ExtraDisk, Forward, PortRun, Protocol, port_runs};
 
 /// Who a machine's seed lets in; kept in its record. The password is there as a keyed digest only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +73,8 @@ pub enum Subject {
     Provider,
     /// A forwarded port.
     Port,
+    /// Where its first card leads to.
+    Nat,
     /// A card in a private network, by the network's name.
     Network(String),
     /// Login user.
@@ -96,6 +98,7 @@ impl fmt::Display for Subject {
             Subject::Kernel => "kernel",
             Subject::Provider => "provider",
             Subject::Port => "port",
+            Subject::Nat => "nat",
             Subject::Network(name) => return write!(f, "network {name}"),
             Subject::User => "RVM_SSH_USER",
             Subject::Key => "RVM_SSH_KEY",
@@ -167,6 +170,7 @@ pub(super) fn changes(made: &Made, wanted: Wanted<'_>, live: Option<&Live>) -> V
         note(Subject::Provider, old.to_string(), new.to_string(), How::Reload);
     }
     note(Subject::Kernel, applied.kernel.as_str().into(), wanted.kernel.as_str().into(), How::Reload);
+    note(Subject::Nat, applied.nat.as_str().into(), wanted.nat.as_str().into(), How::Reload);
     disks(&applied.disks, &wanted.disks, &mut list);
     forwards(&applied.ports, &wanted.ports, live, &mut list);
     cards(&applied.cards, &wanted.cards, &mut list);
@@ -237,24 +241,29 @@ pub fn only_in(list: &[Forward], other: &[Forward]) -> Vec<Forward> {
 
 fn forwards(old: &[Forward], new: &[Forward], live: Option<&Live>, list: &mut Vec<Change>) {
     let how = |is_live: bool| if is_live { How::Live } else { How::Reload };
-    for forward in only_in(old, new) {
-        let how =
-            how(live.is_some_and(|live| only_in(std::slice::from_ref(&forward), &live.opened).is_empty()));
-        list.push(Change { subject: Subject::Port, old: Some(forward_text(&forward)), new: None, how });
+    let closes = |forward: &Forward| {
+        how(live.is_some_and(|live| only_in(std::slice::from_ref(forward), &live.opened).is_empty()))
+    };
+    let opens =
+        |forward: &Forward| how(live.is_some_and(|live| live.ports) && forward.protocol == Protocol::Tcp);
+    for (run, how) in alike(&only_in(old, new), closes) {
+        list.push(Change { subject: Subject::Port, old: Some(run.to_string()), new: None, how });
     }
-    for forward in only_in(new, old) {
-        let how = how(live.is_some_and(|live| live.ports) && forward.protocol == Protocol::Tcp);
-        list.push(Change { subject: Subject::Port, old: None, new: Some(forward_text(&forward)), how });
+    for (run, how) in alike(&only_in(new, old), opens) {
+        list.push(Change { subject: Subject::Port, old: None, new: Some(run.to_string()), how });
     }
+}
+
+/// Forwards that follow each other and are applied in the same way are told as one.
+fn alike(list: &[Forward], how: impl Fn(&Forward) -> How) -> Vec<(PortRun, How)> {
+    let same = |a: &Forward, b: &Forward| how(a) == how(b);
+    let runs = list.chunk_by(same).flat_map(port_runs);
+    runs.map(|run| (run.clone(), how(&run.first))).collect()
 }
 
 /// Such as `127.0.0.1:8080 → 80` or `[::1]:53 → 53/udp`.
 pub fn forward_text(forward: &Forward) -> String {
-    let host = std::net::SocketAddr::new(forward.host_ip, forward.host);
-    match forward.protocol {
-        Protocol::Tcp => format!("{host} → {}", forward.guest),
-        Protocol::Udp => format!("{host} → {}/udp", forward.guest),
-    }
+    PortRun { first: forward.clone(), count: 1 }.to_string()
 }
 
 fn cards(old: &[Card], new: &[Card], list: &mut Vec<Change>) {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub use compare::{Change, How, LoginMark, Subject, card_text, describe, forward_text, mebibytes, only_in};
 pub use order::in_order;
 
-use crate::model::{Card, ExtraDisk, Forward, KernelChoice, Machine, ProviderKind};
+use crate::model::{Card, ExtraDisk, Forward, KernelChoice, Machine, Nat, ProviderKind};
 
 /// What a machine was made from and last started with; kept in its record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +37,9 @@ pub struct Applied {
     pub provider: Option<ProviderKind>,
     /// Ports as declared, before `auto_correct`.
     pub ports: Vec<Forward>,
+    /// Where its first card leads to.
+    #[serde(default)]
+    pub nat: Nat,
     /// Cards in private networks.
     #[serde(default)]
     pub cards: Vec<Card>,
@@ -60,6 +63,7 @@ impl Applied {
             provider,
             kernel,
             ports,
+            nat,
             cards,
             steps: _,
             boot_timeout: _,
@@ -82,6 +86,7 @@ impl Applied {
             kernel: *kernel,
             provider: *provider,
             ports: ports.clone(),
+            nat: *nat,
             cards: cards.clone(),
         }
     }

@@ -6,7 +6,7 @@ use crate::cli::target::short;
 use crate::cli::ui::table::bytes;
 use crate::cli::ui::text::sanitise;
 use crate::machine::StepPreview;
-use crate::model::{KernelChoice, Machine, ProviderKind, Side};
+use crate::model::{Forward, KernelChoice, Machine, Nat, ProviderKind, Side, port_runs};
 use crate::plan::{Change, How, card_text, describe, forward_text, mebibytes};
 use crate::provision::Why;
 
@@ -180,6 +180,9 @@ fn creation(page: &mut Page, planned: &Planned<'_>) {
     for disk in &machine.disks {
         page.line(Mark::Add, "disk", &format!("{}: {}", disk.name, describe(disk)));
     }
+    if machine.nat != Nat::default() {
+        page.line(Mark::Add, "nat", machine.nat.as_str());
+    }
     for card in &machine.cards {
         page.line(Mark::Add, "network", &format!("{}: {}", card.network, card_text(card)));
     }
@@ -227,13 +230,15 @@ fn start(page: &mut Page, planned: &Planned<'_>) {
         let note = if is_clear { "" } else { " (`rvm doctor` says why not kvm)" };
         page.line(mark, "provider", &format!("{kind}{note}"));
     }
-    for (declared, chosen) in &start.ports {
-        let text = forward_text(declared);
-        if declared.host != chosen.host {
-            page.line(Mark::Change, "port", &format!("{text}: taken, so {} instead", chosen.host));
-        } else if is_new {
-            page.line(mark, "port", &text);
-        }
+    let (kept, moved): (Vec<_>, Vec<_>) =
+        start.ports.iter().partition(|(declared, chosen)| declared.host == chosen.host);
+    let kept: Vec<Forward> = kept.into_iter().map(|(declared, _)| declared.clone()).collect();
+    for run in port_runs(&kept).iter().filter(|_| is_new) {
+        page.line(mark, "port", &run.to_string());
+    }
+    for (declared, chosen) in moved {
+        let text = format!("{}: taken, so {} instead", forward_text(declared), chosen.host);
+        page.line(Mark::Change, "port", &text);
     }
 }
 

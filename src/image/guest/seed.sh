@@ -63,6 +63,13 @@ set_hostname() {
     chmod 644 /etc/hosts.rvm-new && mv /etc/hosts.rvm-new /etc/hosts
 }
 
+# Names that the host gives: each line of /etc/hosts that it gave before goes.
+set_hosts() {
+    { grep -v '# rvm$' /etc/hosts; [ ! -r "$seed/hosts" ] || sed 's/$/ # rvm/' "$seed/hosts"; } 2>/dev/null >/etc/hosts.rvm-new
+    cmp -s /etc/hosts /etc/hosts.rvm-new && rm -f /etc/hosts.rvm-new && return 0
+    chmod 644 /etc/hosts.rvm-new && mv /etc/hosts.rvm-new /etc/hosts
+}
+
 # The home of a user of /etc/passwd.
 home_of() {
     while IFS=: read -r name _ _ _ _ home _; do
@@ -224,6 +231,7 @@ grow() {
 mkdir -p -m 700 "$state"
 if open_seed; then
     set_hostname || say "cannot set the host name"
+    set_hosts || say "cannot set the names of other hosts"
     set_user || say "cannot set up the user"
     mount_disks
     set_networks || say "cannot set up the private networks"

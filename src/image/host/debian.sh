@@ -28,6 +28,9 @@ echo 'LABEL=rvm-root / ext4 noatime 0 0' >"$root/etc/fstab"
 echo 'LANG=C.UTF-8' >"$root/etc/default/locale"
 printf '127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n' >"$root/etc/hosts"
 echo debian >"$root/etc/hostname"
+# The package that has this is not among those of a small system: without it only root can ping.
+mkdir -p "$root/etc/sysctl.d"
+echo 'net.ipv4.ping_group_range = 0 2147483647' >"$root/etc/sysctl.d/50-rvm-ping.conf"
 ln -sf ../run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
 # Each machine makes its own.
 : >"$root/etc/machine-id"

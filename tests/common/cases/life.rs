@@ -1,5 +1,7 @@
 //! Up, halt, destroy and what is shown of a machine in between.
 
+use std::io::{Read, Write};
+
 use super::MICRO;
 use crate::common::{Project, fetch, free_port, machines, shapes};
 
@@ -159,7 +161,21 @@ busybox httpd -p 80 -h /tmp/www
 """
 "#;
 
-/// A page of the guest through a forwarded port; a port that is taken.
+/// Something that listens on 127.0.0.1 of the host, and the guest's command that asks it.
+fn service() -> (std::net::TcpListener, impl Fn(&str) -> String) {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let clone = listener.try_clone().unwrap();
+    std::thread::spawn(move || {
+        while let Ok((mut peer, _)) = clone.accept() {
+            let _ = peer.read(&mut [0; 512]);
+            let _ = peer.write_all(b"HTTP/1.0 200 OK\r\n\r\nhello from the host");
+        }
+    });
+    (listener, move |host: &str| format!("wget -q -T 5 -O- http://{host}:{port}/"))
+}
+
+/// A page of the guest through a forwarded port; a port that is taken; the host as the guest finds it.
 pub fn forwarded_ports(provider: &str) {
     let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let host = taken.local_addr().unwrap().port();
@@ -174,11 +190,30 @@ pub fn forwarded_ports(provider: &str) {
     project.rvm(&["port"]).ok().says(&actual.to_string());
     assert!(fetch(u16::try_from(actual).unwrap()).contains("hello from default"));
     drop(taken);
+    // A service of the host's loopback.
+    let (service, request) = service();
+    project.rvm(&["ssh", "-c", &request("host.rvm.internal")]).ok().says("hello from the host");
 
-    let free = free_port();
-    project.vagrantfile(provider, &format!("{MICRO}[[port]]\nguest = 80\nhost = {free}\n{SERVER}"));
+    let free = std::iter::repeat_with(free_port)
+        .find(|port| {
+            port.checked_add(1).is_some_and(|next| std::net::TcpListener::bind(("127.0.0.1", next)).is_ok())
+        })
+        .unwrap();
+    project.vagrantfile(
+        provider,
+        &format!(
+            "{MICRO}nat = \"no-host\"\n[[port]]\nguest = \"80-81\"\nhost = \"{free}-{}\"\n{SERVER}",
+            free + 1
+        ),
+    );
     project.rvm(&["reload"]).ok();
     assert!(fetch(free).contains("hello from default"));
+    project.rvm(&["port"]).ok().says(&format!("=> {} (host)", free + 1));
+    project.rvm(&["ssh", "-c", "grep host.rvm.internal /etc/hosts"]).code(1);
+    project
+        .rvm(&["ssh", "-c", &request("$(ip route | sed -n 's/^default via \\([^ ]*\\) .*/\\1/p')")])
+        .code(1);
+    drop(service);
 
     let more = free_port();
     let word = format!("{more}:80");
