@@ -11,7 +11,7 @@ use rvm::vmm::sandbox::{EXIT_STATUS, Policy, Role, Violation, enter, prepare, sp
 
 use crate::inside::{part, play, text};
 
-/// All kinds of threads that are started, and the two that enter the sandbox themselves.
+/// All kinds of threads that are started, and those that enter the sandbox themselves.
 const STARTED: [&str; 13] = [
     "vcpu0",
     "virtio-blk",
@@ -27,7 +27,7 @@ const STARTED: [&str; 13] = [
     "attach",
     "stop",
 ];
-const ENTERING: [&str; 2] = ["main", "supervisor"];
+const ENTERING: [&str; 3] = ["main", "supervisor", "switch"];
 
 /// Makes a system call with harmless arguments.
 fn call(number: libc::c_long, arguments: [libc::c_long; 4]) -> libc::c_long {
@@ -80,11 +80,19 @@ const FORBIDDEN: [(&str, libc::c_long); 15] = [
     ("unlink", libc::SYS_unlinkat),
 ];
 
+/// The role of a process that has such threads.
+fn role_of(kind: &str) -> Role {
+    match kind {
+        "supervisor" | "console" | "attach" => Role::Supervisor,
+        "switch" => Role::Switch,
+        _ => Role::Hypervisor,
+    }
+}
+
 /// Enters as the thread `kind` would, or starts one of that kind, and lets it do `work`.
 fn within(kind: &str, work: impl FnOnce() + Send + 'static) {
     prepare().unwrap();
-    let role = if kind == "supervisor" { Role::Supervisor } else { Role::Hypervisor };
-    let report = enter(&Policy { role, writable: Vec::new() }).unwrap();
+    let report = enter(&Policy { role: role_of(kind), writable: Vec::new() }).unwrap();
     assert!(report.no_seccomp.is_none(), "this host has no system call filters: {report:?}");
     if ENTERING.contains(&kind) {
         work();
@@ -158,7 +166,7 @@ fn a_full_console_log_is_moved_from_inside() {
         let (kind, path) = part.split_once(':').unwrap();
         prepare().unwrap();
         let mut log = BoundedLog::open(Path::new(path), 1000).unwrap();
-        enter(&Policy::default()).unwrap();
+        enter(&Policy { role: role_of(kind), writable: Vec::new() }).unwrap();
         let work = move || (0..25).for_each(|_| log.write_all(&[b'x'; 100]).unwrap());
         spawn(kind, work).unwrap().join().unwrap();
         return;
@@ -178,8 +186,11 @@ fn a_thread_without_a_table_is_not_started() {
     const TEST: &str = "calls::a_thread_without_a_table_is_not_started";
     if part().is_some() {
         within("main", || {
-            let error = spawn("virtio-unknown", || println!("it runs")).unwrap_err();
-            assert!(error.to_string().contains("`virtio-unknown`"), "{error}");
+            // One that there is not, and one of another process.
+            for name in ["virtio-unknown", "attach"] {
+                let error = spawn(name, || println!("it runs")).unwrap_err();
+                assert!(error.to_string().contains(&format!("`{name}`")), "{error}");
+            }
             assert!(enter(&Policy::default()).is_err(), "nobody enters twice");
         });
         return;

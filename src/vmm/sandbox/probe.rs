@@ -3,7 +3,8 @@
 use std::io;
 use std::thread;
 
-use super::{Error, Policy, Report, close_files, seccomp};
+use super::seccomp::Filter;
+use super::{Error, Policy, Report, Role, close_files};
 
 /// Puts up what the kernel has to give, on a thread of its own: the calling process stays as it is.
 ///
@@ -12,9 +13,9 @@ use super::{Error, Policy, Report, close_files, seccomp};
 pub fn probe() -> Result<Report, Error> {
     let failed = |source| Error::System { what: "thread", source };
     let thread = thread::Builder::new().name("sandbox-probe".into()).spawn(|| {
-        let filters = seccomp::Filters::compile().map_err(Error::Filters)?;
+        let filter = Filter::of_process(Role::default()).map_err(Error::Filters)?;
         let landlock = close_files(&Policy::default())?;
-        Ok(Report { landlock, no_seccomp: filters.enter_thread("main").err() })
+        Ok(Report { landlock, no_seccomp: filter.enter_thread().err() })
     });
     let panicked = |_| failed(io::Error::other("it panicked"));
     thread.map_err(failed)?.join().map_err(panicked)?

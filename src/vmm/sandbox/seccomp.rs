@@ -5,52 +5,45 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch,
 };
 
-use super::tables::{Arg, Rule, START, TABLES};
+use super::Role;
+use super::tables::{self, Arg, Rule, START, Table};
 
-/// The filters of a process.
-#[derive(Debug)]
-pub(super) struct Filters {
+/// A filter, compiled.
+#[derive(Debug, Clone)]
+pub(super) struct Filter(Arc<BpfProgram>);
+
+impl Filter {
+    /// For one kind of thread.
+    pub(super) fn of(table: &Table) -> Result<Self, BackendError> {
+        allow(table.parts.iter().copied().flatten())
+    }
+
+    /// For a whole process: what any kind of its threads may do, and starting them.
+    pub(super) fn of_process(role: Role) -> Result<Self, BackendError> {
+        allow(tables::of(role).iter().flat_map(|table| table.parts).copied().flatten().chain(START))
+    }
+
     /// Says that there is no `clone3`.
-    no_clone3: BpfProgram,
-    /// What all kinds of threads may do, and starting them.
-    process: BpfProgram,
-    /// By kind.
-    threads: BTreeMap<&'static str, BpfProgram>,
-}
-
-impl Filters {
-    /// Compiles them.
-    pub(super) fn compile() -> Result<Self, BackendError> {
-        let all = TABLES.iter().flat_map(|table| table.parts).copied().flatten().chain(START);
-        let threads = TABLES.iter().map(|table| {
-            let rules = table.parts.iter().copied().flatten();
-            allow(rules).map(|program| (table.thread, program))
-        });
-        Ok(Self {
-            no_clone3: deny_clone3()?,
-            process: allow(all)?,
-            threads: threads.collect::<Result<_, _>>()?,
-        })
+    pub(super) fn no_clone3() -> Result<Self, BackendError> {
+        let calls = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+        compile(calls, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32))
     }
 
-    /// Puts the common filter on all threads that there are.
+    /// Puts it on all threads that there are.
     pub(super) fn enter_process(&self) -> io::Result<()> {
-        for program in [&self.no_clone3, &self.process] {
-            seccompiler::apply_filter_all_threads(program).map_err(cause)?;
-        }
-        Ok(())
+        seccompiler::apply_filter_all_threads(&self.0).map_err(cause)
     }
 
-    /// Puts the filter of `kind` on the calling thread.
-    pub(super) fn enter_thread(&self, kind: &str) -> io::Result<()> {
-        let program = self.threads.get(kind).ok_or(io::ErrorKind::NotFound)?;
-        seccompiler::apply_filter(program).map_err(cause)
+    /// Puts it on the calling thread.
+    pub(super) fn enter_thread(&self) -> io::Result<()> {
+        seccompiler::apply_filter(&self.0).map_err(cause)
     }
 }
 
@@ -62,7 +55,7 @@ fn cause(error: seccompiler::Error) -> io::Error {
     }
 }
 
-fn allow<'r>(rules: impl Iterator<Item = &'r Rule>) -> Result<BpfProgram, BackendError> {
+fn allow<'r>(rules: impl Iterator<Item = &'r Rule>) -> Result<Filter, BackendError> {
     // `None`: whatever the arguments are.
     let mut calls: BTreeMap<i64, Option<Vec<SeccompRule>>> = BTreeMap::new();
     for rule in rules {
@@ -81,13 +74,16 @@ fn allow<'r>(rules: impl Iterator<Item = &'r Rule>) -> Result<BpfProgram, Backen
         }
     }
     let calls = calls.into_iter().map(|(call, cases)| (call, cases.unwrap_or_default())).collect();
-    SeccompFilter::new(calls, SeccompAction::Trap, SeccompAction::Allow, TargetArch::x86_64)?.try_into()
+    compile(calls, SeccompAction::Trap, SeccompAction::Allow)
 }
 
-fn deny_clone3() -> Result<BpfProgram, BackendError> {
-    let calls = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-    let absent = SeccompAction::Errno(libc::ENOSYS as u32);
-    SeccompFilter::new(calls, SeccompAction::Allow, absent, TargetArch::x86_64)?.try_into()
+fn compile(
+    calls: BTreeMap<i64, Vec<SeccompRule>>,
+    others: SeccompAction,
+    these: SeccompAction,
+) -> Result<Filter, BackendError> {
+    let program = SeccompFilter::new(calls, others, these, TargetArch::x86_64)?.try_into()?;
+    Ok(Filter(Arc::new(program)))
 }
 
 fn condition(arg: Arg) -> Result<SeccompCondition, BackendError> {
@@ -106,8 +102,12 @@ mod tests {
 
     #[test]
     fn every_table_fits_a_filter() {
-        let filters = Filters::compile().unwrap();
-        assert_eq!(filters.threads.len(), TABLES.len());
-        assert!(filters.process.len() > filters.threads["vcpu"].len());
+        Filter::no_clone3().unwrap();
+        for role in Role::ALL {
+            let process = Filter::of_process(role).unwrap();
+            for table in tables::of(role) {
+                assert!(process.0.len() > Filter::of(table).unwrap().0.len(), "{table:?}");
+            }
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The system calls of each kind of thread.
 //!
 //! A thread is looked up by its name without a number at its end (`vcpu3` is a `vcpu`); one that is
-//! in no row of [`TABLES`] is not started. To add a kind: a row here and in `docs/security.md`, and a
+//! in no row of its process is not started. To add a kind: a row here and in `docs/security.md`, and a
 //! part of its own if it does what the others do not. What is listed was found by what the end-to-end
 //! tests need, and completed from what the C and Rust libraries do in cases that tests do not reach.
 //!
@@ -16,6 +16,7 @@ use kvm_bindings::{
 use libc::c_long;
 use vmm_sys_util::ioctl::{_IOC_NONE, _IOC_READ, _IOC_WRITE, ioctl_expr};
 
+use super::Role;
 use Arg::{Has, Is, Lacks, Own};
 
 /// What an argument, named by its index from 0, has to be.
@@ -55,9 +56,18 @@ pub(super) struct Table {
     pub(super) parts: &'static [&'static [Rule]],
 }
 
-/// All kinds of threads. The vCPU comes first, so that `KVM_RUN`, the call that counts, is found
-/// first in what all threads share.
-pub(super) const TABLES: &[Table] = &[
+/// The kinds of threads of a process. One that is none of these is not started.
+pub(super) const fn of(role: Role) -> &'static [Table] {
+    match role {
+        Role::Hypervisor => HYPERVISOR,
+        Role::Supervisor => SUPERVISOR,
+        Role::Switch => SWITCH,
+    }
+}
+
+/// The vCPU comes first, so that `KVM_RUN`, the call that counts, is found first in what all threads
+/// share.
+const HYPERVISOR: &[Table] = &[
     Table { thread: "vcpu", parts: &[VCPU, MEMORY, THREAD, EVENTS, LOG] },
     Table { thread: "virtio-blk", parts: &[BLOCK, MEMORY, THREAD, EVENTS] },
     Table { thread: "virtio-net", parts: &[LISTEN, SOCKET, MEMORY, THREAD, EVENTS] },
@@ -65,23 +75,36 @@ pub(super) const TABLES: &[Table] = &[
     Table { thread: "virtio-balloon", parts: &[MEMORY, THREAD, EVENTS] },
     Table { thread: "virtio-vsock", parts: &[PAIR, LISTEN, SOCKET, MEMORY, THREAD, EVENTS] },
     Table { thread: "virtio-console", parts: &[LISTEN, SOCKET, MEMORY, THREAD, EVENTS] },
-    // Provider `kvm`: hears what the guest's agent says.
+    // Hears what the guest's agent says.
     Table { thread: "agent", parts: &[SOCKET, MEMORY, THREAD, EVENTS] },
-    // The thread that listens on the control socket, and one for each connection.
-    Table { thread: "control", parts: &[LISTEN, SOCKET, CONTROL, MEMORY, THREAD, EVENTS] },
-    Table { thread: "control-client", parts: &[SOCKET, CONTROL, MEMORY, THREAD, EVENTS] },
+    ASKED,
+    ANSWERING,
     // `rvm boot`: waits for Ctrl-C.
     Table { thread: "stop", parts: &[MEMORY, THREAD, EVENTS] },
     // The thread that put the machine together. It does so again when the guest resets.
     Table { thread: "main", parts: &[REBUILD, BLOCK, SOCKET, LOG, LAST, MEMORY, THREAD, EVENTS] },
-    // Provider `qemu`: waits for QEMU, and carries its serial output to the log.
+];
+
+/// Provider `qemu`.
+const SUPERVISOR: &[Table] = &[
+    // Waits for QEMU, and carries its serial output to the log.
     Table { thread: "supervisor", parts: &[WAIT, LAST, SOCKET, MEMORY, THREAD, EVENTS] },
     Table { thread: "console", parts: &[SOCKET, LOG, MEMORY, THREAD, EVENTS] },
     // And serves who is attached to its virtio console.
     Table { thread: "attach", parts: &[LISTEN, SOCKET, MEMORY, THREAD, EVENTS] },
-    // The process that carries the frames of a private network.
-    Table { thread: "switch", parts: &[LISTEN, SOCKET, MEMORY, THREAD, EVENTS] },
+    ASKED,
+    ANSWERING,
 ];
+
+/// The process that carries the frames of a private network.
+const SWITCH: &[Table] = &[Table { thread: "switch", parts: &[LISTEN, SOCKET, MEMORY, THREAD, EVENTS] }];
+
+/// Listens on the control socket.
+const ASKED: Table = Table { thread: "control", parts: &[LISTEN, SOCKET, CONTROL, MEMORY, THREAD, EVENTS] };
+
+/// One for each connection to it.
+const ANSWERING: Table =
+    Table { thread: "control-client", parts: &[SOCKET, CONTROL, MEMORY, THREAD, EVENTS] };
 
 /// What starting a thread takes, beside what threads do. `clone3` hides its flags from filters, so
 /// another filter answers "no such system call" to it, and the C library takes `clone`.
@@ -325,27 +348,38 @@ const KVM_GET_LAPIC: u32 = sized::<kvm_lapic_state>(_IOC_READ, 0x8e);
 const KVM_SET_LAPIC: u32 = sized::<kvm_lapic_state>(_IOC_WRITE, 0x8f);
 const KVM_SET_CPUID2: u32 = sized::<kvm_cpuid2>(_IOC_WRITE, 0x90);
 
-/// The kind of the thread with that name.
-pub(super) fn kind_of(thread: &str) -> Option<&'static Table> {
+/// The kind of the thread with that name, in a process of that role.
+pub(super) fn kind_of(role: Role, thread: &str) -> Option<&'static Table> {
     let kind = thread.trim_end_matches(|c: char| c.is_ascii_digit());
-    TABLES.iter().find(|table| table.thread == kind)
+    of(role).iter().find(|table| table.thread == kind)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn all() -> impl Iterator<Item = &'static Table> {
+        Role::ALL.into_iter().flat_map(of)
+    }
+
+    #[test]
+    fn every_process_has_a_table_for_its_own_thread() {
+        for role in Role::ALL {
+            assert!(kind_of(role, role.kind()).is_some(), "{role:?}");
+        }
+    }
+
     #[test]
     fn a_number_behind_the_name_is_no_kind_of_its_own() {
-        assert_eq!(kind_of("vcpu63").unwrap().thread, "vcpu");
-        assert_eq!(kind_of("main").unwrap().thread, "main");
-        assert!(kind_of("vcpus").is_none() && kind_of("").is_none());
+        let found = |name| kind_of(Role::Hypervisor, name).map(|table| table.thread);
+        assert_eq!((found("vcpu63"), found("main")), (Some("vcpu"), Some("main")));
+        assert_eq!((found("vcpus"), found(""), found("supervisor")), (None, None, None));
     }
 
     #[test]
     fn every_kind_is_described() {
         let document = include_str!("../../../docs/security.md");
-        for table in TABLES {
+        for table in all() {
             let row = format!("| `{}` |", table.thread);
             assert!(document.contains(&row), "docs/security.md has no row {row}");
         }
@@ -393,7 +427,7 @@ mod tests {
             libc::SYS_io_uring_enter,
             libc::SYS_pkey_mprotect,
         ];
-        for table in TABLES {
+        for table in all() {
             for rule in table.parts.iter().copied().flatten().chain(START) {
                 assert!(!forbidden.contains(&rule.call), "{} may make call {}", table.thread, rule.call);
             }
@@ -402,7 +436,7 @@ mod tests {
 
     #[test]
     fn every_rule_on_memory_forbids_code() {
-        for rule in TABLES.iter().flat_map(|table| table.parts).copied().flatten() {
+        for rule in all().flat_map(|table| table.parts).copied().flatten() {
             if [libc::SYS_mmap, libc::SYS_mprotect].contains(&rule.call) {
                 let no_code = |case: &&[Arg]| case.iter().any(|arg| matches!(arg, Lacks(2, EXEC)));
                 assert!(!rule.cases.is_empty() && rule.cases.iter().all(no_code));

@@ -4,6 +4,7 @@
 //! devices when their driver is ready. So that a virtual CPU need not be allowed all that a worker
 //! may do, one thread that never touches the guest starts all others.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -11,25 +12,19 @@ use std::thread::{Builder, JoinHandle};
 
 use vmm_sys_util::signal::block_signal;
 
-use super::seccomp::Filters;
-use super::tables;
+use super::seccomp::Filter;
+use super::tables::{self, Table};
+use super::{Error, Role};
 
 /// Bytes of a thread's stack. Less than a huge page, or the host could back each with one.
 const STACK: usize = 256 << 10;
 
-/// What is set once the process is in its sandbox.
-struct Inside {
-    jobs: Sender<Job>,
-    /// `None` where the host's kernel has no filters.
-    filters: Option<Filters>,
-}
-
-static INSIDE: OnceLock<Inside> = OnceLock::new();
+/// Where threads are asked for, once the process is in its sandbox.
+static INSIDE: OnceLock<Sender<Job>> = OnceLock::new();
 
 /// A thread to be started.
 struct Job {
     name: String,
-    kind: &'static str,
     body: Box<dyn FnOnce() + Send>,
     started: Sender<io::Result<JoinHandle<()>>>,
 }
@@ -40,15 +35,13 @@ struct Job {
 /// # Errors
 /// When the host gives no thread, or the sandbox has no table for one of that name.
 pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    let Some(inside) = INSIDE.get() else {
+    let Some(jobs) = INSIDE.get() else {
         return builder(name).spawn(body);
     };
-    let table = tables::kind_of(name)
-        .ok_or_else(|| io::Error::other(format!("the sandbox has no table for a thread `{name}`")))?;
     let (started, result) = channel();
-    let job = Job { name: name.to_owned(), kind: table.thread, body: Box::new(body), started };
+    let job = Job { name: name.to_owned(), body: Box::new(body), started };
     let gone = || io::Error::other("the thread that starts others is gone");
-    inside.jobs.send(job).map_err(|_| gone())?;
+    jobs.send(job).map_err(|_| gone())?;
     result.recv().map_err(|_| gone())?
 }
 
@@ -62,46 +55,91 @@ pub(super) fn is_inside() -> bool {
 }
 
 /// Starts the thread that starts others, and puts filters on all threads, and on the calling one that
-/// of kind `own`. Gives why not where the kernel has no filters.
-pub(super) fn enter(filters: Filters, own: &str) -> io::Result<Option<io::Error>> {
+/// of its role. Gives why not where the kernel has no filters.
+pub(super) fn enter(role: Role) -> Result<Option<io::Error>, Error> {
+    let failed = |source| Error::System { what: "system call filters", source };
+    let no_clone3 = Filter::no_clone3().map_err(Error::Filters)?;
+    let process = Filter::of_process(role).map_err(Error::Filters)?;
+    let own = Filter::of(table_of(role, role.kind()).map_err(failed)?).map_err(Error::Filters)?;
     let (jobs, queue) = channel();
-    builder("spawner").spawn(move || serve(&queue))?;
-    let missing = match filters.enter_process() {
+    let (ready, filtered) = channel();
+    let spawner = move || {
+        // Without an answer there is nothing to serve.
+        if let Ok(filtered) = filtered.recv() {
+            Spawner { role, filtered, filters: BTreeMap::new() }.serve(&queue);
+        }
+    };
+    builder("spawner").spawn(spawner).map_err(failed)?;
+    let missing = match no_clone3.enter_process().and_then(|()| process.enter_process()) {
         Ok(()) => None,
         // What kernels say that were built without.
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => Some(error),
-        Err(error) => return Err(error),
+        Err(error) => return Err(failed(error)),
     };
     if missing.is_none() {
-        filters.enter_thread(own)?;
+        own.enter_thread().map_err(failed)?;
     }
-    let filters = missing.is_none().then_some(filters);
-    _ = INSIDE.set(Inside { jobs, filters });
+    _ = ready.send(missing.is_none());
+    _ = INSIDE.set(jobs);
     Ok(missing)
 }
 
-fn serve(queue: &Receiver<Job>) {
-    // For the threads that were there before, which wait for them: their handlers are not for those
-    // that run guests. It fails for no signal that there is.
-    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
-        _ = block_signal(signal);
+fn table_of(role: Role, thread: &str) -> io::Result<&'static Table> {
+    tables::kind_of(role, thread)
+        .ok_or_else(|| io::Error::other(format!("the sandbox has no table for a thread `{thread}`")))
+}
+
+/// The thread that starts others.
+struct Spawner {
+    role: Role,
+    /// Whether the host's kernel has filters.
+    filtered: bool,
+    /// Those that were wanted so far, by the kind of thread.
+    filters: BTreeMap<&'static str, Filter>,
+}
+
+impl Spawner {
+    fn serve(&mut self, queue: &Receiver<Job>) {
+        // For the threads that were there before, which wait for them: their handlers are not for those
+        // that run guests. It fails for no signal that there is.
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+            _ = block_signal(signal);
+        }
+        while let Ok(Job { name, body, started }) = queue.recv() {
+            // Who asked waits for the answer.
+            _ = started.send(self.start(name, body));
+        }
     }
-    while let Ok(Job { name, kind, body, started }) = queue.recv() {
-        let thread = builder(&name).spawn(move || {
-            confine(kind);
+
+    fn start(&mut self, name: String, body: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>> {
+        let filter = self.filter(&name)?;
+        let thread = builder(&name);
+        thread.spawn(move || {
+            confine(filter.as_ref(), &name);
             body();
-        });
-        // Who asked waits for the answer.
-        _ = started.send(thread);
+        })
+    }
+
+    /// What a thread of that name has to put on.
+    fn filter(&mut self, name: &str) -> io::Result<Option<Filter>> {
+        let table = table_of(self.role, name)?;
+        let filter = match self.filters.get(table.thread) {
+            Some(filter) => filter.clone(),
+            None => {
+                let filter = Filter::of(table).map_err(io::Error::other)?;
+                self.filters.insert(table.thread, filter.clone());
+                filter
+            }
+        };
+        Ok(self.filtered.then_some(filter))
     }
 }
 
-/// Puts the filter of `kind` on this thread. The process had one put on before, so it can be; a
-/// thread that yet has none must not run.
-fn confine(kind: &str) {
-    let filters = INSIDE.get().and_then(|inside| inside.filters.as_ref());
-    if let Some(Err(error)) = filters.map(|filters| filters.enter_thread(kind)) {
-        let text = format!("sandbox: cannot confine thread {kind}: {error}\n");
+/// Puts a filter on this thread. The process had one put on before, so it can be; a thread that yet has
+/// none must not run.
+fn confine(filter: Option<&Filter>, thread: &str) {
+    if let Some(Err(error)) = filter.map(Filter::enter_thread) {
+        let text = format!("sandbox: cannot confine thread {thread}: {error}\n");
         _ = rustix::io::write(rustix::stdio::stderr(), text.as_bytes());
         std::process::abort();
     }
