@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -12,7 +13,7 @@ use super::devices::log::BoundedLog;
 use super::devices::terminal::{Escape, RawMode, Stdout};
 use super::ending::{End, Ending};
 use super::machine::Machine;
-use super::{Error, Serial};
+use super::{Error, Serial, release, sandbox};
 
 /// What the serial port writes to; opened once, for all lives of a machine.
 #[derive(Debug)]
@@ -62,6 +63,10 @@ impl Write for SharedLog {
     }
 }
 
+/// How long a guest runs until what only its start needed is given back: its drivers have set up their
+/// devices by then.
+const SETTLING: Duration = Duration::from_secs(2);
+
 /// Bytes read from standard input at once.
 const CHUNK: usize = 64;
 
@@ -96,6 +101,7 @@ impl Console {
     /// # Errors
     /// What a virtual CPU or the wait itself failed with.
     pub fn serve(&mut self, machine: &Machine) -> Result<End, Error> {
+        let mut settled = sandbox::is_inside().then(|| Instant::now() + SETTLING);
         loop {
             if let Some(reason) = machine.ending.take() {
                 return reason;
@@ -107,9 +113,14 @@ impl Console {
             } else if self.input_open {
                 fds.push(PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN));
             }
-            match poll(&mut fds, None) {
+            let left = settled.map(|time| time.saturating_duration_since(Instant::now()));
+            match poll(&mut fds, left.and_then(|left| left.try_into().ok()).as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(e) => return Err(Error::Kvm { what: "event loop", source: e.into() }),
+            }
+            if settled.is_some_and(|time| Instant::now() >= time) {
+                release::pages_of_the_start();
+                settled = None;
             }
             if fds.get(1).is_some_and(|fd| !fd.revents().is_empty()) {
                 self.feed(machine);

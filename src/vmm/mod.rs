@@ -27,6 +27,7 @@ mod msi;
 pub mod notify;
 pub mod pci;
 pub mod probe;
+mod release;
 mod resets;
 pub mod sandbox;
 mod shared_page;

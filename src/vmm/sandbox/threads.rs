@@ -50,7 +50,7 @@ fn builder(name: &str) -> Builder {
 }
 
 /// Whether the process is in its sandbox.
-pub(super) fn is_inside() -> bool {
+pub fn is_inside() -> bool {
     INSIDE.get().is_some()
 }
 
