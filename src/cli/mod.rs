@@ -19,6 +19,7 @@ mod exec;
 mod explain;
 mod forward;
 mod global_status;
+mod graph;
 mod halt;
 mod hooks;
 mod import;
@@ -127,6 +128,8 @@ enum Verb {
     Up(up::UpArgs),
     /// Show what `up` would do, and how machines differ from the Vagrantfile
     Plan(plan::PlanArgs),
+    /// Draw machines, networks, ports and dependencies, as text or SVG
+    Graph(graph::GraphArgs),
     /// Show what Vagrantfile.lock pins, and lock what is missing
     Lock(lock::LockArgs),
     /// Stop machines
@@ -210,6 +213,7 @@ impl Verb {
             Verb::Status(args) => args.json.json,
             Verb::GlobalStatus(args) => args.json.json,
             Verb::Plan(args) => args.json.json,
+            Verb::Graph(args) => args.json.json,
             Verb::Lock(args) => args.json.json,
             Verb::Port(args) => args.json.json,
             Verb::Inventory(args) => args.json,
@@ -245,6 +249,7 @@ impl Verb {
             Verb::Schema => schema::run(app),
             Verb::Up(args) => up::run(app, &args),
             Verb::Plan(args) => plan::run(app, &args),
+            Verb::Graph(args) => graph::run(app, &args),
             Verb::Lock(args) => lock::run(app, &args),
             Verb::Halt(args) => halt::run(app, &args),
             Verb::Reload(args) => reload::run(app, &args),

@@ -55,6 +55,7 @@ fn what_needs_no_machine_has_its_shape() {
     for path in ["after_all[].why", "machines[].start.ports[].declared.guest", "machines[].steps[].why"] {
         assert!(seen.contains(path), "{path} was not there: {seen:?}");
     }
+    assert!(shaped(&place, "graph", &["graph"]).contains("machines[].networks[].dhcp"));
     shaped(&place, "validate", &["validate"]);
     shaped(&place, "network-list", &["network", "list"]);
     shaped(&place, "box-list", &["box", "list"]);

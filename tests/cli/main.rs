@@ -4,6 +4,7 @@
 mod bad_input;
 mod completion;
 mod docs;
+mod graph;
 mod guest;
 mod help;
 mod hooks;

@@ -4,6 +4,7 @@
 use std::fmt::Write;
 
 use super::Chart;
+use crate::cli::ui::xml::escape;
 
 /// Sizes in pixels.
 const LABELS: f64 = 240.0;
@@ -106,27 +107,4 @@ fn tick(total_ms: f64) -> f64 {
     let power = 10_f64.powf(rough.log10().floor());
     let factor = [1.0, 2.0, 5.0].into_iter().find(|factor| factor * power >= rough).unwrap_or(10.0);
     factor * power
-}
-
-/// Text for XML: five characters by name, no character that XML 1.0 (section 2.2) refuses,
-/// at most `most` characters.
-fn escape(text: &str, most: usize) -> String {
-    let mut out = String::with_capacity(text.len());
-    for (count, c) in text.chars().enumerate() {
-        if count == most {
-            out.push('…');
-            break;
-        }
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&apos;"),
-            '\u{fffe}' | '\u{ffff}' => out.push('\u{fffd}'),
-            c if c.is_control() => out.push('\u{fffd}'),
-            c => out.push(c),
-        }
-    }
-    out
 }

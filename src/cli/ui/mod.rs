@@ -6,6 +6,7 @@ pub mod progress;
 pub mod sink;
 pub mod table;
 pub mod text;
+pub mod xml;
 
 use std::sync::{Mutex, MutexGuard, RwLock};
 use std::time::{Instant, SystemTime};
