@@ -49,6 +49,7 @@ impl Site {
                 known_hosts: known_hosts.clone(),
                 identities: vec![self.server.key()],
                 password: false,
+                options: Vec::new(),
             },
             groups: groups.iter().map(|group| (*group).to_owned()).collect(),
         };

@@ -380,6 +380,7 @@ fn the_systems_ssh_accepts_what_we_write_for_it() {
         known_hosts,
         identities: vec![server.key()],
         password: false,
+        options: Vec::new(),
     };
     let config = server.dir().join("ssh config");
     std::fs::write(&config, ssh::render_config(&entry)).unwrap();

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::app::{App, env};
 use super::error::{CliError, Kind};
+use super::ssh_hosts;
 use super::status::{duration, word};
 use super::target::{self, Target};
 use super::ui::table::table;
@@ -164,6 +165,10 @@ impl<'a> Many<'a> {
         let say = |moment| self.app.ui.machine(&target.name, "action", &[self.verb, moment]);
         say("start");
         let done = work(target);
+        // What runs now may be logged in to, also where its steps failed.
+        if self.verb != "provision" {
+            ssh_hosts::keep(self.app, self.machines);
+        }
         say("end");
         done
     }

@@ -40,6 +40,7 @@ mod schema;
 mod signals;
 mod ssh;
 mod ssh_config;
+mod ssh_hosts;
 mod status;
 mod steps;
 mod target;

@@ -144,12 +144,14 @@ pub fn entry(info: &SshInfo, host: &str) -> ConfigEntry {
         known_hosts: info.known_hosts.clone(),
         identities: info.identity.iter().cloned().collect(),
         password: info.identity.is_none(),
+        options: info.client.lines(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::SshClient;
 
     fn info() -> SshInfo {
         SshInfo {
@@ -159,6 +161,7 @@ mod tests {
             user: "vagrant".into(),
             identity: Some("/m/id key".into()),
             known_hosts: "/m/known_hosts".into(),
+            client: SshClient { forward_agent: true, ..SshClient::default() },
         }
     }
 
@@ -187,6 +190,7 @@ mod tests {
             "identityfile /m/id key",
             "identitiesonly yes",
             "passwordauthentication no",
+            "forwardagent yes",
         ] {
             assert!(text.lines().any(|have| have == line), "{line} is not in:\n{text}");
         }

@@ -9,11 +9,12 @@ use super::app::App;
 use super::error::{CliError, Kind};
 use super::json::VERSION;
 use super::target::{self, Target};
-use super::{DONE, Json, Outcome, ssh};
-use crate::machine::SshInfo;
+use super::{DONE, Json, Outcome, ssh, ssh_hosts};
 use crate::machine::schedule::at_once;
+use crate::machine::{Machines, SshInfo};
 use crate::model::Code;
 use crate::ssh::render_config;
+use crate::state::store;
 
 /// Words of `rvm ssh-config`.
 #[derive(Debug, Args)]
@@ -24,6 +25,9 @@ pub struct SshConfigArgs {
     /// Name after `Host`, in place of the machine's
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
+    /// Print the line by which ~/.ssh/config reads the file of all running machines
+    #[arg(long, conflicts_with_all = ["name", "host", "json"])]
+    include: bool,
     #[command(flatten)]
     pub(super) json: Json,
 }
@@ -31,6 +35,9 @@ pub struct SshConfigArgs {
 /// Prints a block for each machine; all of them must be running.
 pub fn run(app: &App, args: &SshConfigArgs) -> Outcome {
     let machines = app.machines()?;
+    if args.include {
+        return include(app, &machines);
+    }
     let targets = target::resolve(app, &machines, args.name.as_slice())?;
     if args.host.is_some() && targets.len() > 1 {
         let names: Vec<&str> = targets.iter().map(|t| t.name.as_str()).collect();
@@ -59,6 +66,16 @@ pub fn run(app: &App, args: &SshConfigArgs) -> Outcome {
         let blocks: Vec<String> = list.iter().map(block).collect();
         app.ui.result(blocks.join("\n").trim_end());
     }
+    Ok(DONE)
+}
+
+/// Writes the file, so that it is there, and prints the line.
+fn include(app: &App, machines: &Machines<'_>) -> Outcome {
+    store::create_private_dir(machines.layout.home())
+        .map_err(|e| CliError::failed(Code::WriteFile, "cannot make the store").because(&e))?;
+    ssh_hosts::write(app, machines)?;
+    app.ui.result(&ssh_hosts::include_line(machines));
+    app.ui.note("It belongs at the top of ~/.ssh/config; then `ssh NAME.FOLDER` leads to a machine.");
     Ok(DONE)
 }
 

@@ -38,6 +38,7 @@ const MACHINE: &[Key] = &[
     key("groups", Kind::Texts),
     key("autostart", Kind::Boolean),
     key("message", Kind::Text),
+    key("ssh", Kind::Table(Place::Ssh)),
     key("port", Kind::Tables(Place::Port)),
     key("nat", Kind::Word(&["open", "no-host"])),
     key("ready", Kind::Tables(Place::Ready)),
@@ -74,6 +75,14 @@ const DISK: &[Key] = &[
     key("image", Kind::Text),
     key("format", Kind::Word(&["raw", "qcow2"])),
     key("read_only", Kind::Boolean),
+];
+/// Keys of `[ssh]`.
+const SSH: &[Key] = &[
+    key("user", Kind::Text),
+    key("forward_agent", Kind::Boolean),
+    key("forward_x11", Kind::Boolean),
+    key("keep_alive", Kind::Boolean),
+    key("options", Kind::Texts),
 ];
 /// Keys of a `[[port]]`.
 const PORT: &[Key] = &[
@@ -169,6 +178,11 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("readonly", "read_only"),
     ("fs", "filesystem"),
     ("fstype", "filesystem"),
+    ("username", "user"),
+    ("agent_forwarding", "forward_agent"),
+    ("forward_x", "forward_x11"),
+    ("ssh_options", "options"),
+    ("extra_args", "options"),
     ("ports", "port"),
     ("forwarded_port", "port"),
     ("forwarded_ports", "port"),
@@ -234,6 +248,8 @@ pub(super) enum Place {
     Profile,
     /// `[[disk]]`.
     Disk,
+    /// `[ssh]`.
+    Ssh,
     /// `[[port]]`.
     Port,
     /// `[[ready]]`.
@@ -259,6 +275,7 @@ impl Place {
         Place::Machine,
         Place::Profile,
         Place::Disk,
+        Place::Ssh,
         Place::Port,
         Place::Ready,
         Place::Network,
@@ -276,6 +293,7 @@ impl Place {
             Place::Machine => "in a machine",
             Place::Profile => "in a profile",
             Place::Disk => "in a disk",
+            Place::Ssh => "in `ssh`",
             Place::Port => "in a port",
             Place::Ready => "in a readiness check",
             Place::Network => "in a network",
@@ -294,6 +312,7 @@ impl Place {
             Place::Machine => "machine",
             Place::Profile => "profile",
             Place::Disk => "disk",
+            Place::Ssh => "ssh",
             Place::Port => "port",
             Place::Ready => "ready",
             Place::Network => "network",
@@ -322,6 +341,7 @@ impl Place {
             Place::Machine => &[MACHINE_ONLY, NOT_IN_PROFILE, MACHINE],
             Place::Profile => &[MACHINE],
             Place::Disk => &[DISK],
+            Place::Ssh => &[SSH],
             Place::Port => &[PORT],
             Place::Ready => &[READY],
             Place::Network => &[NETWORK],
@@ -363,6 +383,7 @@ pub(super) fn help_for(key: &str, place: Place) -> String {
         (Place::Top, "above the first `[[…]]` of the file"),
         (Place::Machine, "in a `[[machine]]`"),
         (Place::Disk, "in a `[[disk]]`"),
+        (Place::Ssh, "in `[ssh]`"),
         (Place::Port, "in a `[[port]]`"),
         (Place::Step, "in a `[[provision]]`"),
         (Place::Ready, "in a `[[ready]]`"),

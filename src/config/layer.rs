@@ -8,6 +8,7 @@ use super::disks::Disks;
 use super::keys::Place;
 use super::machines::{is_box_name, is_label};
 use super::report::brief;
+use super::ssh::RawSsh;
 use super::steps::RawStep;
 use super::vars::Text;
 use super::walk::{Reader, Sp, Table};
@@ -32,6 +33,7 @@ pub(super) struct Layer {
     pub groups: Vec<Sp<Text>>,
     pub autostart: Option<bool>,
     pub message: Option<String>,
+    pub ssh: RawSsh,
     pub ports: Vec<Sp<Forward>>,
     pub nat: Option<Nat>,
     pub probes: Vec<Probe>,
@@ -73,6 +75,7 @@ impl Reader<'_> {
             groups: self.groups(table),
             autostart: self.boolean(table, "autostart"),
             message: self.message(table),
+            ssh: self.ssh(table),
             ports: {
                 let tables = self.tables(table, "port", Place::Port);
                 tables.iter().flat_map(|port| self.ports(port)).collect()

@@ -9,6 +9,9 @@ use super::vars::PASSWORD;
 use super::walk::Reader;
 
 const USER: &str = "RVM_SSH_USER";
+/// What [`is_user`] takes.
+pub(super) const USER_HELP: &str =
+    "use letters, digits, `.`, `_` and `-`, beginning with a letter or `_`, at most 32";
 const KEY: &str = "RVM_SSH_KEY";
 
 impl Reader<'_> {
@@ -19,9 +22,7 @@ impl Reader<'_> {
             if is_user(&user) {
                 login.user = user;
             } else {
-                let help =
-                    "use letters, digits, `.`, `_` and `-`, beginning with a letter or `_`, at most 32";
-                self.wrong_credential(USER, "is not the name of a user", help);
+                self.wrong_credential(USER, "is not the name of a user", USER_HELP);
             }
         }
         login.password = self.credential(PASSWORD).map(|password| {
@@ -90,7 +91,7 @@ impl Reader<'_> {
 }
 
 /// What `useradd` takes in Debian and elsewhere; never something that `ssh` takes for an option.
-fn is_user(name: &str) -> bool {
+pub(super) fn is_user(name: &str) -> bool {
     name.len() <= 32
         && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))

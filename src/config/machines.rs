@@ -322,6 +322,7 @@ impl Reader<'_> {
             hostname,
             provider: stack.pick(|layer| layer.provider),
             kernel: stack.pick(|layer| layer.kernel).unwrap_or_default(),
+            ssh: stack.ssh(),
             ports: ports.map(|port| port.value.clone()).collect(),
             nat: stack.pick(|layer| layer.nat).unwrap_or(base.nat),
             cards,

@@ -35,6 +35,7 @@ mod report;
 mod ruby;
 mod schema;
 mod shares;
+mod ssh;
 mod steps;
 mod suggest;
 mod template;

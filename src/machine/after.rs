@@ -150,8 +150,9 @@ impl Machines<'_> {
         after: &AfterAll,
     ) -> Result<(), MachineError> {
         let mut record = self.running(&project.root, &machine.name)?;
-        let session = self.wait_ssh(&project.login, &mut record, machine.boot_timeout, &mut |_| ())?;
-        let target = self.target(&project.login, &record)?;
+        let session =
+            self.wait_ssh(&project.login_for(&machine.name), &mut record, machine.boot_timeout, &mut |_| ())?;
+        let target = self.target(&project.login_for(&machine.name), &record)?;
         let connect = |_: &Cancel| self.connect_when_up(&target, &record, machine.boot_timeout, &mut |_| ());
         let context = provision::Context {
             machine: &machine.name,

@@ -82,9 +82,9 @@ impl Machines<'_> {
         record.provider = Some(choice.kind);
         record.ssh = ssh;
         record.ports = ports.collect();
-        record.user = project.login.user.clone();
-        record.identity = identity(&project.login, &dir);
-        record.login = Some(login_mark(&project.login, &Stamps::load(&dir)?));
+        record.user = project.login_for(&machine.name).user;
+        record.identity = identity(&project.login_for(&machine.name), &dir);
+        record.login = Some(login_mark(&project.login_for(&machine.name), &Stamps::load(&dir)?));
         record.started = true;
         self.tell_ports(&machine.name, &machine.ports, &record.ports);
         self.write_known_hosts(record, &dir)?;
@@ -244,7 +244,7 @@ impl Machines<'_> {
         let seed = Seed {
             instance_id: record.id.clone(),
             hostname: machine.hostname.clone(),
-            user: project.login.user.clone(),
+            user: project.login_for(&machine.name).user,
             authorized_keys,
             password_hash,
             host_key,

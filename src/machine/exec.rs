@@ -8,7 +8,7 @@ impl Machines<'_> {
     /// A connection to a running machine.
     pub fn session(&self, project: &Project, name: &str) -> Result<Session, MachineError> {
         let record = self.running(&project.root, name)?;
-        self.connect(&project.login, &record)
+        self.connect(&project.login_for(name), &record)
     }
 
     /// Runs one line of shell without a terminal: output goes to `out` as it comes, the guest's exit

@@ -48,7 +48,7 @@ impl Machines<'_> {
                 let Some(record) = record.filter(|record| self.is_running(record).unwrap_or(true)) else {
                     return Ok(false);
                 };
-                let target = self.target(&project.login, &record)?;
+                let target = self.target(&project.login_for(&machine.name), &record)?;
                 let connect = |_: &Cancel| self.connect_when_up(&target, &record, CONNECT, &mut |_| ());
                 let session = match connect(&self.cancel) {
                     Ok(session) => session,

@@ -22,6 +22,7 @@ impl Machines<'_> {
                 known_hosts: info.known_hosts,
                 identities: info.identity.into_iter().collect(),
                 password: false,
+                options: Vec::new(),
             };
             hosts.push(InventoryHost { entry, groups: machine.groups.clone() });
         }

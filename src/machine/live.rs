@@ -19,7 +19,7 @@ impl Machines<'_> {
         // A machine that was never made has no folder and so no stamps.
         let dir = self.layout.machine(record.map_or("", |record| &record.id));
         let stamps = Stamps::look(&dir)?;
-        let login = login_mark(&project.login, &stamps);
+        let login = login_mark(&project.login_for(&machine.name), &stamps);
         let observed = self.observe(machine, record)?;
         let digest = self.locked_box(project, machine).map(|locked| locked.digest.as_str());
         Ok((plan::up(Wanted { machine, login: &login, digest }, &observed), stamps))

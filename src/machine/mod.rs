@@ -37,7 +37,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::image::Store;
-use crate::model::{Cancel, Event, Forward, Locks, Phase, ProviderKind, Reporter, Stopwatch, hex};
+use crate::model::{Cancel, Event, Forward, Locks, Phase, ProviderKind, Reporter, SshClient, Stopwatch, hex};
 use crate::plan::Change;
 use crate::state::{Layout, Lock, LockError};
 
@@ -121,6 +121,8 @@ pub struct SshInfo {
     pub identity: Option<PathBuf>,
     /// known_hosts file with the pinned host key.
     pub known_hosts: PathBuf,
+    /// What the client is told beside.
+    pub client: SshClient,
 }
 
 /// Flags of `up` and `reload`.

@@ -130,15 +130,36 @@ impl Machines<'_> {
     /// How to log in to a running machine.
     pub fn ssh_info(&self, project: &Project, name: &str) -> Result<SshInfo, MachineError> {
         let record = self.running(&project.root, name)?;
-        let dir = self.layout.machine(&record.id);
-        let addr = record.ssh.ok_or_else(|| MachineError::NotRunning(name.into()))?;
+        let declared = project.machines.iter().find(|machine| machine.name == name);
+        let client = declared.map_or_else(|| record.client.clone(), |machine| machine.ssh.client.clone());
+        self.login_info(Record { client, ..record })
+    }
+
+    /// All running machines of this user with how to log in to them, by project and name. One whose record
+    /// cannot be read is left out.
+    pub fn ssh_hosts(&self) -> Result<Vec<(Status, SshInfo)>, MachineError> {
+        let asked = schedule::at_once(&self.ids()?, |id| {
+            let record = self.record(id).ok().flatten().filter(|record| record.reached)?;
+            let status = self.status_of_record(record.clone()).ok()?;
+            let info = self.login_info(record).ok()?;
+            (status.state == State::Running).then_some((status, info))
+        });
+        let mut list: Vec<(Status, SshInfo)> = asked.into_iter().flatten().collect();
+        list.sort_by(|(a, _), (b, _)| (&a.project, &a.name).cmp(&(&b.project, &b.name)));
+        Ok(list)
+    }
+
+    fn login_info(&self, record: Record) -> Result<SshInfo, MachineError> {
+        let addr = record.ssh.ok_or_else(|| MachineError::NotRunning(record.name.clone()))?;
+        let known_hosts = self.layout.machine(&record.id).join(KNOWN_HOSTS);
         Ok(SshInfo {
             name: record.name,
             host: addr.ip(),
             port: addr.port(),
             user: record.user,
             identity: record.identity,
-            known_hosts: dir.join(KNOWN_HOSTS),
+            known_hosts,
+            client: record.client,
         })
     }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{MachineError, Machines, Place};
 use crate::image::BoxImage;
-use crate::model::{Forward, ProviderKind, hex};
+use crate::model::{Forward, ProviderKind, SshClient, hex};
 use crate::plan::{Applied, LoginMark};
 use crate::state::store;
 
@@ -58,6 +58,9 @@ pub(super) struct Record {
     pub user: String,
     /// Private key of the last start.
     pub identity: Option<PathBuf>,
+    /// What the ssh client is told since the last `up`.
+    #[serde(default)]
+    pub client: SshClient,
     /// Whom the seed of the last start lets in; records of an older rvm do not say.
     #[serde(default)]
     pub login: Option<LoginMark>,
@@ -88,6 +91,7 @@ impl Record {
             provider: None,
             ports: Vec::new(),
             places: Vec::new(),
+            client: SshClient::default(),
             ssh: None,
             user: String::new(),
             identity: None,

@@ -54,7 +54,8 @@ impl Machines<'_> {
     ) -> Result<UpOutcome, MachineError> {
         let _lock = self.lock(&project.root, &machine.name, "provision")?;
         let mut record = self.running(&project.root, &machine.name)?;
-        let session = self.wait_ssh(&project.login, &mut record, machine.boot_timeout, &mut |_| ())?;
+        let session =
+            self.wait_ssh(&project.login_for(&machine.name), &mut record, machine.boot_timeout, &mut |_| ())?;
         let (outcome, session) = self.run_steps(project, machine, &record, session, with, true)?;
         self.finish(project, machine, &record, session, with)?;
         Ok(outcome)
@@ -94,13 +95,21 @@ impl Machines<'_> {
             }
         }
         let mut record = record.ok_or_else(|| MachineError::NotCreated(machine.name.clone()))?;
+        if record.client != machine.ssh.client {
+            record.client = machine.ssh.client.clone();
+            self.save(&record)?;
+        }
         let pending: Vec<Change> = plan.pending().cloned().collect();
         if was_running && options.provision == ProvisionChoice::Skip && machine.ready.is_empty() {
             return Ok(UpOutcome { was_running, pending, ran: Vec::new(), skipped: Vec::new() });
         }
         let mut boot = Boot::begin(!was_running);
-        let session =
-            self.wait_ssh(&project.login, &mut record, machine.boot_timeout, &mut |stage| boot.saw(stage));
+        let session = self.wait_ssh(
+            &project.login_for(&machine.name),
+            &mut record,
+            machine.boot_timeout,
+            &mut |stage| boot.saw(stage),
+        );
         self.tell_boot(&machine.name, &boot, session.as_ref().ok().filter(|_| options.timings));
         let session = session?;
         if !was_running {
@@ -137,7 +146,7 @@ impl Machines<'_> {
         let mut first = Some(session);
         self.wait_until_ready(machine, &project.masker, &mut || match first.take() {
             Some(session) => Ok(session),
-            None => self.connect(&project.login, record),
+            None => self.connect(&project.login_for(&machine.name), record),
         })
     }
 
@@ -235,7 +244,7 @@ impl Machines<'_> {
     ) -> Result<(UpOutcome, Session), MachineError> {
         let dir = self.layout.machine(&record.id);
         let mut stamps = provision::Stamps::load(&dir)?;
-        let target = self.target(&project.login, record)?;
+        let target = self.target(&project.login_for(&machine.name), record)?;
         let connect = |_: &Cancel| self.connect_when_up(&target, record, machine.boot_timeout, &mut |_| ());
         let link = provision::Link::new(session, &connect);
         let playbook = |step: &Step| matches!(step.kind, StepKind::Ansible(_));
@@ -263,7 +272,7 @@ impl Machines<'_> {
             UpOutcome { was_running, pending: Vec::new(), ran: outcome.ran, skipped: outcome.skipped };
         match link.into_session() {
             Some(session) => Ok((outcome, session)),
-            None => Ok((outcome, self.connect(&project.login, record)?)),
+            None => Ok((outcome, self.connect(&project.login_for(&machine.name), record)?)),
         }
     }
 }

@@ -12,6 +12,7 @@ mod lock;
 mod network;
 mod port;
 mod secret;
+mod ssh;
 mod text;
 
 use std::path::PathBuf;
@@ -28,6 +29,7 @@ pub use lock::{LockedBox, LockedKernel, Locks, content_digest, timestamp};
 pub use network::{Card, Nat, Network, station, unusable};
 pub use port::{Forward, PortRun, Protocol, port_runs};
 pub use secret::{Masker, Secret};
+pub use ssh::{Login, Ssh, SshClient};
 pub use text::{hex, mac_text};
 
 /// The folder that holds a `Vagrantfile`, with all that the file declares, checked.
@@ -74,6 +76,8 @@ pub struct Machine {
     pub provider: Option<ProviderKind>,
     /// Which kernel boots it.
     pub kernel: KernelChoice,
+    /// How it is logged in to, beside what holds for the project.
+    pub ssh: Ssh,
     /// Ports of the host that lead into the guest (the SSH one is not among them).
     pub ports: Vec<Forward>,
     /// Where its first card leads to.
@@ -115,6 +119,7 @@ impl Machine {
             disks: Vec::new(),
             provider: None,
             kernel: KernelChoice::default(),
+            ssh: Ssh::default(),
             ports: Vec::new(),
             nat: Nat::default(),
             cards: Vec::new(),
@@ -239,23 +244,6 @@ impl KernelChoice {
             KernelChoice::Stock => "stock",
             KernelChoice::Fast => "fast",
         }
-    }
-}
-
-/// How to log in to the machines of a project.
-#[derive(Debug, Clone)]
-pub struct Login {
-    /// User name; `vagrant` unless `RVM_SSH_USER` says otherwise.
-    pub user: String,
-    /// `RVM_SSH_PASSWORD`.
-    pub password: Option<Secret>,
-    /// `RVM_SSH_KEY`: absolute path of a private key. `None`: the machine's own key.
-    pub key: Option<PathBuf>,
-}
-
-impl Default for Login {
-    fn default() -> Self {
-        Login { user: "vagrant".into(), password: None, key: None }
     }
 }
 

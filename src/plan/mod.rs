@@ -62,6 +62,7 @@ impl Applied {
             hostname,
             provider,
             kernel,
+            ssh: _,
             ports,
             nat,
             cards,

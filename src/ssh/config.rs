@@ -21,6 +21,9 @@ pub struct ConfigEntry {
     pub identities: Vec<PathBuf>,
     /// Whether a password may be asked for.
     pub password: bool,
+    /// More lines, each a keyword and its value. None of those above counts a second time: of each keyword
+    /// ssh takes the first.
+    pub options: Vec<String>,
 }
 
 /// The line of a known_hosts file that pins `key` (an OpenSSH public line), with its line end.
@@ -50,7 +53,10 @@ pub fn render_config(entry: &ConfigEntry) -> String {
         line("IdentityFile", &quoted(identity));
     }
     line("IdentitiesOnly", "yes");
-    line("LogLevel", "ERROR");
+    for option in &entry.options {
+        let _ = writeln!(text, "  {option}");
+    }
+    let _ = writeln!(text, "  LogLevel ERROR");
     format!("Host {}\n{text}", entry.host)
 }
 
@@ -73,6 +79,7 @@ mod tests {
             known_hosts: "/m/known hosts".into(),
             identities: vec!["/m/100%/id".into()],
             password: false,
+            options: Vec::new(),
         }
     }
 
@@ -98,6 +105,21 @@ mod tests {
         assert!(text.contains("\nport 2222\n"), "{text}");
         assert!(text.contains("\nstricthostkeychecking true\n"), "{text}");
         assert!(text.contains("/m/known hosts"), "{text}");
+    }
+
+    #[test]
+    fn options_of_the_user_come_behind_what_leads_to_the_machine() {
+        let options = vec!["ForwardAgent yes".into(), "LogLevel DEBUG".into(), "Port 1".into()];
+        let text = render_config(&ConfigEntry { options, ..entry() });
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config");
+        std::fs::write(&file, &text).unwrap();
+        let output =
+            std::process::Command::new("ssh").args(["-G", "-F"]).arg(&file).arg("web").output().unwrap();
+        let read = String::from_utf8_lossy(&output.stdout).to_lowercase();
+        for line in ["port 2222", "forwardagent yes", "loglevel debug"] {
+            assert!(read.lines().any(|have| have == line), "{line} is not in:\n{read}");
+        }
     }
 
     #[test]

@@ -105,6 +105,7 @@ mod tests {
             known_hosts: "/home/me/my machines/known_hosts".into(),
             identities: vec!["/home/me/my machines/id".into()],
             password: false,
+            options: Vec::new(),
         };
         InventoryHost { entry, groups: groups.iter().map(|group| (*group).to_owned()).collect() }
     }

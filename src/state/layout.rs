@@ -14,6 +14,7 @@ use crate::model::Code;
 /// machines/ID/…            one folder a machine: record, disk, keys, sockets, logs
 /// networks/ID/…            one folder a private network: its members, socket, log (room `net`)
 /// locks/…                  lock files
+/// ssh_config               the machines that run, for ~/.ssh/config (room `cli`)
 /// ```
 #[derive(Debug, Clone)]
 pub struct Layout {

@@ -4,8 +4,7 @@
 
 use super::{Graph, size};
 use crate::cli::ui::xml::escape;
-use crate::model::{Card, Machine, Protocol};
-use crate::plan::forward_text;
+use crate::model::{Card, Machine, port_runs};
 
 /// Sizes in pixels. A character of the font is 7.2 wide (0.6 of 12).
 const CHAR: f64 = 7.3;
@@ -140,11 +139,9 @@ fn title(graph: &Graph<'_>) -> String {
 fn lines(machine: &Machine) -> Vec<String> {
     let star = if machine.primary { " *" } else { "" };
     let mut lines = vec![format!("{}{star}", machine.name), machine.box_name.clone(), size(machine)];
-    lines.extend(machine.ports.iter().map(|port| match (port.host_ip.is_loopback(), port.protocol) {
-        (true, Protocol::Tcp) => format!("{} → {}", port.host, port.guest),
-        (true, Protocol::Udp) => format!("{} → {}/udp", port.host, port.guest),
-        (false, _) => forward_text(port),
-    }));
+    // The usual address goes without saying.
+    let short = |text: String| text.strip_prefix("127.0.0.1:").map_or(text.clone(), str::to_owned);
+    lines.extend(port_runs(&machine.ports).iter().map(|run| short(run.to_string())));
     lines
 }
 

@@ -1,7 +1,8 @@
 //! The graph for people.
 
 use super::{Graph, size};
-use crate::plan::{card_text, forward_text};
+use crate::model::port_runs;
+use crate::plan::card_text;
 
 /// Width of the words before what they are about.
 const WORD: usize = 8;
@@ -30,7 +31,7 @@ pub(super) fn text(graph: &Graph<'_>) -> String {
         };
         list("groups", &machine.groups);
         list("needs", &machine.depends_on);
-        lines.extend(machine.ports.iter().map(|port| ("port", forward_text(port))));
+        lines.extend(port_runs(&machine.ports).iter().map(|run| ("port", run.to_string())));
         let card = |card| ("network", format!("{}: {}", card_name(card), card_text(card)));
         lines.extend(machine.cards.iter().map(card));
         branch(&mut out, &head, &lines);

@@ -66,18 +66,22 @@ impl Mapper<'_, '_> {
             "vm.box_url" => Err("rvm builds its boxes itself and downloads none".into()),
             "ssh.username" => match value.as_word() {
                 Some("vagrant") => Ok(()),
-                _ => Err("write it to .env as RVM_SSH_USER".into()),
+                _ => string(value).map(|user| self.set(scope, "ssh.user", user, at)),
             },
             "ssh.password" => Err("write it to .env as RVM_SSH_PASSWORD".into()),
             "ssh.private_key_path" => Err("write it to .env as RVM_SSH_KEY".into()),
             "ssh.forward_agent" => match boolean(value) {
-                Ok(false) => Ok(()),
-                Ok(true) => Err("`rvm ssh NAME -- -A` forwards the agent".into()),
+                Ok(yes) => {
+                    self.set(scope, "ssh.forward_agent", Out::Bool(yes), at);
+                    Ok(())
+                }
                 Err(why) => Err(why),
             },
             "ssh.forward_x11" => match boolean(value) {
-                Ok(false) => Ok(()),
-                Ok(true) => Err("`rvm ssh NAME -- -X` forwards X11".into()),
+                Ok(yes) => {
+                    self.set(scope, "ssh.forward_x11", Out::Bool(yes), at);
+                    Ok(())
+                }
                 Err(why) => Err(why),
             },
             "vagrant.sensitive" => {

@@ -31,7 +31,21 @@ pub fn life_of_a_machine(provider: &str) {
     project.rvm(&["up"]).ok();
     assert_eq!(project.ssh("cat /etc/e2e-count"), "run");
 
+    let (hosts, listed) = (project.home.join("ssh_config"), || {
+        let text = std::fs::read_to_string(project.home.join("ssh_config")).unwrap();
+        text.matches("\nHost ").count()
+    });
+    let mode = std::os::unix::fs::PermissionsExt::mode(&hosts.metadata().unwrap().permissions());
+    assert_eq!((mode & 0o777, listed()), (0o600, 1));
+    let include = project.rvm(&["ssh-config", "--include"]).ok();
+    assert_eq!(include.stdout, format!("Include {}\n", hosts.display()));
+    project.write("user.conf", &include.stdout);
+    // The project's folder is called `project`.
+    let run = project.run("ssh", &["-F", "user.conf", "default.project", "echo by the line"]);
+    assert_eq!(run.ok().stdout, "by the line\n");
+
     project.rvm(&["halt"]).ok();
+    assert_eq!(listed(), 0);
     assert_eq!(project.state("default"), "poweroff");
     project.rvm(&["halt"]).ok();
     project.rvm(&["up"]).ok();
