@@ -188,6 +188,7 @@ fn spec(app: &App, args: &BootArgs) -> Result<Spec, CliError> {
         cmdline: args.cmdline.clone(),
         disks: disks.collect(),
         nets: nets.collect(),
+        shares: Vec::new(),
         transport: args.transport.into(),
         vsock: None,
         serial: Serial::Stdio,

@@ -7,7 +7,7 @@ use super::modules::Module;
 /// Modules without which nothing boots: the transport, root disk, seed disk and network.
 pub(super) const REQUIRED: &[&str] = &["virtio_mmio", "virtio_blk", "virtio_net", "ext4", "isofs"];
 /// Modules that are good to have: entropy, the power button and what reports it, PCI, console, balloon,
-/// sockets to the host.
+/// sockets to the host, shared folders.
 pub(super) const WANTED: &[&str] = &[
     "virtio_rng",
     "button",
@@ -16,6 +16,7 @@ pub(super) const WANTED: &[&str] = &[
     "virtio_console",
     "virtio_balloon",
     "vmw_vsock_virtio_transport",
+    "virtiofs",
 ];
 /// The first program.
 pub(super) const INIT: &str = include_str!("guest/initrd-init.sh");

@@ -117,6 +117,7 @@ impl Machines<'_> {
             ],
             mac: provider::mac_of(&record.id),
             cards: seats.iter().map(|seat| seat.member.mac).collect(),
+            shares: Vec::new(),
         };
         spec.disks.extend(extra);
         console::rotate(&dir);

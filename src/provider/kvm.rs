@@ -10,9 +10,9 @@ use std::time::Duration;
 use super::agent::{self, Agent};
 use super::{
     CONSOLE_LIMIT, CONSOLE_LOG, CONSOLE_SOCKET, DiskSpec, EndReason, Engine, ImageFormat, ProviderError,
-    Running, VmSpec, card_socket,
+    Running, ShareSpec, VmSpec, card_socket, share,
 };
-use crate::vmm::sandbox::Role;
+use crate::vmm::sandbox::{Policy, Role};
 use crate::vmm::{self, control};
 
 /// Our hypervisor, in this process.
@@ -26,6 +26,7 @@ const GUEST_CID: u32 = 3;
 struct KvmVm {
     vmm: vmm::Vmm,
     target: Arc<KvmTarget>,
+    shares: Vec<ShareSpec>,
 }
 
 /// What the control socket acts on.
@@ -43,6 +44,7 @@ impl Engine for Kvm {
             let backend = vmm::NetBackend::Listen(listener(dir, &card_socket(place))?);
             nets.push(vmm::Net { mac: *mac, backend });
         }
+        let shares = spec.shares.clone();
         let (agent, service) = Agent::new().map_err(ProviderError::Spawn)?;
         let spec = vmm::Spec {
             cpus: spec.cpus,
@@ -54,6 +56,7 @@ impl Engine for Kvm {
             cmdline: format!("{} reboot=k", spec.cmdline),
             disks: spec.disks.iter().map(disk).collect(),
             nets,
+            shares: spec.shares.iter().map(ShareSpec::to_vmm).collect(),
             transport: vmm::Transport::default(),
             vsock: Some(vmm::Vsock {
                 cid: GUEST_CID,
@@ -66,7 +69,7 @@ impl Engine for Kvm {
         };
         let vmm = vmm::Vmm::new(spec).map_err(ProviderError::Vmm)?;
         let target = Arc::new(KvmTarget { handle: vmm.handle(), agent });
-        Ok(Box::new(KvmVm { vmm, target }))
+        Ok(Box::new(KvmVm { vmm, target, shares }))
     }
 }
 
@@ -87,8 +90,10 @@ fn disk(disk: &DiskSpec) -> vmm::Disk {
 }
 
 impl Running for KvmVm {
-    fn role(&self) -> Role {
-        Role::Hypervisor
+    /// What the guest shares stays open to it, and thus to the process that serves it.
+    fn policy(&self) -> Policy {
+        let role = if self.shares.is_empty() { Role::Hypervisor } else { Role::SharingHypervisor };
+        share::policy(role, &self.shares)
     }
 
     fn target(&self) -> Arc<dyn control::Target> {

@@ -13,6 +13,7 @@ mod launch;
 pub mod process;
 mod qemu;
 mod qmp;
+pub mod share;
 mod tsc;
 
 use std::io;
@@ -27,12 +28,13 @@ use thiserror::Error;
 pub use crate::model::ImageFormat;
 use crate::model::{Code, ProviderKind};
 use crate::vmm::control;
-use crate::vmm::sandbox::Role;
+use crate::vmm::sandbox::Policy;
 
 pub use choose::{Choice, choose, qemu_binary};
 pub use launch::{
     Live, console, ended, live, power_button, set_balloon, start, stop, usage, wait_ended, wait_up,
 };
+pub use share::{ShareSpec, serves_shares};
 
 /// The serial console's log never grows beyond this many bytes, twice (one old, one new).
 pub const CONSOLE_LIMIT: u64 = 1 << 20;
@@ -74,6 +76,9 @@ pub struct VmSpec {
     /// for its switch at [`card_socket`]`(N)`, in the machine's folder.
     #[serde(default)]
     pub cards: Vec<[u8; 6]>,
+    /// Folders of the host that the guest may mount; empty where [`serves_shares`] says no.
+    #[serde(default)]
+    pub shares: Vec<ShareSpec>,
 }
 
 /// Name of the socket, in a machine's folder, at which a private card's switch connects.
@@ -174,6 +179,9 @@ pub enum ProviderError {
     /// The walls around it.
     #[error("the machine's process could not be confined")]
     Sandbox(#[source] crate::vmm::sandbox::Error),
+    /// The process that serves folders to QEMU.
+    #[error("cannot serve the machine's shared folders: {0}")]
+    Share(String),
     /// QEMU.
     #[error("QEMU ended with {status}: {text}")]
     Qemu {
@@ -198,6 +206,7 @@ impl ProviderError {
             ProviderError::Stuck { .. } => Code::Stuck,
             ProviderError::Vmm(error) => vmm_code(error),
             ProviderError::Sandbox(_) => Code::Sandbox,
+            ProviderError::Share(_) => Code::Device,
             ProviderError::Qemu { .. } => Code::QemuEnded,
         }
     }
@@ -253,8 +262,8 @@ pub(crate) trait Engine {
 
 /// A virtual machine that runs.
 pub(crate) trait Running {
-    /// What the thread that waits does meanwhile.
-    fn role(&self) -> Role;
+    /// What the process may do once the guest runs.
+    fn policy(&self) -> Policy;
     /// What the control socket acts on.
     fn target(&self) -> Arc<dyn control::Target>;
     /// Blocks until the guest is gone.

@@ -20,7 +20,7 @@ use super::{EndReason, Ended, Engine, ProviderError, VmSpec, kvm, qemu};
 use crate::model::{Cancel, ProviderKind};
 use crate::state::{Lock, Starter, store};
 use crate::vmm::control;
-use crate::vmm::sandbox::{self, Policy};
+use crate::vmm::sandbox;
 
 /// What the process says once, on standard output.
 #[derive(Debug, Serialize, Deserialize)]
@@ -98,7 +98,7 @@ fn run_locked(dir: &Path, net: OwnedFd, starter: &mut Starter) -> Result<EndReas
     let listener = control::bind(&dir.join(CONTROL_SOCKET)).map_err(file("create", CONTROL_SOCKET))?;
     // All that the machine needs is open. What follows opens no file and needs no right. The socket
     // stays when we end: nobody listens to it then, and the next start replaces it.
-    let report = sandbox::enter(&Policy { role: running.role(), writable: Vec::new() });
+    let report = sandbox::enter(&running.policy());
     for missing in report.map_err(ProviderError::Sandbox)?.missing() {
         eprintln!("sandbox: {missing}");
     }
@@ -140,7 +140,7 @@ fn tell(starter: &mut Starter, report: &Report) {
 }
 
 /// An error with all its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

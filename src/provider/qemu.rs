@@ -17,10 +17,10 @@ use std::time::Instant;
 use super::qmp::Qmp;
 use super::{
     CONSOLE_LIMIT, CONSOLE_LOG, CONSOLE_SOCKET, DiskSpec, EndReason, Engine, ImageFormat, ProviderError,
-    Running, VmSpec, card_socket, console, tsc,
+    Running, VmSpec, card_socket, console, share, tsc,
 };
 use crate::model::mac_text;
-use crate::vmm::sandbox::Role;
+use crate::vmm::sandbox::{Policy, Role};
 use crate::vmm::{BoundedLog, control};
 
 /// QEMU, as a child of this process.
@@ -78,6 +78,9 @@ impl Engine for Qemu {
         let serial = listener(dir, SERIAL_SOCKET).map_err(ProviderError::Spawn)?;
         let hvc = listener(dir, HVC_SOCKET).map_err(ProviderError::Spawn)?;
         let attach = listener(dir, CONSOLE_SOCKET).map_err(file("create", CONSOLE_SOCKET))?;
+        if !spec.shares.is_empty() {
+            share::start(dir, die_with_parent)?;
+        }
         let mut command = Command::new("sh");
         command
             .args(["-c", LAUNCH, "qemu"])
@@ -147,7 +150,15 @@ fn die_with_parent(command: &mut Command) {
 fn arguments(spec: &VmSpec) -> Vec<String> {
     let mut args: Vec<String> = Vec::new();
     let mut add = |words: &[&str]| args.extend(words.iter().map(|w| (*w).to_owned()));
-    add(&["-name", &spec.name, "-M", "microvm,acpi=on,rtc=on,x-option-roms=off,isa-serial=on"]);
+    let mut board = "microvm,acpi=on,rtc=on,x-option-roms=off,isa-serial=on".to_owned();
+    if !spec.shares.is_empty() {
+        // The process that serves them reads requests where they are, and writes what was read from files
+        // to where it is wanted.
+        let memory = format!("memory-backend-memfd,id=ram,size={}M,share=on", spec.memory >> 20);
+        add(&["-object", &memory]);
+        board.push_str(",memory-backend=ram");
+    }
+    add(&["-name", &spec.name, "-M", &board]);
     // A feature taken away that the processor lacks is no error.
     let nesting = if spec.nested { "" } else { ",-svm,-vmx" };
     match spec.accelerated {
@@ -186,6 +197,11 @@ fn arguments(spec: &VmSpec) -> Vec<String> {
     }
     add(&["-device", "virtio-rng-device"]);
     add(&["-device", "virtio-serial-device", "-device", "virtconsole,chardev=hvc"]);
+    for (place, share) in spec.shares.iter().enumerate() {
+        let (path, tag) = (share::socket(place), share.tag.replace(',', ",,"));
+        let device = format!("vhost-user-fs-device,chardev=share{place},queue-size=1024,tag={tag}");
+        add(&["-chardev", &format!("socket,id=share{place},path={path}"), "-device", &device]);
+    }
     // Memory that the guest freed goes back to the host.
     add(&["-device", "virtio-balloon-device,free-page-reporting=on"]);
     args
@@ -234,8 +250,8 @@ fn failed(status: ExitStatus, log: &File) -> ProviderError {
 }
 
 impl Running for QemuVm {
-    fn role(&self) -> Role {
-        Role::Supervisor
+    fn policy(&self) -> Policy {
+        Policy { role: Role::Supervisor, ..Policy::default() }
     }
 
     fn target(&self) -> Arc<dyn control::Target> {
@@ -322,6 +338,7 @@ mod tests {
             disks: vec![disk],
             mac: [2, 1, 2, 3, 4, 5],
             cards: vec![],
+            shares: vec![],
         }
     }
 

@@ -23,7 +23,7 @@ pub enum Error {
         max: usize,
     },
     /// More virtio devices than places for them.
-    #[error("cannot make a machine of {asked} disks and network cards: {max} are possible")]
+    #[error("cannot make a machine of {asked} disks, network cards and shared folders: {max} are possible")]
     TooManyDevices {
         /// As asked for.
         asked: usize,

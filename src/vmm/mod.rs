@@ -41,8 +41,8 @@ pub use devices::terminal::RawMode;
 pub use error::Error;
 pub use handle::Handle;
 pub use spec::{
-    Backing, Disk, DiskFormat, Exit, Net, NetBackend, OnReset, Serial, Spec, Transport, Vsock, VsockPort,
-    VsockService,
+    Backing, Disk, DiskFormat, Exit, Net, NetBackend, OnReset, Serial, Share, Spec, Transport, Vsock,
+    VsockPort, VsockService,
 };
 
 use std::sync::Arc;

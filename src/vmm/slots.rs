@@ -20,7 +20,7 @@ use super::virtio::balloon::{self, Balloon};
 use super::virtio::console::Console;
 use super::virtio::pci::{BAR_LEN, notify_offset, vector_count};
 use super::virtio::{
-    MmioTransport, PciTransport, VIRTIO_MMIO_SIZE, VirtioDevice, block::Block, net::Net, rng::Rng,
+    MmioTransport, PciTransport, VIRTIO_MMIO_SIZE, VirtioDevice, block::Block, fs::Fs, net::Net, rng::Rng,
     vsock::Vsock,
 };
 use super::{Error, Spec, Transport, layout};
@@ -72,7 +72,7 @@ struct PciSlots {
 
 impl Slots {
     /// Opens the disks in order, then the network cards in order, then what every machine has, the
-    /// entropy source and the balloon, then sockets and console if there are to be any. The
+    /// entropy source and the balloon, then sockets and console if there are to be any, then shares. The
     /// descriptors of network, sockets and console are moved out of `spec`.
     ///
     /// # Errors
@@ -83,7 +83,7 @@ impl Slots {
             Transport::Pci => layout::PCI_SLOTS,
         };
         let others = ALWAYS + usize::from(spec.vsock.is_some()) + usize::from(spec.console.is_some());
-        let (asked, max) = (spec.disks.len() + spec.nets.len(), places - others);
+        let (asked, max) = (spec.disks.len() + spec.nets.len() + spec.shares.len(), places - others);
         if asked > max {
             return Err(Error::TooManyDevices { asked, max });
         }
@@ -103,6 +103,9 @@ impl Slots {
         }
         if let Some(listener) = spec.console.take() {
             devices.push(Box::new(Console::new(listener)?));
+        }
+        for share in &spec.shares {
+            devices.push(Box::new(Fs::new(share)?));
         }
         let placed = match spec.transport {
             Transport::Mmio => MmioSlots::new(devices, mem).map(Placed::Mmio),

@@ -25,6 +25,8 @@ pub struct Spec {
     pub disks: Vec<Disk>,
     /// Network cards in order.
     pub nets: Vec<Net>,
+    /// Folders of the host that the guest may mount.
+    pub shares: Vec<Share>,
     /// How the guest reaches its virtio devices.
     pub transport: Transport,
     /// Sockets between guest and host, if there are to be any.
@@ -99,6 +101,19 @@ pub enum NetBackend {
     Tap(String),
     /// A socket at which whoever carries frames, in that form, connects, once or again and again.
     Listen(UnixListener),
+}
+
+/// A folder of the host that the guest may mount (virtio-fs).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// By which the guest finds it: 1 to 36 bytes.
+    pub tag: String,
+    /// The folder. Nothing outside it can be reached through it.
+    pub source: PathBuf,
+    /// Refuse whatever would change it.
+    pub read_only: bool,
+    /// User and group whose the files of this process's user seem to be in the guest.
+    pub owner: (u32, u32),
 }
 
 /// Sockets between guest and host (virtio-vsock). They are this process's own, so any number of machines

@@ -8,6 +8,7 @@ mod block_queues;
 mod chain;
 mod console;
 mod driver;
+mod fs;
 mod mmio;
 mod net;
 mod net_offload;

@@ -12,7 +12,7 @@ use rvm::vmm::sandbox::{EXIT_STATUS, Policy, Role, Violation, enter, prepare, sp
 use crate::inside::{part, play, text};
 
 /// All kinds of threads that are started, and those that enter the sandbox themselves.
-const STARTED: [&str; 13] = [
+const STARTED: [&str; 14] = [
     "vcpu0",
     "virtio-blk",
     "virtio-net",
@@ -20,6 +20,7 @@ const STARTED: [&str; 13] = [
     "virtio-balloon",
     "virtio-vsock",
     "virtio-console",
+    "virtio-fs",
     "agent",
     "control",
     "control-client",
@@ -27,7 +28,7 @@ const STARTED: [&str; 13] = [
     "attach",
     "stop",
 ];
-const ENTERING: [&str; 3] = ["main", "supervisor", "switch"];
+const ENTERING: [&str; 4] = ["main", "supervisor", "switch", "share"];
 
 /// Makes a system call with harmless arguments.
 fn call(number: libc::c_long, arguments: [libc::c_long; 4]) -> libc::c_long {
@@ -85,6 +86,8 @@ fn role_of(kind: &str) -> Role {
     match kind {
         "supervisor" | "console" | "attach" => Role::Supervisor,
         "switch" => Role::Switch,
+        "share" => Role::Share,
+        "virtio-fs" => Role::SharingHypervisor,
         _ => Role::Hypervisor,
     }
 }
@@ -92,7 +95,7 @@ fn role_of(kind: &str) -> Role {
 /// Enters as the thread `kind` would, or starts one of that kind, and lets it do `work`.
 fn within(kind: &str, work: impl FnOnce() + Send + 'static) {
     prepare().unwrap();
-    let report = enter(&Policy { role: role_of(kind), writable: Vec::new() }).unwrap();
+    let report = enter(&Policy { role: role_of(kind), ..Policy::default() }).unwrap();
     assert!(report.no_seccomp.is_none(), "this host has no system call filters: {report:?}");
     if ENTERING.contains(&kind) {
         work();
@@ -166,7 +169,7 @@ fn a_full_console_log_is_moved_from_inside() {
         let (kind, path) = part.split_once(':').unwrap();
         prepare().unwrap();
         let mut log = BoundedLog::open(Path::new(path), 1000).unwrap();
-        enter(&Policy { role: role_of(kind), writable: Vec::new() }).unwrap();
+        enter(&Policy { role: role_of(kind), ..Policy::default() }).unwrap();
         let work = move || (0..25).for_each(|_| log.write_all(&[b'x'; 100]).unwrap());
         spawn(kind, work).unwrap().join().unwrap();
         return;

@@ -5,7 +5,9 @@ use std::io::ErrorKind;
 use std::net::TcpStream;
 use std::path::Path;
 
-use rvm::vmm::sandbox::{Landlock, Policy, close_files, probe};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags, StatxFlags, openat2};
+use rustix::io::Errno;
+use rvm::vmm::sandbox::{EXIT_STATUS, Landlock, Policy, Role, close_files, enter, prepare, probe, spawn};
 
 use crate::inside::{part, play, text};
 
@@ -62,6 +64,65 @@ fn try_files(folder: &Path) {
     fs::rename(own.join("file"), own.join("renamed")).unwrap();
     fs::write(own.join("gone"), "x").unwrap();
     fs::remove_file(own.join("gone")).unwrap();
+}
+
+/// A machine with shared folders: the thread that serves them reaches those, the others nothing.
+#[test]
+fn only_the_thread_of_a_share_opens_files_and_only_there() {
+    const TEST: &str = "files::only_the_thread_of_a_share_opens_files_and_only_there";
+    if let Some(part) = part() {
+        let (kind, folder) = part.split_once(':').unwrap();
+        let folder = Path::new(folder).to_owned();
+        prepare().unwrap();
+        let (own, fixed) = (folder.join("own"), folder.join("fixed"));
+        let policy = Policy { role: Role::SharingHypervisor, writable: vec![own], readable: vec![fixed] };
+        enter(&policy).unwrap();
+        spawn(kind, move || share_files(&folder)).unwrap().join().unwrap();
+        return;
+    }
+    for kind in ["virtio-fs", "vcpu0", "virtio-blk", "control-client"] {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["own", "fixed"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+            fs::write(folder.path().join(name).join("file"), "f").unwrap();
+        }
+        fs::write(folder.path().join("secret"), "s").unwrap();
+        let output = play(TEST, &format!("{kind}:{}", folder.path().display()));
+        match kind {
+            "virtio-fs" => assert!(output.status.success(), "{}", text(&output)),
+            _ => assert_eq!(output.status.code(), Some(EXIT_STATUS), "{kind}: {}", text(&output)),
+        }
+        assert_eq!(folder.path().join("own/made").exists(), kind == "virtio-fs");
+    }
+}
+
+fn share_files(folder: &Path) {
+    let try_open = |name: &str, flags| {
+        let mode = if flags == OFlags::RDONLY { Mode::empty() } else { Mode::from_raw_mode(0o664) };
+        openat2(CWD, folder.join(name), flags, mode, ResolveFlags::empty())
+    };
+    let make = OFlags::WRONLY | OFlags::CREATE;
+    try_open("own/file", OFlags::RDONLY).unwrap();
+    let made = try_open("own/made", make).unwrap();
+    // With the permissions that were asked for.
+    assert_eq!(
+        rustix::fs::statx(made, c"", AtFlags::EMPTY_PATH, StatxFlags::MODE).unwrap().stx_mode & 0o777,
+        0o664
+    );
+    try_open("fixed/file", OFlags::RDONLY).unwrap();
+    for (name, flags) in
+        [("fixed/new", make), ("secret", OFlags::RDONLY), ("new", make), ("own/../secret", make)]
+    {
+        assert_eq!(try_open(name, flags).unwrap_err(), Errno::ACCESS, "{name}");
+    }
+    let remove = |name: &str| rustix::fs::unlinkat(CWD, folder.join(name), AtFlags::empty());
+    assert_eq!(remove("secret").unwrap_err(), Errno::ACCESS);
+    assert_eq!(remove("fixed/file").unwrap_err(), Errno::ACCESS);
+    let rename = |from: &str, to: &str| {
+        rustix::fs::renameat_with(CWD, folder.join(from), CWD, folder.join(to), RenameFlags::empty())
+    };
+    assert!([Errno::ACCESS, Errno::XDEV].contains(&rename("own/file", "file").unwrap_err()));
+    assert!([Errno::ACCESS, Errno::XDEV].contains(&rename("secret", "own/secret").unwrap_err()));
 }
 
 /// What `rvm doctor` says of this host is what the tests here find.

@@ -8,6 +8,7 @@ mod config;
 mod console;
 mod control;
 mod elf;
+mod fs;
 mod import;
 mod mmio;
 mod net;
@@ -29,6 +30,7 @@ pub const ALL: &[(&str, Target)] = &[
     ("console", console::run),
     ("control", control::run),
     ("elf", elf::run),
+    ("fs", fs::run),
     ("import", import::run),
     ("mmio", mmio::run),
     ("net", net::run),

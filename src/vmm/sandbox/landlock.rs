@@ -31,7 +31,7 @@ pub enum Landlock {
 }
 
 /// Closes the file system to the calling thread and those that it starts, but for the folders that
-/// `policy` leaves writable, and TCP; also signals to, and abstract sockets of, processes outside. This
+/// `policy` leaves open, and TCP; also signals to, and abstract sockets of, processes outside. This
 /// is the part of [`enter`](super::enter) that can be had alone.
 ///
 /// # Errors
@@ -39,7 +39,7 @@ pub enum Landlock {
 pub fn close_files(policy: &Policy) -> Result<Landlock, Error> {
     let files = AccessFs::from_all(WANTED);
     let scope = match policy.role {
-        Role::Hypervisor | Role::Switch => Scope::from_all(WANTED),
+        Role::Hypervisor | Role::SharingHypervisor | Role::Switch | Role::Share => Scope::from_all(WANTED),
         // The kernel asks whether we may signal our child, too, when it dies with us.
         Role::Supervisor => Scope::AbstractUnixSocket.into(),
     };
@@ -52,11 +52,13 @@ pub fn close_files(policy: &Policy) -> Result<Landlock, Error> {
             .create()
     };
     let mut ruleset = ruleset().map_err(Error::Landlock)?;
-    for path in &policy.writable {
+    // Everything but running programs and making device files.
+    let change = files & !(AccessFs::Execute | AccessFs::MakeBlock | AccessFs::MakeChar);
+    let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    let writable = policy.writable.iter().map(|path| (path, change));
+    for (path, access) in writable.chain(policy.readable.iter().map(|path| (path, read))) {
         let failed = |source| Error::Folder { path: path.clone(), source };
         let folder = PathFd::new(path).map_err(|e| failed(std::io::Error::other(e)))?;
-        // Everything but running programs and making device files.
-        let access = files & !(AccessFs::Execute | AccessFs::MakeBlock | AccessFs::MakeChar);
         ruleset = ruleset.add_rule(PathBeneath::new(folder, access)).map_err(Error::Landlock)?;
     }
     let status = ruleset.restrict_self().map_err(Error::Landlock)?;

@@ -12,9 +12,14 @@ use rustix::thread::{
     remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
 };
 
+use crate::vmm::virtio::fs::MAX_DESCRIPTORS;
+
 /// Most descriptors that the process may have open: thirteen devices, 32 control connections and
-/// the connections of a vsock are well below.
+/// the connections of a vsock are well below. Shared folders come on top.
 pub const MAX_FILES: u64 = 1024;
+
+/// Those that each shared folder may have beside that.
+const MAX_SHARED: u64 = MAX_DESCRIPTORS as u64;
 
 /// The first act of a process that is for one machine only, before it opens anything: closes what it
 /// inherited beside its standard descriptors, makes no file that others can read and no core dump,
@@ -43,11 +48,16 @@ fn no_core_dump() -> io::Result<()> {
     Ok(setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?)
 }
 
-/// Limits resources, closes `/proc/PID` to others of the same user, and forbids to gain rights.
-pub(super) fn restrict() -> io::Result<()> {
+/// Limits resources, closes `/proc/PID` to others of the same user, and forbids to gain rights. A process
+/// that serves `folders` to a guest makes files in them with just the permissions that the guest says.
+pub(super) fn restrict(folders: usize) -> io::Result<()> {
     one_heap();
     no_core_dump()?;
-    let most = getrlimit(Resource::Nofile).maximum.map_or(MAX_FILES, |now| now.min(MAX_FILES));
+    if folders > 0 {
+        umask(rustix::fs::Mode::empty());
+    }
+    let wanted = MAX_FILES + folders as u64 * MAX_SHARED;
+    let most = getrlimit(Resource::Nofile).maximum.map_or(wanted, |now| now.min(wanted));
     setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum: Some(most) })?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     Ok(set_no_new_privs(true)?)

@@ -31,8 +31,10 @@ pub use trap::{EXIT_STATUS, Violation};
 pub struct Policy {
     /// What the calling thread does from now on.
     pub role: Role,
-    /// Folders in which files may be made, changed and removed. The hypervisor needs none.
+    /// Folders in which files may be made, changed and removed: those that a guest shares.
     pub writable: Vec<PathBuf>,
+    /// Folders in which files may be read only.
+    pub readable: Vec<PathBuf>,
 }
 
 /// What the thread that enters does from then on.
@@ -41,23 +43,29 @@ pub enum Role {
     /// [`Vmm::run`](super::Vmm::run).
     #[default]
     Hypervisor,
+    /// The same for a guest with shared folders, in which one kind of thread opens files.
+    SharingHypervisor,
     /// Waits for another program that runs the machine.
     Supervisor,
     /// Carries frames between machines.
     Switch,
+    /// Serves folders to another program that runs the machine.
+    Share,
 }
 
 impl Role {
     /// All that there are.
     #[cfg(test)]
-    const ALL: [Self; 3] = [Self::Hypervisor, Self::Supervisor, Self::Switch];
+    const ALL: [Self; 5] =
+        [Self::Hypervisor, Self::SharingHypervisor, Self::Supervisor, Self::Switch, Self::Share];
 
     /// Its row in the tables.
     fn kind(self) -> &'static str {
         match self {
-            Self::Hypervisor => "main",
+            Self::Hypervisor | Self::SharingHypervisor => "main",
             Self::Supervisor => "supervisor",
             Self::Switch => "switch",
+            Self::Share => "share",
         }
     }
 }
@@ -94,7 +102,7 @@ impl Report {
 /// Why a process cannot be confined.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A folder that is to stay writable.
+    /// A folder that is to stay open.
     #[error("cannot leave {path} open in the sandbox")]
     Folder {
         /// Which.
@@ -131,7 +139,7 @@ pub fn enter(policy: &Policy) -> Result<Report, Error> {
     if threads::is_inside() {
         return Err(failed("it is there already")(io::ErrorKind::AlreadyExists.into()));
     }
-    limits::restrict().map_err(failed("resource limits"))?;
+    limits::restrict(policy.writable.len() + policy.readable.len()).map_err(failed("resource limits"))?;
     let landlock = close_files(policy)?;
     limits::drop_capabilities().map_err(failed("capabilities"))?;
     trap::catch().map_err(failed("signal"))?;

@@ -58,15 +58,18 @@ pub(super) struct Table {
 
 /// The kinds of threads of a process. One that is none of these is not started.
 pub(super) const fn of(role: Role) -> &'static [Table] {
-    match role {
-        Role::Hypervisor => HYPERVISOR,
-        Role::Supervisor => SUPERVISOR,
-        Role::Switch => SWITCH,
+    match (role, HYPERVISOR) {
+        // Without shares nobody opens files.
+        (Role::Hypervisor, [others @ .., _shares]) => others,
+        (Role::Hypervisor | Role::SharingHypervisor, all) => all,
+        (Role::Supervisor, _) => SUPERVISOR,
+        (Role::Switch, _) => SWITCH,
+        (Role::Share, _) => SHARE,
     }
 }
 
 /// The vCPU comes first, so that `KVM_RUN`, the call that counts, is found first in what all threads
-/// share.
+/// share; the shared folder comes last, because most machines do without that.
 const HYPERVISOR: &[Table] = &[
     Table { thread: "vcpu", parts: &[VCPU, MEMORY, THREAD, EVENTS, LOG] },
     Table { thread: "virtio-blk", parts: &[BLOCK, MEMORY, THREAD, EVENTS] },
@@ -83,6 +86,7 @@ const HYPERVISOR: &[Table] = &[
     Table { thread: "stop", parts: &[MEMORY, THREAD, EVENTS] },
     // The thread that put the machine together. It does so again when the guest resets.
     Table { thread: "main", parts: &[REBUILD, BLOCK, SOCKET, LOG, LAST, MEMORY, THREAD, EVENTS] },
+    Table { thread: "virtio-fs", parts: &[FILES, MEMORY, THREAD, EVENTS] },
 ];
 
 /// Provider `qemu`.
@@ -98,6 +102,10 @@ const SUPERVISOR: &[Table] = &[
 
 /// The process that carries the frames of a private network.
 const SWITCH: &[Table] = &[Table { thread: "switch", parts: &[LISTEN, SOCKET, MEMORY, THREAD, EVENTS] }];
+
+/// The process that serves folders to QEMU. The threads that it starts inherit its filter.
+const SHARE: &[Table] =
+    &[Table { thread: "share", parts: &[FILES, MAPPED, LISTEN, SOCKET, START, MEMORY, THREAD, EVENTS] }];
 
 /// Listens on the control socket.
 const ASKED: Table = Table { thread: "control", parts: &[LISTEN, SOCKET, CONTROL, MEMORY, THREAD, EVENTS] };
@@ -210,6 +218,36 @@ const BLOCK: &[Rule] = &[
     // With an empty path it is `fstat`. Landlock does not cover it: whether a path exists can be asked.
     any(libc::SYS_statx),
 ];
+
+/// Files in shared folders, each by one name in a folder that is open. Landlock says in which.
+const FILES: &[Rule] = &[
+    any(libc::SYS_openat2),
+    any(libc::SYS_statx),
+    any(libc::SYS_getdents64),
+    any(libc::SYS_preadv),
+    any(libc::SYS_pwritev),
+    any(libc::SYS_pwritev2),
+    any(libc::SYS_fsync),
+    any(libc::SYS_fdatasync),
+    any(libc::SYS_syncfs),
+    any(libc::SYS_fstatfs),
+    any(libc::SYS_fallocate),
+    any(libc::SYS_ftruncate),
+    any(libc::SYS_lseek),
+    any(libc::SYS_copy_file_range),
+    any(libc::SYS_mkdirat),
+    any(libc::SYS_mknodat),
+    any(libc::SYS_symlinkat),
+    any(libc::SYS_linkat),
+    any(libc::SYS_unlinkat),
+    any(libc::SYS_renameat2),
+    any(libc::SYS_readlinkat),
+    any(libc::SYS_fchmodat),
+    any(libc::SYS_utimensat),
+];
+
+/// The guest's memory, of which QEMU sends descriptors.
+const MAPPED: &[Rule] = &[only(libc::SYS_mmap, &[&[Lacks(2, EXEC)]]), any(libc::SYS_fstat)];
 
 /// Sockets that are connected already.
 const SOCKET: &[Rule] = &[
@@ -427,11 +465,17 @@ mod tests {
             libc::SYS_io_uring_enter,
             libc::SYS_pkey_mprotect,
         ];
+        // What threads may that open files, and none that does not.
+        let files = [libc::SYS_openat2, libc::SYS_unlinkat, libc::SYS_renameat2];
         for table in all() {
+            let opening = ["virtio-fs", "share"].contains(&table.thread);
             for rule in table.parts.iter().copied().flatten().chain(START) {
-                assert!(!forbidden.contains(&rule.call), "{} may make call {}", table.thread, rule.call);
+                let may = !forbidden.contains(&rule.call) || (opening && files.contains(&rule.call));
+                assert!(may, "{} may make call {}", table.thread, rule.call);
             }
         }
+        let hypervisor = of(Role::Hypervisor);
+        assert!(hypervisor.len() > 10 && hypervisor.iter().all(|table| table.thread != "virtio-fs"));
     }
 
     #[test]

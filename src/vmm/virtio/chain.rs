@@ -103,6 +103,12 @@ impl<'m> Chain<'m> {
         }
     }
 
+    /// A chain of its own, of no queue.
+    #[cfg(test)]
+    pub(super) fn of(readable: VolatileSlice<'m>, writable: VolatileSlice<'m>) -> Self {
+        Self { head: 0, segments: vec![readable, writable], read_at: 0, split: 1, write_at: 1 }
+    }
+
     /// Index of the chain's first descriptor, by which it is returned to the driver.
     pub fn head(&self) -> u16 {
         self.head

@@ -4,7 +4,7 @@
 use std::io;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 
 use vm_memory::VolatileSlice;
 
@@ -34,6 +34,22 @@ impl<'a> IoVecs<'a> {
     /// Appends bytes that are only read: for the calls that send.
     pub(super) fn push_bytes(&mut self, bytes: &'a [u8]) -> bool {
         self.push_raw(bytes.as_ptr().cast_mut(), bytes.len())
+    }
+
+    /// Appends the first `limit` bytes of `slices` without their first `skip`, as many as fit.
+    fn push_part(&mut self, slices: &[VolatileSlice<'a>], mut skip: usize, mut limit: usize) {
+        for slice in slices {
+            let Ok(rest) = slice.offset(skip) else {
+                skip -= slice.len();
+                continue;
+            };
+            skip = 0;
+            let Ok(part) = rest.subslice(0, rest.len().min(limit)) else { break };
+            if !part.is_empty() && !self.push(&part) {
+                break;
+            }
+            limit -= part.len();
+        }
     }
 
     /// Appends `slices` without their first `skip` bytes, as many as fit.
@@ -104,6 +120,80 @@ pub(super) fn write_at(file: BorrowedFd<'_>, slices: &[VolatileSlice<'_>], offse
         bytes(unsafe { libc::pwritev64(file.as_raw_fd(), iov.as_ptr(), iov.count as libc::c_int, offset) })
     };
     transfer(slices, offset, io::ErrorKind::WriteZero, call)
+}
+
+/// Fills at most `limit` bytes of `slices` behind the first `skip` from `file` at `offset`; gives the
+/// number of bytes, fewer where the file ends or fails.
+///
+/// # Errors
+/// What the system says, if nothing was read before.
+pub(super) fn read_up_to(
+    file: BorrowedFd<'_>,
+    slices: &[VolatileSlice<'_>],
+    skip: usize,
+    limit: usize,
+    offset: u64,
+) -> io::Result<usize> {
+    transfer_up_to(slices, skip, limit, offset, |iov, offset| {
+        // SAFETY: as in `read_at`.
+        bytes(unsafe { libc::preadv64(file.as_raw_fd(), iov.as_ptr(), iov.count as libc::c_int, offset) })
+    })
+}
+
+/// Writes the first `limit` bytes of `slices` to `file` at `offset`, or to its end with `append`; gives
+/// the number of bytes, fewer where the file fails.
+///
+/// # Errors
+/// What the system says, if nothing was written before.
+pub(super) fn write_up_to(
+    file: BorrowedFd<'_>,
+    slices: &[VolatileSlice<'_>],
+    limit: usize,
+    offset: u64,
+    append: bool,
+) -> io::Result<usize> {
+    let flags = if append { libc::RWF_APPEND } else { 0 };
+    transfer_up_to(slices, 0, limit, offset, |iov, offset| {
+        let count = iov.count as libc::c_int;
+        // SAFETY: as in `write_at`.
+        bytes(unsafe { libc::pwritev2(file.as_raw_fd(), iov.as_ptr(), count, offset, flags) })
+    })
+}
+
+/// Repeats `call` until `limit` bytes are through or it moves no more.
+fn transfer_up_to(
+    slices: &[VolatileSlice<'_>],
+    skip: usize,
+    limit: usize,
+    offset: u64,
+    call: impl Fn(&IoVecs<'_>, i64) -> io::Result<usize>,
+) -> io::Result<usize> {
+    let mut done = 0;
+    while done < limit {
+        let mut iov = IoVecs::new();
+        iov.push_part(slices, skip + done, limit - done);
+        let position = offset.checked_add(done as u64).and_then(|at| i64::try_from(at).ok());
+        match position.ok_or(io::ErrorKind::InvalidInput.into()).and_then(|position| call(&iov, position)) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if done == 0 => return Err(error),
+            Err(_) => break,
+        }
+    }
+    Ok(done)
+}
+
+/// Closes a descriptor and hears what its file system has to say.
+///
+/// # Errors
+/// What the system says; it is closed all the same.
+pub(super) fn close(file: OwnedFd) -> io::Result<()> {
+    // SAFETY: the descriptor is ours and is given up with this.
+    match unsafe { libc::close(file.into_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Repeats `call` until all `slices` are through; `stuck` is the error when it moves nothing.

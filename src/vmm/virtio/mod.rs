@@ -2,7 +2,7 @@
 //!
 //! [`mmio`] and [`pci`] hold the registers, `state` what both mean by them, [`device`] what a device is
 //! to its transport, [`queue`] the rings and [`chain`] the one reader of descriptor chains. The devices
-//! are [`balloon`], [`block`], [`console`], [`net`], [`rng`] and [`vsock`].
+//! are [`balloon`], [`block`], [`console`], [`mod@fs`], [`net`], [`rng`] and [`vsock`].
 //! A guest that breaks the rules of a queue finds DEVICE_NEEDS_RESET set; nothing else is harmed.
 
 pub mod balloon;
@@ -10,6 +10,7 @@ pub mod block;
 pub mod chain;
 pub mod console;
 pub mod device;
+pub mod fs;
 mod iov;
 pub mod limit;
 pub mod mmio;
@@ -81,6 +82,9 @@ pub enum Error {
     /// A socket device could not be made.
     #[error(transparent)]
     Vsock(#[from] vsock::VsockError),
+    /// A folder cannot be shared.
+    #[error(transparent)]
+    Fs(#[from] fs::FsError),
 }
 
 impl Error {
@@ -90,6 +94,7 @@ impl Error {
             Self::Disk(error) => error.hint(),
             Self::Net(error) => error.hint(),
             Self::Vsock(error) => error.hint(),
+            Self::Fs(error) => error.hint(),
             Self::EventFd(_) | Self::Thread { .. } => {
                 Some("raise the limits on open files and threads (ulimit -n, ulimit -u)".to_owned())
             }

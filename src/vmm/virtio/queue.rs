@@ -222,6 +222,12 @@ impl<'m> Ring<'m> {
         self.table.entries
     }
 
+    /// Where it stands: the next entry to take of the available ring, and the next to fill of the used one.
+    /// A ring that is made of a queue with these goes on from there.
+    pub fn positions(&self) -> (u16, u16) {
+        (self.next_avail.0, self.next_used.0)
+    }
+
     /// A chain with room for the longest that this ring may bring.
     pub fn new_chain(&self) -> Chain<'m> {
         Chain::with_capacity(self.table.entries.max(self.table.indirect_limit))

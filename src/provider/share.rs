@@ -1,0 +1,134 @@
+//! Folders of the host that a guest mounts while it runs (virtio-fs).
+
+use std::io::{self, Read};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use serde::{Deserialize, Serialize};
+
+use super::launch::SPEC;
+use super::{ProviderError, VmSpec};
+use crate::model::ProviderKind;
+use crate::state::{Starter, store};
+use crate::vmm::sandbox::{self, Policy, Role};
+use crate::vmm::virtio::fs::VhostFs;
+use crate::vmm::{self, control};
+
+/// The word for the process that serves the folders of a machine that QEMU runs.
+pub const PROCESS: &str = "__share";
+/// What it says once, on standard output, when it listens.
+const READY: &str = "ready";
+
+/// A shared folder of a [`VmSpec`](super::VmSpec). The guest mounts it with
+/// `mount -t virtiofs TAG FOLDER`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareSpec {
+    /// By which the guest finds it: 1 to 36 bytes (virtio 1.2, section 5.11.4), no two alike in a machine.
+    pub tag: String,
+    /// Absolute path of a folder of the host, without symbolic links. The guest sees what is below it,
+    /// and nothing else.
+    pub source: PathBuf,
+    /// The host refuses whatever would change it.
+    pub read_only: bool,
+    /// User and group whom the guest takes for the owner of all that is the host user's. What the guest
+    /// makes belongs to the host user, whoever in the guest makes it.
+    pub owner: (u32, u32),
+}
+
+/// Whether machines of a provider can have shared folders.
+///
+/// # Errors
+/// Why not, as a clause that follows "because".
+pub fn serves_shares(provider: ProviderKind) -> Result<(), &'static str> {
+    match provider {
+        ProviderKind::Kvm | ProviderKind::Qemu => Ok(()),
+    }
+}
+
+impl ShareSpec {
+    pub(super) fn to_vmm(&self) -> vmm::Share {
+        vmm::Share {
+            tag: self.tag.clone(),
+            source: self.source.clone(),
+            read_only: self.read_only,
+            owner: self.owner,
+        }
+    }
+}
+
+/// What a process that serves `shares` may do.
+pub(super) fn policy(role: Role, shares: &[ShareSpec]) -> Policy {
+    let of = |read_only| {
+        let sources = shares.iter().filter(move |share| share.read_only == read_only);
+        sources.map(|share| share.source.clone()).collect()
+    };
+    Policy { role, writable: of(false), readable: of(true) }
+}
+
+/// Name of the socket, in the machine's folder, at which the share at that place in the list is served.
+pub(super) fn socket(place: usize) -> String {
+    format!("share{place}.sock")
+}
+
+/// Starts the process that serves the folders of the machine in `dir`; returns when it listens. It ends
+/// with the calling one, and when QEMU hangs up.
+pub(super) fn start(dir: &Path, confine: impl FnOnce(&mut Command)) -> Result<(), ProviderError> {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("rvm").arg(PROCESS).arg(dir).env_clear().stdin(Stdio::null()).stdout(Stdio::piped());
+    confine(&mut command);
+    let mut child = command.spawn().map_err(ProviderError::Spawn)?;
+    let mut word = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        stdout.take(64 << 10).read_to_string(&mut word).map_err(ProviderError::Spawn)?;
+    }
+    if word == READY {
+        return Ok(());
+    }
+    let status = child.wait().map_err(ProviderError::Spawn)?;
+    let why = if word.is_empty() { format!("it ended with {status}") } else { word };
+    Err(ProviderError::Share(why))
+}
+
+/// The process that serves the folders of the machine in `dir`.
+pub fn main(dir: &Path) -> ExitCode {
+    let mut starter = match sandbox::prepare().and_then(|()| Starter::take()) {
+        Ok(starter) => starter,
+        Err(error) => return failed(&error.to_string()),
+    };
+    match serve(dir, &mut starter) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            starter.tell(&error);
+            failed(&error)
+        }
+    }
+}
+
+fn failed(why: &str) -> ExitCode {
+    eprintln!("shared folders: {why}");
+    ExitCode::FAILURE
+}
+
+fn serve(dir: &Path, starter: &mut Starter) -> Result<(), String> {
+    let spec: VmSpec = store::read_json(&dir.join(SPEC))
+        .and_then(|spec| spec.ok_or_else(|| io::ErrorKind::NotFound.into()))
+        .map_err(|error| format!("cannot read {SPEC}: {error}"))?;
+    let mut shares = Vec::new();
+    for (place, share) in spec.shares.iter().enumerate() {
+        let opened = VhostFs::open(&share.to_vmm()).map_err(|error| super::process::chain(&error))?;
+        let path = dir.join(socket(place));
+        let bound = store::remove(&path).and_then(|()| control::bind(&path));
+        shares.push((opened, bound.map_err(|error| format!("cannot create {}: {error}", path.display()))?));
+    }
+    let report = sandbox::enter(&policy(Role::Share, &spec.shares));
+    for missing in report.map_err(|error| super::process::chain(&error))?.missing() {
+        eprintln!("sandbox: {missing}");
+    }
+    starter.tell(READY);
+    // QEMU connects to all before it does anything else.
+    let served = shares.into_iter().map(|(share, listener)| share.serve(listener));
+    let serving = served.collect::<io::Result<Vec<_>>>().map_err(|error| error.to_string())?;
+    serving.into_iter().for_each(vmm::virtio::fs::Serving::wait);
+    Ok(())
+}

@@ -1,0 +1,356 @@
+//! The files that the guest knows, and the folders that are open for them.
+//!
+//! A file is known by its folder and its name there, and by its identity: whatever is found there later
+//! is used only if it is the same file. So a file costs some memory and no descriptor, however many the
+//! guest knows; only of folders some are open, those that were used last.
+
+use std::collections::{HashMap, VecDeque};
+use std::ffi::{CStr, CString};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::fs::{FileType, Mode, OFlags, Statx};
+use rustix::io::Errno;
+
+use super::system::{self, Identity};
+
+/// The shared folder itself (`FUSE_ROOT_ID`).
+pub const ROOT: u64 = 1;
+/// Most files that a guest may know at a time; each costs about 250 bytes here and four times that
+/// in the guest.
+pub const MAX_NODES: usize = 2 << 20;
+/// Most folders that are kept open.
+pub const MAX_FOLDERS: usize = 256;
+/// Deepest nesting of folders: what a path of `PATH_MAX` bytes can hold.
+const MAX_DEPTH: usize = 2048;
+
+/// What was seen of a file's content: two that are alike have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// In bytes.
+    pub size: u64,
+    /// Last change of the content: seconds, nanoseconds.
+    pub modified: (i64, u32),
+    /// Last change of anything.
+    pub changed: (i64, u32),
+}
+
+/// A file that the guest knows.
+#[derive(Debug)]
+struct Node {
+    identity: Identity,
+    parent: u64,
+    name: CString,
+    /// How often the guest was told of it and has not forgotten it.
+    lookups: u64,
+    /// Nodes that have this one as their parent.
+    children: u32,
+    /// Of a folder, while it is open.
+    folder: Option<Arc<OwnedFd>>,
+    /// The folder was used since it was last considered for being closed.
+    recent: bool,
+    /// What the guest may have cached.
+    stamp: Option<Stamp>,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub struct Nodes {
+    root: Arc<OwnedFd>,
+    root_identity: Identity,
+    nodes: HashMap<u64, Node>,
+    by_identity: HashMap<Identity, u64>,
+    /// Folders that are open, and some that no longer are, in the order in which they may be closed.
+    open: VecDeque<u64>,
+    open_count: usize,
+    next: u64,
+    limit: usize,
+}
+
+impl Nodes {
+    /// With nothing but the shared folder, which is `root`.
+    ///
+    /// # Errors
+    /// What the system says, and `ENOTDIR`.
+    pub fn new(root: OwnedFd, limit: usize) -> Result<Self, Errno> {
+        let root_identity = Identity::of(&system::stat_of(&root)?);
+        if root_identity.kind() != FileType::Directory {
+            return Err(Errno::NOTDIR);
+        }
+        Ok(Self {
+            root: Arc::new(root),
+            root_identity,
+            nodes: HashMap::new(),
+            by_identity: HashMap::new(),
+            open: VecDeque::new(),
+            open_count: 0,
+            next: ROOT + 1,
+            limit,
+        })
+    }
+
+    /// The shared folder.
+    pub fn root(&self) -> &Arc<OwnedFd> {
+        &self.root
+    }
+
+    /// Forgets everything but the shared folder.
+    pub fn clear(&mut self) {
+        self.nodes = HashMap::new();
+        self.by_identity = HashMap::new();
+        self.open.clear();
+        self.open_count = 0;
+    }
+
+    /// How many the guest knows.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// How many folders are open.
+    #[cfg(test)]
+    pub fn open_folders(&self) -> usize {
+        self.open_count
+    }
+
+    /// As if many others had been used since.
+    #[cfg(test)]
+    pub fn close_folders(&mut self) {
+        self.nodes.values_mut().for_each(|node| node.folder = None);
+        self.open.clear();
+        self.open_count = 0;
+    }
+
+    /// What kind of file it is.
+    ///
+    /// # Errors
+    /// `ESTALE` for what the guest was never told of, or has forgotten.
+    pub fn kind(&self, id: u64) -> Result<FileType, Errno> {
+        match id {
+            ROOT => Ok(FileType::Directory),
+            _ => Ok(self.get(id)?.identity.kind()),
+        }
+    }
+
+    fn get(&self, id: u64) -> Result<&Node, Errno> {
+        self.nodes.get(&id).ok_or(Errno::STALE)
+    }
+
+    /// The number of the file that `stat` was found to be, at `name` in `parent`; the guest will be
+    /// told of it, once more.
+    ///
+    /// # Errors
+    /// `ENFILE` when the guest knows too many.
+    pub fn enter(&mut self, parent: u64, name: &CStr, stat: &Statx) -> Result<u64, Errno> {
+        let identity = Identity::of(stat);
+        if identity == self.root_identity {
+            return Ok(ROOT);
+        }
+        if let Some(id) = self.by_identity.get(&identity).copied() {
+            self.place(id, parent, name);
+            if let Some(node) = self.nodes.get_mut(&id) {
+                node.lookups = node.lookups.saturating_add(1);
+            }
+            return Ok(id);
+        }
+        if self.nodes.len() >= self.limit {
+            return Err(Errno::NFILE);
+        }
+        let id = self.next;
+        self.next += 1;
+        let node = Node {
+            identity,
+            parent,
+            name: name.to_owned(),
+            lookups: 1,
+            children: 0,
+            folder: None,
+            recent: false,
+            stamp: None,
+        };
+        self.nodes.insert(id, node);
+        self.by_identity.insert(identity, id);
+        self.adopt(parent, 1);
+        Ok(id)
+    }
+
+    /// Whether one more can be told of.
+    pub fn has_room(&self) -> bool {
+        self.nodes.len() < self.limit
+    }
+
+    /// A file was moved, or found under another name.
+    fn place(&mut self, id: u64, parent: u64, name: &CStr) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        if node.name.as_c_str() != name {
+            node.name = name.to_owned();
+        }
+        let old = std::mem::replace(&mut node.parent, parent);
+        if old != parent {
+            self.adopt(parent, 1);
+            self.adopt(old, -1);
+        }
+    }
+
+    /// What `stat` was found to be is now at `name` in `parent`, if the guest knows it.
+    pub fn moved(&mut self, parent: u64, name: &CStr, stat: &Statx) {
+        if let Some(id) = self.by_identity.get(&Identity::of(stat)).copied() {
+            self.place(id, parent, name);
+        }
+    }
+
+    fn adopt(&mut self, parent: u64, change: i32) {
+        if let Some(node) = self.nodes.get_mut(&parent) {
+            node.children = node.children.saturating_add_signed(change);
+            self.drop_unused(parent);
+        }
+    }
+
+    /// The guest forgets `count` times that it was told of a file.
+    pub fn forget(&mut self, id: u64, count: u64) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.lookups = node.lookups.saturating_sub(count);
+            self.drop_unused(id);
+        }
+    }
+
+    /// Removes a node that nobody knows and nothing lies in, and then its parent, if that was all.
+    fn drop_unused(&mut self, mut id: u64) {
+        while let Some(node) = self.nodes.get(&id)
+            && node.lookups == 0
+            && node.children == 0
+        {
+            let Some(node) = self.nodes.remove(&id) else { return };
+            self.by_identity.remove(&node.identity);
+            self.open_count -= usize::from(node.folder.is_some());
+            id = node.parent;
+            if let Some(parent) = self.nodes.get_mut(&id) {
+                parent.children = parent.children.saturating_sub(1);
+            }
+        }
+    }
+
+    /// A folder, opened if it is not open.
+    ///
+    /// # Errors
+    /// `ENOTDIR`; `ESTALE` when it is no longer where it was; what the system says.
+    pub fn folder(&mut self, id: u64) -> Result<Arc<OwnedFd>, Errno> {
+        // Up to one that is open, then down again.
+        let mut missing = Vec::new();
+        let mut at = id;
+        let mut folder = loop {
+            if at == ROOT {
+                break Arc::clone(&self.root);
+            }
+            let node = self.nodes.get_mut(&at).ok_or(Errno::STALE)?;
+            if node.identity.kind() != FileType::Directory {
+                return Err(Errno::NOTDIR);
+            }
+            if let Some(folder) = &node.folder {
+                node.recent = true;
+                break Arc::clone(folder);
+            }
+            // What the guest was told of at different times may add up to a circle.
+            if missing.len() == MAX_DEPTH {
+                return Err(Errno::STALE);
+            }
+            missing.push(at);
+            at = node.parent;
+        };
+        for id in missing.into_iter().rev() {
+            let node = self.get(id)?;
+            folder = Arc::new(open_same(&folder, node, OFlags::PATH | OFlags::DIRECTORY)?);
+            self.keep_open(id, Arc::clone(&folder));
+        }
+        Ok(folder)
+    }
+
+    fn keep_open(&mut self, id: u64, folder: Arc<OwnedFd>) {
+        while self.open_count >= MAX_FOLDERS {
+            let Some(candidate) = self.open.pop_front() else { break };
+            let Some(node) = self.nodes.get_mut(&candidate).filter(|node| node.folder.is_some()) else {
+                continue;
+            };
+            if std::mem::take(&mut node.recent) {
+                self.open.push_back(candidate);
+            } else {
+                node.folder = None;
+                self.open_count -= 1;
+            }
+        }
+        if let Some(node) = self.nodes.get_mut(&id) {
+            self.open_count += usize::from(node.folder.is_none());
+            node.folder = Some(folder);
+            node.recent = true;
+            self.open.push_back(id);
+        }
+        // Those of folders that were forgotten meanwhile.
+        if self.open.len() > 2 * MAX_FOLDERS {
+            let nodes = &self.nodes;
+            self.open.retain(|id| nodes.get(id).is_some_and(|node| node.folder.is_some()));
+        }
+    }
+
+    /// Opens a file: with `O_PATH` to look at it, whatever it is; else only files of the kind for which
+    /// nothing else happens when they are opened.
+    ///
+    /// # Errors
+    /// `ESTALE` when another file is where it was; `EACCES` for devices, sockets and the like; what the
+    /// system says.
+    pub fn open(&mut self, id: u64, flags: OFlags) -> Result<OwnedFd, Errno> {
+        if id == ROOT {
+            return system::reopen_folder(&self.root);
+        }
+        let parent = self.get(id)?.parent;
+        if !flags.contains(OFlags::PATH) && self.kind(id)? != FileType::RegularFile {
+            return Err(Errno::ACCESS);
+        }
+        let folder = self.folder(parent)?;
+        open_same(&folder, self.get(id)?, flags)
+    }
+
+    /// Looks at a file.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn stat(&mut self, id: u64) -> Result<Statx, Errno> {
+        if id == ROOT {
+            return system::stat_of(&self.root);
+        }
+        let node = self.get(id)?;
+        if let Some(folder) = &node.folder {
+            return system::stat_of(folder);
+        }
+        let parent = node.parent;
+        let folder = self.folder(parent)?;
+        let node = self.get(id)?;
+        let stat = system::stat_in(folder, &node.name).map_err(gone)?;
+        if Identity::of(&stat) == node.identity { Ok(stat) } else { Err(Errno::STALE) }
+    }
+
+    /// What the guest may have cached of a file becomes `stamp`; whether it was that already.
+    pub fn stamp(&mut self, id: u64, stamp: Option<Stamp>) -> bool {
+        match self.nodes.get_mut(&id) {
+            Some(node) => std::mem::replace(&mut node.stamp, stamp) == stamp && stamp.is_some(),
+            None => false,
+        }
+    }
+}
+
+/// Opens what a node was, in the folder where it was.
+fn open_same(folder: &OwnedFd, node: &Node, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let file = system::open_in(folder, &node.name, flags, Mode::empty()).map_err(gone)?;
+    match Identity::of(&system::stat_of(&file)?) == node.identity {
+        true => Ok(file),
+        false => Err(Errno::STALE),
+    }
+}
+
+/// A file that the guest knew is not where it was: it is to look again.
+fn gone(error: Errno) -> Errno {
+    match error {
+        Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::NXIO | Errno::NODEV => Errno::STALE,
+        other => other,
+    }
+}

@@ -1,0 +1,162 @@
+//! The same folder for another program that runs the machine: a vhost-user back-end.
+//!
+//! Protocol and shared memory are the `vhost` crates' part; queues and chains are read by the same code
+//! as everywhere here, and the requests are the same server's.
+
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::sync::{Arc, Mutex};
+
+use vhost::vhost_user::Listener;
+use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use vhost_user_backend::{VhostUserBackendMut, VhostUserDaemon, VringRwLock, VringT};
+use virtio_queue::QueueT;
+use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+use vmm_sys_util::epoll::EventSet;
+
+use super::server::Server;
+use super::{BYTE_LIMIT, NAME, QUEUE_SIZE, QUEUES, open_server, serve};
+use crate::vmm::Share;
+use crate::vmm::virtio::queue::Ring;
+use crate::vmm::virtio::worker::WorkerError;
+use crate::vmm::virtio::{Error, VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_VERSION_1, error_text};
+
+/// Memory as the other program maps it, and maps it anew.
+type Shared = GuestMemoryAtomic<GuestMemoryMmap>;
+
+/// A shared folder that another program offers to its guest.
+pub struct VhostFs {
+    backend: Arc<Mutex<Backend>>,
+    memory: Shared,
+}
+
+/// One that is being served, until this is dropped or the other program goes.
+pub struct Serving {
+    daemon: VhostUserDaemon<Arc<Mutex<Backend>>>,
+}
+
+impl VhostFs {
+    /// Opens the folder. Nothing else is opened later, but what lies in it.
+    ///
+    /// # Errors
+    /// [`Error::Fs`] when the folder cannot serve.
+    pub fn open(share: &Share) -> Result<Self, Error> {
+        let memory = Shared::new(GuestMemoryMmap::new());
+        let server = open_server(share)?;
+        let backend = Backend { server, memory: memory.clone(), features: 0, broken: false };
+        Ok(Self { backend: Arc::new(Mutex::new(backend)), memory })
+    }
+
+    /// Waits for the program to connect to `listener` and serves it, on threads of its own.
+    ///
+    /// # Errors
+    /// When nobody can connect or a thread does not start.
+    pub fn serve(self, listener: UnixListener) -> io::Result<Serving> {
+        let failed = |error: vhost_user_backend::Error| io::Error::other(error.to_string());
+        let mut daemon =
+            VhostUserDaemon::new("share".to_owned(), self.backend, self.memory).map_err(failed)?;
+        daemon.start(&mut Listener::from(listener)).map_err(failed)?;
+        Ok(Serving { daemon })
+    }
+}
+
+impl Serving {
+    /// Blocks until the other program is gone.
+    pub fn wait(mut self) {
+        // It may go in the middle of a message: then it has ended, too.
+        if let Err(error) = self.daemon.wait() {
+            tracing::debug!(%error, "the program that ran the machine is gone");
+        }
+    }
+}
+
+/// What the threads of the protocol call.
+struct Backend {
+    server: Server,
+    memory: Shared,
+    features: u64,
+    /// The driver broke the rules of a queue; nothing more is done for it until it begins again.
+    broken: bool,
+}
+
+impl Backend {
+    /// Does all that the driver asks for in both queues.
+    fn work(&mut self, vrings: &[VringRwLock]) -> Result<(), WorkerError> {
+        let memory = self.memory.memory();
+        let mut more = true;
+        while more {
+            more = false;
+            for vring in vrings {
+                // Whoever sets the queue up has to wait for the end of a batch.
+                let mut state = vring.get_mut();
+                if !state.get_queue().ready() || !state.is_enabled() {
+                    continue;
+                }
+                let mut ring = Ring::new(&memory, state.get_queue(), self.features, BYTE_LIMIT)?;
+                let mut chain = ring.new_chain();
+                let interrupt = || {
+                    // It fails only when the counter is full, and then the driver is woken anyway.
+                    let _ = state.signal_used_queue();
+                };
+                more |= serve(&mut ring, &mut chain, &mut self.server, interrupt)?;
+                let (avail, used) = ring.positions();
+                let queue = state.get_queue_mut();
+                queue.set_next_avail(avail);
+                queue.set_next_used(used);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl VhostUserBackendMut for Backend {
+    type Bitmap = ();
+    type Vring = VringRwLock;
+
+    fn num_queues(&self) -> usize {
+        QUEUES
+    }
+
+    fn max_queue_size(&self) -> usize {
+        QUEUE_SIZE.into()
+    }
+
+    fn features(&self) -> u64 {
+        let protocol = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+        VIRTIO_F_VERSION_1 | VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX | protocol
+    }
+
+    fn acked_features(&mut self, features: u64) {
+        self.features = features;
+        self.broken = false;
+    }
+
+    fn protocol_features(&self) -> VhostUserProtocolFeatures {
+        VhostUserProtocolFeatures::MQ | VhostUserProtocolFeatures::REPLY_ACK
+    }
+
+    /// The rings read it from the features.
+    fn set_event_idx(&mut self, _enabled: bool) {}
+
+    fn update_memory(&mut self, memory: Shared) -> io::Result<()> {
+        self.memory = memory;
+        Ok(())
+    }
+
+    /// An error would end the thread, and with it all that comes after a reset.
+    fn handle_event(
+        &mut self,
+        _event: u16,
+        _set: EventSet,
+        vrings: &[VringRwLock],
+        _thread: usize,
+    ) -> io::Result<()> {
+        if !self.broken
+            && let Err(error) = self.work(vrings)
+        {
+            tracing::warn!(device = NAME, error = %error_text(&error), "virtio device needs a reset");
+            self.broken = true;
+        }
+        Ok(())
+    }
+}
