@@ -202,7 +202,8 @@ fn file_with(schema: &Value, place: &str, key: &str, value: Value) -> String {
     let root = match place {
         "top" => entries,
         "profile" => json!({ "profiles": { "x": entries } }),
-        "file" => json!({ "provision": [{ "file": entries }] }),
+        "file" | "docker" => json!({ "provision": [{ place: entries }] }),
+        "container" => json!({ "provision": [{ "docker": { "container": [entries] } }] }),
         place => json!({ place: [entries] }),
     };
     let root: toml::Table = serde_json::from_value(root).unwrap();

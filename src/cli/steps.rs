@@ -22,7 +22,7 @@ pub struct StepFlags {
 /// `--provision-with`.
 #[derive(Debug, Args)]
 pub struct WithFlag {
-    /// Run only these steps, by name or type (shell, packages, file, ansible, reboot)
+    /// Run only these steps, by name or type (shell, packages, file, ansible, docker, reboot)
     #[arg(long, value_name = "STEP,…", value_delimiter = ',')]
     pub provision_with: Vec<String>,
 }

@@ -123,6 +123,7 @@ const STEP: &[Key] = &[
     key("tags", Kind::Texts),
     key("skip_tags", Kind::Texts),
     key("become", Kind::Boolean),
+    key("docker", Kind::Table(Place::Docker)),
     key("reboot", Kind::Boolean),
     key("retries", Kind::Number(0, 100)),
     key("timeout", Kind::Time),
@@ -156,6 +157,25 @@ const FILE: &[Key] = &[
     key("owner", Kind::Text),
     key("group", Kind::Text),
     key("mode", Kind::Text),
+];
+/// Keys of `docker = { … }` in a step.
+const DOCKER: &[Key] = &[
+    key("images", Kind::Texts),
+    key("archives", Kind::Texts),
+    key("container", Kind::Tables(Place::Container)),
+    key("remove", Kind::Boolean),
+];
+/// Keys of a `[[provision.docker.container]]`.
+const CONTAINER: &[Key] = &[
+    key("name", Kind::Text),
+    key("image", Kind::Text),
+    key("ports", Kind::Texts),
+    key("env", Kind::Variables),
+    key("volumes", Kind::Texts),
+    key("command", Kind::Texts),
+    key("restart", Kind::Word(&["no", "on-failure", "always", "unless-stopped"])),
+    key("network", Kind::Text),
+    key("options", Kind::Texts),
 ];
 
 /// What people write who know Vagrant, Compose or Lima, and what it is called here.
@@ -219,6 +239,12 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("graceful_halt_timeout", "halt_timeout"),
     ("inline", "shell"),
     ("playbook", "ansible"),
+    ("containers", "container"),
+    ("services", "container"),
+    ("restart_policy", "restart"),
+    ("publish", "ports"),
+    ("mounts", "volumes"),
+    ("cmd", "command"),
     ("script", "path"),
     ("package", "packages"),
     ("environment", "env"),
@@ -266,6 +292,10 @@ pub(super) enum Place {
     AfterAll,
     /// `file = { … }`.
     File,
+    /// `docker = { … }`.
+    Docker,
+    /// `[[provision.docker.container]]`.
+    Container,
 }
 
 impl Place {
@@ -284,6 +314,8 @@ impl Place {
         Place::Hook,
         Place::AfterAll,
         Place::File,
+        Place::Docker,
+        Place::Container,
     ];
 
     /// For messages: "unknown key `x` …".
@@ -302,6 +334,8 @@ impl Place {
             Place::Hook => "in a hook",
             Place::AfterAll => "in a step after all machines",
             Place::File => "in `file`",
+            Place::Docker => "in `docker`",
+            Place::Container => "in a container",
         }
     }
 
@@ -321,6 +355,8 @@ impl Place {
             Place::Hook => "hook",
             Place::AfterAll => "after_all",
             Place::File => "file",
+            Place::Docker => "docker",
+            Place::Container => "container",
         }
     }
 
@@ -350,6 +386,8 @@ impl Place {
             Place::Hook => &[HOOK],
             Place::AfterAll => &[AFTER_ALL, STEP],
             Place::File => &[FILE],
+            Place::Docker => &[DOCKER],
+            Place::Container => &[CONTAINER],
         };
         parts.iter().copied().flatten()
     }
@@ -366,11 +404,14 @@ pub(super) fn help_for(key: &str, place: Place) -> String {
     let other = OTHER_NAMES.iter().find(|(other, _)| key.eq_ignore_ascii_case(other));
     if let Some((_, name)) = other.filter(|(_, name)| here(name)) {
         return match *name {
-            "machine" | "disk" | "port" | "ready" | "network" | "provision" | "hook" => {
+            "machine" | "disk" | "port" | "ready" | "network" | "provision" | "hook"
+                if place != Place::Container =>
+            {
                 format!("it is written `[[{name}]]` here")
             }
             "shell" if key == "type" => {
-                "the kind follows from the key: `shell`, `path`, `packages`, `file` or `ansible`".into()
+                "the kind follows from the key: `shell`, `path`, `packages`, `file`, `ansible` or `docker`"
+                    .into()
             }
             _ => format!("it is called `{name}` here"),
         };

@@ -9,6 +9,7 @@ mod after;
 mod ansible;
 mod claims;
 mod disks;
+mod docker;
 mod envfile;
 mod error;
 mod expand;

@@ -11,7 +11,7 @@ use super::vars::{PASSWORD, Text, is_name};
 use super::walk::{Reader, Sp, Table};
 
 /// The keys that say what a step does; each step has one of them.
-const KINDS: [&str; 5] = ["shell", "path", "packages", "file", "ansible"];
+const KINDS: [&str; 6] = ["shell", "path", "packages", "file", "ansible", "docker"];
 /// Those that may be followed by a reboot.
 const REBOOTING: [&str; 3] = ["shell", "path", "packages"];
 /// Times that a step may be run again.
@@ -41,7 +41,7 @@ impl Reader<'_> {
             [] if reboot => Some(StepKind::Reboot),
             [] => {
                 let help = "add `shell = \"…\"`, `path = \"script.sh\"`, `packages = [\"…\"]`, \
-                            `file = { source = \"…\", destination = \"…\" }`, `ansible = \"site.yml\"` or `reboot = true`";
+                            `file = { source = \"…\", destination = \"…\" }`, `ansible = \"site.yml\"`, `docker = { images = [\"…\"] }` or `reboot = true`";
                 self.wrong(&table.span, "this step does not say what to do", help);
                 None
             }
@@ -164,6 +164,7 @@ impl Reader<'_> {
             "packages" => self.packages(table),
             "file" => self.file(table),
             "ansible" => self.ansible(table),
+            "docker" => self.docker(table),
             _ => {
                 let script = match key {
                     "shell" => self.inline_script(table).map(Script::Inline),

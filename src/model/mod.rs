@@ -5,6 +5,7 @@
 
 mod cancel;
 mod code;
+mod docker;
 mod event;
 mod exclude;
 mod hook;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use cancel::Cancel;
 pub use code::Code;
+pub use docker::{Container, Docker, Restart};
 pub use event::{Event, Phase, Reporter, Silent, Stopwatch, Stream};
 pub use exclude::Exclude;
 pub use hook::{AfterAll, Hook, Hooked, Moment, Side};
@@ -356,6 +358,8 @@ pub enum StepKind {
     File(Box<FileCopy>),
     /// Runs the host's `ansible-playbook`.
     Ansible(Box<Ansible>),
+    /// Has a container engine, images and containers in the guest.
+    Docker(Box<Docker>),
     /// Reboots the guest and waits until it is back.
     Reboot,
 }
@@ -405,13 +409,14 @@ pub struct Ansible {
 }
 
 impl StepKind {
-    /// `shell`, `packages`, `file`, `ansible` or `reboot`: what `--provision-with` also takes.
+    /// `shell`, `packages`, `file`, `ansible`, `docker` or `reboot`: what `--provision-with` also takes.
     pub fn type_name(&self) -> &'static str {
         match self {
             StepKind::Shell { .. } => "shell",
             StepKind::Packages { .. } => "packages",
             StepKind::File(_) => "file",
             StepKind::Ansible(_) => "ansible",
+            StepKind::Docker(_) => "docker",
             StepKind::Reboot => "reboot",
         }
     }

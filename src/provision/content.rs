@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use super::docker::{self, Archive};
 use super::stamps::Hash;
 use super::{Digest, ProvisionError, Stamps};
 use crate::model::{Exclude, FileCopy, Script, Step, StepKind};
@@ -28,6 +29,8 @@ pub(super) enum Content {
         /// Permission bits.
         mode: u32,
     },
+    /// Archives of images.
+    Archives(Vec<Archive>),
     /// A folder's entries, each folder before what is in it.
     Folder(Vec<Entry>),
 }
@@ -76,6 +79,7 @@ fn source_of(step: &Step) -> PathBuf {
     match &step.kind {
         StepKind::Shell { script: Script::Path(path), .. } => path.clone(),
         StepKind::File(copy) => copy.source.clone(),
+        StepKind::Docker(docker) => docker.archives.first().cloned().unwrap_or_default(),
         StepKind::Ansible(ansible) => ansible.playbook.clone(),
         _ => PathBuf::new(),
     }
@@ -108,6 +112,14 @@ fn read(kind: &StepKind) -> io::Result<Content> {
             }
         }
         StepKind::File(copy) => files(copy),
+        StepKind::Docker(docker) => {
+            let named = |path: &PathBuf| {
+                let at =
+                    |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+                docker::read(path).map_err(at)
+            };
+            docker.archives.iter().map(named).collect::<io::Result<_>>().map(Content::Archives)
+        }
     }
 }
 
@@ -215,6 +227,11 @@ fn fill(step: &Step, content: &Content, hash: &mut Hash) -> io::Result<()> {
             hash.number(u64::from(ansible.become_root));
             hash.field(ansible.extra_vars.expose().as_bytes());
         }
+        StepKind::Docker(docker) => {
+            list(hash, &docker.images);
+            list(hash, &docker.containers.iter().map(docker::digest).collect::<Vec<_>>());
+            hash.number(u64::from(docker.remove));
+        }
         StepKind::File(copy) => {
             hash.field(copy.destination.as_bytes());
             // A file may land in an existing folder, under its own name.
@@ -230,6 +247,7 @@ fn fill(step: &Step, content: &Content, hash: &mut Hash) -> io::Result<()> {
     }
     match (content, &step.kind) {
         (Content::Script(data), _) => hash.field(data),
+        (Content::Archives(archives), _) => archives.iter().for_each(|a| hash.field(a.digest.as_bytes())),
         (Content::File { mode }, StepKind::File(copy)) => {
             hash.number(u64::from(*mode));
             file(&copy.source, hash)?;

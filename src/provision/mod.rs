@@ -6,6 +6,7 @@
 mod ansible;
 mod choose;
 mod content;
+mod docker;
 mod error;
 mod guest;
 mod host;

@@ -7,8 +7,8 @@ use super::lines::Lines;
 use super::output::Output;
 use super::shell::{Ended, Job, JobError, without_crlf};
 use super::upload::{self, Upload, UploadError};
-use super::{Context, ProvisionError, ansible, packages};
-use crate::model::{Ansible, Event, FileCopy, Step, StepKind, Stream};
+use super::{Context, ProvisionError, ansible, docker, packages};
+use crate::model::{Ansible, Docker, Event, FileCopy, Step, StepKind, Stream};
 use crate::ssh::{ExecStatus, SshError};
 
 /// Runs steps; learns what it needs to know about the guest at the first one.
@@ -55,10 +55,13 @@ impl<'a> Runner<'a> {
             (StepKind::Packages { names }, _) => self.packages(step, names, output),
             (StepKind::File(copy), content) => self.upload(step, copy, content, output),
             (StepKind::Ansible(playbook), _) => self.ansible(step, playbook, output),
+            (StepKind::Docker(docker), Content::Archives(archives)) => {
+                self.docker(step, docker, archives, output)
+            }
             // What follows a step with `reboot` is all of it.
             (StepKind::Reboot, _) => Ok(()),
             // `content::load` makes the content that fits the kind.
-            (StepKind::Shell { .. }, _) => {
+            (StepKind::Shell { .. } | StepKind::Docker(_), _) => {
                 Err(self.unable(step, "its script was not read".into(), None).into())
             }
         }
@@ -95,6 +98,47 @@ impl<'a> Runner<'a> {
             }
             other => other,
         }
+    }
+
+    fn docker(
+        &mut self,
+        step: &Step,
+        docker: &Docker,
+        archives: &[docker::Archive],
+        output: &Output<'_>,
+    ) -> Result<(), Fault> {
+        let Context { guest, masker, cancel, .. } = *self.context;
+        if !docker::is_installed(guest, cancel).map_err(Fault::Broken)? {
+            let facts = self.facts(step)?;
+            let engine = packages::detect(&facts).map(packages::PackageManager::engine).unwrap_or_default();
+            if engine.is_empty() {
+                let why = "the guest has neither `docker` nor a package manager that has it".into();
+                return Err(self.unable(step, why, Some("use the box `debian/13`".into())).into());
+            }
+            self.detail(&format!("The guest has no `docker`: installing {}.", engine.join(" ")));
+            let names: Vec<String> = engine.iter().map(|name| (*name).to_owned()).collect();
+            self.packages(step, &names, output)?;
+        }
+        let sudo = self.root(step)?;
+        let run = |script: String| {
+            self.job(step, &Job { script: script.as_bytes(), args: &[], env: &step.env, sudo }, output)
+        };
+        if !docker.archives.is_empty() {
+            run(docker::engine_script())?;
+        }
+        let show = |stream: Stream, line| output.line(stream, line);
+        for (path, archive) in docker.archives.iter().zip(archives) {
+            let mut lines = Lines::new(masker, &show);
+            match docker::load(guest, path, archive, sudo, &mut lines, cancel, step.timeout) {
+                Ok(status) => self.ended(step, status)?,
+                Err(UploadError::Source(source)) => {
+                    let (step, path) = (step.name.clone(), path.clone());
+                    return Err(ProvisionError::Source { step, path, source }.into());
+                }
+                Err(UploadError::Ssh(error)) => return Err(Fault::Broken(error)),
+            }
+        }
+        run(docker::script(&step.name, docker))
     }
 
     fn ansible(&self, step: &Step, playbook: &Ansible, output: &Output<'_>) -> Result<(), Fault> {

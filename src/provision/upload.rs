@@ -179,7 +179,7 @@ fn pack(root: &Path, entries: &[Entry], owner: Option<(u32, u32)>, writer: PipeW
                 let (file, meta) = open(&full)?;
                 header.set_entry_type(tar::EntryType::Regular);
                 header.set_size(meta.len());
-                let mut file = Exactly { inner: file, left: meta.len() };
+                let mut file = Exactly::new(file, meta.len());
                 archive.append_data(&mut header, &entry.path, &mut file)?;
             }
             EntryKind::Other => {}
@@ -189,9 +189,15 @@ fn pack(root: &Path, entries: &[Entry], owner: Option<(u32, u32)>, writer: PipeW
 }
 
 /// As many bytes as the header promised: a file that grows is cut, one that shrinks is an error.
-struct Exactly<R> {
+pub(super) struct Exactly<R> {
     inner: R,
     left: u64,
+}
+
+impl<R: Read> Exactly<R> {
+    pub fn new(inner: R, left: u64) -> Self {
+        Exactly { inner, left }
+    }
 }
 
 impl<R: Read> Read for Exactly<R> {

@@ -85,7 +85,19 @@ pub(super) fn parts(step: &Step, content: &Content, stamps: &Stamps) -> Parts {
             let vars = ansible.extra_vars.expose().as_bytes();
             parts.insert("extra_vars".into(), stamps.digest(|hash| hash.field(vars)));
         }
+        StepKind::Docker(docker) => {
+            parts.insert("images".into(), words(&docker.images));
+            parts.insert("remove".into(), stamps.digest(|hash| hash.number(u64::from(docker.remove))));
+            for container in &docker.containers {
+                let digest = super::docker::digest(container);
+                parts.insert(format!("container {}", container.name), words(&[digest]));
+            }
+        }
         StepKind::Reboot => {}
+    }
+    if let Content::Archives(archives) = content {
+        let digests: Vec<String> = archives.iter().map(|archive| archive.digest.clone()).collect();
+        parts.insert("archives".into(), words(&digests));
     }
     if let Content::Script(script) = content {
         let name = if matches!(step.kind, StepKind::Ansible(_)) { "playbook" } else { "script" };

@@ -12,6 +12,9 @@ pub(super) trait PackageManager {
     /// Whether the word can be a package's name, as this manager spells them.
     fn takes(&self, name: &str) -> bool;
 
+    /// The packages that are a container engine with the client `docker`.
+    fn engine(&self) -> &'static [&'static str];
+
     /// A script for `sh`, run as root, that installs the packages `"$@"`. It leaves alone what is
     /// installed, and ends with [`UNREACHABLE`] when a mirror cannot be reached.
     fn script(&self) -> &'static str;
@@ -40,6 +43,11 @@ impl PackageManager for Apt {
         is_word(name, |c| c.is_ascii_lowercase() || c.is_ascii_digit(), ".+:=~_-")
     }
 
+    /// Newer releases have the client in a package of its own, older ones know no such package.
+    fn engine(&self) -> &'static [&'static str] {
+        &["docker.io"]
+    }
+
     fn script(&self) -> &'static str {
         include_str!("apt.sh")
     }
@@ -56,6 +64,10 @@ impl PackageManager for Apk {
     /// With `name=version`, `name~prefix` and `name@repository`.
     fn takes(&self, name: &str) -> bool {
         is_word(name, char::is_ascii_alphanumeric, ".+=~@_-")
+    }
+
+    fn engine(&self) -> &'static [&'static str] {
+        &["docker"]
     }
 
     fn script(&self) -> &'static str {
@@ -76,6 +88,11 @@ impl PackageManager for Dnf {
         is_word(name, char::is_ascii_alphanumeric, ".+:=~^_-")
     }
 
+    /// Fedora's name for it.
+    fn engine(&self) -> &'static [&'static str] {
+        &["moby-engine"]
+    }
+
     fn script(&self) -> &'static str {
         include_str!("dnf.sh")
     }
@@ -92,6 +109,10 @@ impl PackageManager for Pacman {
     /// With `name=version`, as far as a mirror still has it.
     fn takes(&self, name: &str) -> bool {
         is_word(name, char::is_ascii_alphanumeric, ".+:=@_-")
+    }
+
+    fn engine(&self) -> &'static [&'static str] {
+        &["docker"]
     }
 
     fn script(&self) -> &'static str {
