@@ -45,10 +45,12 @@ fn with(project: &Project, (name, value): (&str, &str), args: &[&str]) -> Run {
 #[test]
 fn cluster_has_numbered_nodes() {
     let project = example("cluster", "NODES=2\n");
-    project.rvm(&["up", "node"]).ok();
+    project.rvm(&["up", "node"]).ok().says("PLAY RECAP");
+    assert_eq!(inside(&project, "node-01", "cat /etc/role"), "leader");
     for (number, name) in [(1, "node-01"), (2, "node-02")] {
         assert_eq!(inside(&project, name, "hostname; cat /etc/node"), format!("{name}\nnode {number}"));
         assert!(project.machine(name)["ports"][0]["guest"] == 6443);
+        assert_eq!(inside(&project, name, "cat /etc/cluster"), "example: node-01 node-02");
         let address = format!("172.30.8.{}", number + 100);
         assert_eq!(project.machine(name)["networks"][0]["addresses"][0], address.as_str());
     }
@@ -101,6 +103,80 @@ fn roles_share_their_defaults() {
     project.rvm(&["up", "server", "client"]).ok();
     assert_eq!(inside(&project, "server-1", "cat /etc/common /etc/role"), "common\nserver 1");
     assert_eq!(inside(&project, "client-1", "cat /etc/common /etc/role"), "common\nclient");
+}
+
+#[test]
+fn a_desk_overrides_the_project() {
+    let project =
+        example("overrides", "GUEST_MEMORY=128MiB\nHOST_PORT=19991\nHTTP_PROXY=http://proxy.example:3128\n");
+    let local = std::fs::read_to_string(project.root.join("Vagrantfile.local.toml.example")).unwrap();
+    project.write("Vagrantfile.local.toml", &local.replace("cpus = 2", "cpus = 1\nhostname = 'desk'"));
+    project.write("files/debug.log", "left at home");
+    let up = with(&project, ("NO_PROXY", "localhost,.here"), &["up"]).ok();
+    up.says("The server is at http://127.0.0.1:19991/");
+    let seen =
+        project.ssh("cat /srv/app/built; ls /srv/app; stat -c %U /srv/app/app.py; cat .vimrc; hostname");
+    let built = "built by vagrant with proxy '***'\napp.py\nbuilt\nvagrant\nset number\ndesk";
+    assert_eq!(seen.replace("http://proxy.example:3128", "***"), built);
+    assert!(project.ssh("cat /etc/profile.d/proxy.sh").ends_with("no_proxy=localhost,.here"));
+}
+
+#[test]
+fn sites_are_layers() {
+    let project = example("sites", "");
+    project.rvm(&["up"]).ok().says("blog.sites.example");
+    assert_eq!(
+        project.ssh("cat /etc/sites/*"),
+        "blog.sites.example A blog\ndocs.sites.example The documents\nsites.example"
+    );
+    assert_eq!(
+        project.ssh("cat /srv/www/docs/index.html; stat -c '%U %a' /srv/www/index.html"),
+        "<h1>The documents</h1>\nroot 644"
+    );
+    project.ssh("ping -c 1 -W 20 docs.sites.example || sudo ping -c 1 -W 20 docs.sites.example");
+    assert_eq!(project.machine("www")["networks"][0]["addresses"][0], "10.88.0.10");
+    project.rvm(&["provision", "--provision-with", "site docs"]).ok().says_not("site blog (shell)");
+}
+
+#[test]
+fn storage_has_roles_networks_and_disks() {
+    let project = example("storage", "OSDS=1\nDATA=64MiB\n");
+    project.rvm(&["up"]).ok();
+    assert_eq!(inside(&project, "mon0", "cat /etc/role"), "monitor 0");
+    assert_eq!(inside(&project, "osd0", "cat /etc/role"), "store 0\njoined mon0");
+    let networks = |name: &str| project.machine(name)["networks"].clone();
+    assert_eq!(networks("mon0")[0]["addresses"], serde_json::json!(["192.168.42.10", "fd42::10"]));
+    assert_eq!(networks("osd0")[1]["addresses"], serde_json::json!(["192.168.43.100"]));
+    inside(&project, "osd0", "ping -6 -c 1 -W 20 mon0 || sudo ping -6 -c 1 -W 20 mon0");
+    assert_eq!(inside(&project, "osd0", "cat /sys/class/net/eth2/mtu"), "9000");
+    assert_eq!(
+        inside(&project, "osd0", "grep -c /var/lib/store /proc/mounts; ls /dev/vd[a-z] | wc -l"),
+        "1\n4"
+    );
+    let inventory: serde_json::Value =
+        serde_json::from_str(&project.rvm(&["inventory", "--json"]).ok().stdout).unwrap();
+    assert_eq!(inventory["osds"]["hosts"], serde_json::json!(["osd0"]));
+    assert_eq!(inventory["mons"]["hosts"], serde_json::json!(["mon0"]));
+}
+
+#[test]
+fn hooks_surround_commands_on_both_sides() {
+    let project = example("hooks", "SITE_IP=192.168.50.5\nTAGS=deploy\n");
+    project.rvm(&["up"]).ok();
+    assert_eq!(std::fs::read_to_string(project.root.join("up.log")).unwrap(), "site is up\n");
+    assert_eq!(project.ssh("cat /srv/played; sudo touch /srv/played"), "deploy");
+    assert_eq!(project.machine("site")["networks"][0]["addresses"][0], "192.168.50.5");
+    with(&project, ("TAGS", "server"), &["provision", "--provision-with", "site"]).ok();
+    assert_eq!(
+        project.ssh("cat /srv/played; echo second row | sudo tee -a /srv/db/rows"),
+        "deploy\nserver\nsecond row"
+    );
+    // The hook finds this `rvm` as a user's finds theirs.
+    let bin = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(crate::common::binary(), bin.path().join("rvm")).unwrap();
+    let path = format!("{}:{}", bin.path().display(), std::env::var("PATH").unwrap());
+    with(&project, ("PATH", &path), &["destroy", "-f"]).ok();
+    assert_eq!(std::fs::read_to_string(project.root.join("dump")).unwrap(), "first row\nsecond row\n");
 }
 
 #[test]

@@ -1,0 +1,3 @@
+#!/bin/sh
+# role.sh ROLE NUMBER
+echo "$1 $2" > /etc/role
