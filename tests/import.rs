@@ -22,7 +22,16 @@ fn imported(source: &str) -> Imported {
 /// What `config` makes of the TOML, in a folder that has the files which the samples name.
 fn load(toml: &str) -> Project {
     let dir = tempfile::tempdir().unwrap();
-    for name in ["script/test.sh", "scripts/common.sh", "scripts/site.sh", ".gitconfig"] {
+    for name in [
+        "script/test.sh",
+        "scripts/common.sh",
+        "scripts/site.sh",
+        ".gitconfig",
+        "site.yml",
+        "cluster.yml",
+        "infrastructure-playbooks/site.yml",
+        "dev.yml",
+    ] {
         let path = dir.path().join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, "true\n").unwrap();
@@ -187,6 +196,96 @@ fn names_and_ports_that_clash_are_mended() {
     assert_eq!(project.machines[0].hostname, "same");
     assert_eq!(project.machines[1].hostname, "web-1-2");
     assert_eq!(project.machines.iter().filter(|machine| machine.primary).count(), 1);
+}
+
+#[test]
+fn triggers_are_hooks() {
+    use rvm::model::{Hooked, Moment, Side, StepKind};
+    let source = block(
+        "config.vm.box = 'micro'\n\
+         config.trigger.after :up, :reload, name: 'greet', run: { inline: 'echo up' }\n\
+         config.trigger.before [:halt, :destroy] do |t|\nt.only_on = ['db']\nt.on_error = :continue\n\
+         t.run_remote = { inline: 'dump', privileged: false }\nend\n\
+         config.trigger.before :up, run_remote: { inline: 'never' }\n\
+         config.trigger.after :suspend, run: { inline: 'x' }\n\
+         config.trigger.after(:up) { |t| t.ruby { |env| puts 1 } }\n\
+         config.vm.define 'web'\n\
+         config.vm.define('db') { |d| d.trigger.after(:provision, run: { path: 'script/test.sh', args: 'a b' }) }",
+    );
+    let imported = imported(&source);
+    let project = load(&imported.toml);
+    let [greet, dump, test] = project.hooks.as_slice() else { panic!("{}", imported.toml) };
+    assert_eq!((greet.moment, greet.side, greet.step.name.as_str()), (Moment::After, Side::Host, "greet"));
+    assert_eq!(
+        (greet.commands.as_slice(), greet.machines.len()),
+        ([Hooked::Up, Hooked::Reload].as_slice(), 2)
+    );
+    assert_eq!((dump.moment, dump.side, dump.may_fail), (Moment::Before, Side::Guest, true));
+    assert_eq!(dump.machines, ["db"]);
+    assert!(matches!(dump.step.kind, StepKind::Shell { privileged: false, .. }), "{dump:?}");
+    assert_eq!(
+        (test.machines.join(" "), test.commands.as_slice()),
+        ("db".into(), [Hooked::Provision].as_slice())
+    );
+    let lost: Vec<&str> = imported.left.iter().map(|left| left.reason.as_str()).collect();
+    for part in ["before `up` there is no guest", "no hooks around `suspend`", "`ruby`"] {
+        assert!(lost.iter().any(|reason| reason.contains(part)), "{part}: {lost:?}");
+    }
+}
+
+#[test]
+fn steps_of_ansible_and_docker_and_the_rest_of_scripts() {
+    use rvm::model::{Restart, Script, StepKind};
+    let source = block(
+        "config.vm.box = 'micro'\n\
+         config.vm.provision 'shell', inline: 'true', reboot: true, sensitive: true\n\
+         config.vm.provision 'tool', type: 'shell', path: 'script/test.sh', env: { V: ENV['V'] || '1.2', W: \"a $b\" }\n\
+         config.vm.provision 'docker', images: ['redis'] do |d|\nd.pull_images 'nginx:1', 'a/b'\n\
+         d.run 'redis', args: '-p 6379:6379', cmd: 'redis-server --save \\'\\'', restart: 'no'\n\
+         d.run 'web', image: 'nginx:1'\nd.build_image '/x'\nend\n\
+         (1..2).each do |i|\nconfig.vm.define \"n#{i}\" do |n|\nif i == 2\n\
+         n.vm.provision 'ansible' do |a|\na.playbook = 'site.yml'\na.limit = 'all'\na.become = true\n\
+         a.tags = ENV['TAGS'] || 'all'\na.extra_vars = { 'the key' => 1, list: ['x', true] }\n\
+         a.groups = { 'front' => ['n1', 'n2'], 'all:vars' => {} }\na.vault_password_file = 'pw'\na.verbose = 'v'\nend\n\
+         else\nn.vm.provision 'ansible', playbook: 'site.yml', limit: 'n1', tags: 'a,b'\nend\nend\nend",
+    );
+    let imported = imported(&source);
+    let project = load(&imported.toml);
+    let first = &project.machines[0];
+    assert!(first.steps[0].reboot && first.steps[0].sensitive);
+    let StepKind::Shell { script: Script::Path(_), .. } = &first.steps[1].kind else { panic!("{first:?}") };
+    let env: Vec<_> = first.steps[1].env.iter().map(|(n, v)| (n.as_str(), v.expose())).collect();
+    assert_eq!(env, [("V", "1.2"), ("W", "a $b")]);
+    let StepKind::Docker(docker) = &first.steps[2].kind else { panic!("{first:?}") };
+    assert_eq!(docker.images, ["redis", "nginx:1", "a/b"]);
+    let [redis, web] = docker.containers.as_slice() else { panic!("{docker:?}") };
+    assert_eq!(
+        (redis.options.join(" "), redis.command.join(" ")),
+        ("-p 6379:6379".into(), "redis-server --save ".into())
+    );
+    assert_eq!((redis.restart, web.restart, web.image.as_str()), (Restart::No, Restart::Always, "nginx:1"));
+    let StepKind::Ansible(own) = &first.steps[3].kind else { panic!("{first:?}") };
+    assert_eq!((own.limit.as_deref(), own.tags.join(" ")), (Some("n1"), "a b".into()));
+    assert!(first.groups.contains(&"front".to_owned()) && project.machines[1].groups == first.groups);
+    let [after] = project.after_all.as_slice() else { panic!("{}", imported.toml) };
+    let StepKind::Ansible(play) = &after.step.kind else { panic!("{after:?}") };
+    assert_eq!(
+        (play.limit.clone(), play.become_root, play.args.join(" ")),
+        (None, true, "--vault-password-file pw".into())
+    );
+    let vars: serde_json::Value = serde_json::from_str(play.extra_vars.expose()).unwrap();
+    assert_eq!(vars, serde_json::json!({ "the key": 1, "list": ["x", true] }));
+    let lost: Vec<&str> = imported
+        .left
+        .iter()
+        .filter(|left| left.sort == Sort::Lost)
+        .map(|left| left.reason.as_str())
+        .collect();
+    assert_eq!(lost.len(), 2, "{lost:?}");
+    assert!(
+        lost.iter().any(|reason| reason.contains("all:vars"))
+            && lost.iter().any(|reason| reason.contains("build_image"))
+    );
 }
 
 #[test]

@@ -14,6 +14,12 @@ pub(super) enum Out {
     Bool(bool),
     List(Vec<Out>),
     Inline(Vec<(&'static str, Out)>),
+    /// A table on one line, with names of the file's.
+    Map(Vec<(String, Out)>),
+    /// A table of its own, below the one that it is in.
+    Table(Vec<(&'static str, Out)>),
+    /// A list of tables, each of its own.
+    Tables(Vec<Vec<(&'static str, Out)>>),
 }
 
 impl Out {
@@ -39,6 +45,9 @@ impl Out {
         Out::Str(text.replace("${", "$${"))
     }
 }
+
+/// Keys and values of a table.
+pub(super) type Entries = Vec<(&'static str, Out)>;
 
 /// `key = value  # remark`.
 #[derive(Debug, Clone)]
@@ -80,6 +89,8 @@ pub(super) struct Layer {
     /// Where the machine is declared.
     pub at: Lines,
     pub entries: Vec<Entry>,
+    /// `[vars]`, at the top alone.
+    pub vars: Vec<(String, Out)>,
     pub tables: Vec<Table>,
 }
 

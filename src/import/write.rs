@@ -11,6 +11,7 @@ const KEYS: &[&str] = &[
     "nested",
     "disk",
     "hostname",
+    "groups",
     "primary",
     "autostart",
     "boot_timeout",
@@ -18,7 +19,7 @@ const KEYS: &[&str] = &[
     "message",
 ];
 /// The order of tables.
-const TABLES: &[&str] = &["disk", "network", "port", "provision"];
+const TABLES: &[&str] = &["disk", "network", "port", "provision", "hook", "after_all"];
 
 /// The file.
 pub(super) fn write(layers: &[Layer], from: &str, left: &[Left]) -> String {
@@ -70,13 +71,42 @@ fn write_layer(out: &mut String, layer: &Layer) {
         let remark = entry.remark.as_ref().map(|remark| format!("  # {}", one_line(remark)));
         out.push_str(&format!("{} = {value}{}\n", entry.key, remark.unwrap_or_default()));
     }
+    if !layer.vars.is_empty() {
+        out.push_str("\n[vars]\n");
+    }
+    for (name, value) in &layer.vars {
+        out.push_str(&format!("{name} = {}\n", show(value)));
+    }
     let place = |kind: &str| TABLES.iter().position(|known| *known == kind).unwrap_or(TABLES.len());
     let mut tables: Vec<&Table> = layer.tables.iter().collect();
     tables.sort_by_key(|table| place(table.kind));
     for table in tables {
         out.push_str(&format!("\n[[{prefix}{}]]\n", table.kind));
-        for (key, value) in &table.entries {
+        write_entries(out, &format!("{prefix}{}", table.kind), &table.entries);
+    }
+}
+
+/// Entries, and the tables among them after all others.
+fn write_entries(out: &mut String, path: &str, entries: &[(&'static str, Out)]) {
+    for (key, value) in entries {
+        if !matches!(value, Out::Table(_) | Out::Tables(_)) {
             out.push_str(&format!("{key} = {}\n", show(value)));
+        }
+    }
+    for (key, value) in entries {
+        let path = format!("{path}.{key}");
+        match value {
+            Out::Table(entries) => {
+                out.push_str(&format!("\n[{path}]\n"));
+                write_entries(out, &path, entries);
+            }
+            Out::Tables(list) => {
+                for entries in list {
+                    out.push_str(&format!("\n[[{path}]]\n"));
+                    write_entries(out, &path, entries);
+                }
+            }
+            _ => {}
         }
     }
 }
@@ -93,7 +123,21 @@ fn show(value: &Out) -> String {
                 pairs.iter().map(|(key, value)| format!("{key} = {}", show(value))).collect();
             format!("{{ {} }}", pairs.join(", "))
         }
+        Out::Map(pairs) => {
+            let pairs: Vec<String> =
+                pairs.iter().map(|(key, value)| format!("{} = {}", key_of(key), show(value))).collect();
+            format!("{{ {} }}", pairs.join(", "))
+        }
+        // Written by `write_entries`; within a list they have no place of their own.
+        Out::Table(entries) => show(&Out::Inline(entries.clone())),
+        Out::Tables(list) => show(&Out::List(list.iter().cloned().map(Out::Inline).collect())),
     }
+}
+
+/// A key, in quotes where it is no word.
+fn key_of(key: &str) -> String {
+    let is_word = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c));
+    if is_word { key.to_owned() } else { format!("\"{}\"", escaped(key, false)) }
 }
 
 /// A string on one line: as it stands where quotes or backslashes are in it, if that can be.

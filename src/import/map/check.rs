@@ -16,7 +16,9 @@ const MOST_DISKS: usize = 6;
 impl Mapper<'_, '_> {
     pub(super) fn check(&mut self) {
         self.cards();
+        self.place_groups();
         self.name_machines();
+        self.place_hooks();
         self.share();
         self.have_a_box();
         self.one_primary();

@@ -1,7 +1,10 @@
 //! What the file says to Vagrant → the words of our configuration. What has none is noted.
 
+mod ansible;
 mod boxes;
 mod check;
+mod docker;
+mod hooks;
 mod network;
 mod provider;
 mod settings;
@@ -22,6 +25,9 @@ struct Mapper<'m, 's> {
     /// Which provider gave a setting that all of them have, by layer and key.
     givers: HashMap<(usize, &'static str), Rc<str>>,
     subnets: network::Subnets,
+    hooks: Vec<hooks::Draft>,
+    /// Groups and machines as the file names them.
+    groups: Vec<(String, String, Lines)>,
 }
 
 /// The layers of what was said: valid for `config` as far as one can tell without the files
@@ -32,6 +38,8 @@ pub(super) fn map(said: Said, notes: &mut Notes<'_>) -> Vec<Layer> {
         layers: vec![Layer::default()],
         givers: HashMap::new(),
         subnets: network::Subnets::default(),
+        hooks: Vec::new(),
+        groups: Vec::new(),
     };
     for machine in &said.machines {
         let layer = Layer { name: Some(machine.name.clone()), at: machine.at, ..Layer::default() };
@@ -102,7 +110,8 @@ impl Mapper<'_, '_> {
                 "vm.provision" => self.provision(scope, &args, options, at),
                 "vm.disk" => self.disk(scope, &args, &options, at),
                 "vm.synced_folder" => self.folder(&options, at),
-                "trigger.before" | "trigger.after" => self.lost(at, "hooks are not there yet"),
+                "trigger.before" => self.trigger("before", scope, &args, &options, at),
+                "trigger.after" => self.trigger("after", scope, &args, &options, at),
                 "vm.usable_port_range" => self.needless(at, "rvm takes any free port"),
                 path => self.lost(at, format!("`config.{path}`, which has no counterpart")),
             },

@@ -28,9 +28,15 @@ impl Mapper<'_, '_> {
             (None, Some(kind)) => (kind, None),
             (None, None) => return self.lost(at, "a step of a kind that is not known"),
         };
+        let mut after_all = false;
         let outcome = match kind.as_str() {
             "shell" => self.script(&options, at),
             "file" => self.file(&options),
+            "docker" => self.docker(&options, at),
+            "ansible" => self.ansible(scope, &options).map(|(entries, after)| {
+                after_all = after;
+                entries
+            }),
             kind => Err(format!("the provisioner `{kind}` is not there yet")),
         };
         let entries = match outcome {
@@ -45,7 +51,8 @@ impl Mapper<'_, '_> {
                 _ => self.lost(at, "a step without a name that can be written"),
             }
         }
-        if let Some(run) = find(&options, "run") {
+        // In the block of a docker step `run` is also a container.
+        if let Some(run) = find(&options, "run").filter(|run| !matches!(run.value, Value::List(_))) {
             match run.value.as_word() {
                 Some("once") => {}
                 Some(word @ ("always" | "never")) => table.set("run", Out::Str(word.to_owned())),
@@ -54,7 +61,10 @@ impl Mapper<'_, '_> {
             }
         }
         table.entries.extend(entries);
-        self.add_step(scope, table);
+        match after_all {
+            true => self.add_after_all(table),
+            false => self.add_step(scope, table),
+        }
     }
 
     /// A step of a name that is there already takes its place, as in Vagrant.
@@ -70,7 +80,7 @@ impl Mapper<'_, '_> {
         }
     }
 
-    fn script(&mut self, options: &[Opt], at: Lines) -> Result<Vec<(&'static str, Out)>, String> {
+    pub(super) fn script(&mut self, options: &[Opt], at: Lines) -> Result<Vec<(&'static str, Out)>, String> {
         let get = |key: &str| find(options, key).filter(|opt| opt.value != Value::Nil);
         let mut entries = Vec::new();
         let variables = self.variables(options)?;
@@ -91,13 +101,13 @@ impl Mapper<'_, '_> {
                     return Err("a script that would be downloaded".into());
                 }
                 entries.push(("path", string(&path.value)?));
-                if !variables.is_empty() {
-                    let names: Vec<&str> = variables.iter().map(|(name, _)| name.as_str()).collect();
-                    let why = format!(
-                        "`env` of a script file: write {} to .env, and `env = {names:?}` to this step",
-                        names.join(", ")
-                    );
-                    self.lost(at, why);
+                let names: Vec<Out> = variables
+                    .iter()
+                    .filter(|(name, value)| self.declare(name, value, at))
+                    .map(|(name, _)| Out::plain(name))
+                    .collect();
+                if !names.is_empty() {
+                    entries.push(("env", Out::List(names)));
                 }
             }
             _ => return Err("a shell step needs one of `inline` and `path`".into()),
@@ -113,8 +123,16 @@ impl Mapper<'_, '_> {
         {
             entries.push(("privileged", Out::Bool(false)));
         }
+        for key in ["reboot", "sensitive"] {
+            if let Some(opt) = get(key)
+                && boolean(&opt.value)?
+            {
+                entries.push((key, Out::Bool(true)));
+            }
+        }
         for opt in options {
-            let known = ["type", "name", "run", "inline", "path", "args", "env", "privileged"];
+            let known =
+                ["type", "name", "run", "inline", "path", "args", "env", "privileged", "reboot", "sensitive"];
             if known.contains(&opt.key.as_str()) || matches!(opt.value, Value::Bool(false) | Value::Nil) {
                 continue;
             }
@@ -124,6 +142,37 @@ impl Mapper<'_, '_> {
             }
         }
         Ok(entries)
+    }
+
+    /// Puts a variable of a script file into `[vars]`, from where the step takes it. What comes from the
+    /// environment is empty without it, as in Vagrant.
+    fn declare(&mut self, name: &str, value: &Text, at: Lines) -> bool {
+        let mut value = value.clone();
+        for piece in &mut value.0 {
+            match piece {
+                // The environment has the name anyway, and counts more.
+                Piece::Env { name: own, default } if own == name => {
+                    *piece = Piece::Plain(default.take().unwrap_or_default());
+                }
+                Piece::Env { default, .. } => _ = default.get_or_insert_default(),
+                Piece::Plain(_) => {}
+            }
+        }
+        let value = Out::filled(&value).filter(|_| !name.starts_with("RVM_"));
+        let vars = self.layers.first_mut().map(|top| &mut top.vars);
+        let (Some(value), Some(vars)) = (value, vars) else {
+            self.lost(at, format!("`env` {name} of a script file: write it to .env, and `env` to this step"));
+            return false;
+        };
+        match vars.iter().find(|(known, _)| known == name) {
+            Some((_, known)) if *known != value => {
+                let why = format!("`env` {name}: another step gives it another value; it has the first here");
+                self.lost(at, why);
+            }
+            Some(_) => {}
+            None => vars.push((name.to_owned(), value)),
+        }
+        true
     }
 
     /// `env: { NAME: value }`.
@@ -205,7 +254,7 @@ fn is_name(name: &str) -> bool {
 }
 
 /// A name as `config` takes it: one line, no comma, at most 64 characters.
-fn step_name(name: &str) -> String {
+pub(super) fn step_name(name: &str) -> String {
     let tidy: String =
         name.chars().map(|c| if c == ',' || c.is_control() { ' ' } else { c }).take(60).collect();
     tidy.split_whitespace().collect::<Vec<_>>().join(" ")
@@ -242,7 +291,7 @@ fn shell_word(value: &Text) -> String {
 }
 
 /// A list of arguments, or a string that Vagrant would hand to the shell.
-fn arguments(value: &Value) -> Result<Vec<Out>, String> {
+pub(super) fn arguments(value: &Value) -> Result<Vec<Out>, String> {
     match value {
         Value::List(items) => items.iter().map(argument).collect(),
         Value::Text(text) => match text.as_plain() {
