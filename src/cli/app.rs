@@ -87,6 +87,8 @@ impl App {
         let inputs = config::Inputs { env: &env, vars: &self.vars, host: host() };
         let project = config::load_with(&file, &inputs)?;
         self.ui.add_masker(project.masker.clone());
+        let machines = project.machines.len();
+        tracing::debug!(file = %project.file.display(), machines, "read the project");
         Ok(project)
     }
 
@@ -95,6 +97,7 @@ impl App {
         let exe = std::env::current_exe()
             .map_err(|e| CliError::failed(Code::Host, "cannot tell where the rvm program is").because(&e))?;
         let layout = self.layout()?;
+        tracing::debug!(home = %layout.home().display(), "the store");
         Ok(Machines {
             images: Store::new(layout.clone(), settings()),
             layout,

@@ -181,6 +181,7 @@ mod tests {
             balloon_target: Some(0),
             balloon: Some(0),
             guest: Some(guest),
+            traffic: None,
         };
         let text = serde_json::to_string_pretty(&Machines::with_usage(&[(status, Some(usage))])).unwrap();
         insta::assert_snapshot!(text, @r#"

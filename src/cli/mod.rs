@@ -45,6 +45,7 @@ mod status;
 mod steps;
 mod target;
 mod timings;
+mod top;
 mod trace;
 pub mod ui;
 mod up;
@@ -154,6 +155,8 @@ enum Verb {
     Provision(provision::ProvisionArgs),
     /// Show the machines of this project
     Status(status::StatusArgs),
+    /// Show what machines take from the host, again and again
+    Top(top::TopArgs),
     /// Show all machines of this user
     GlobalStatus(global_status::GlobalStatusArgs),
     /// Stop machines and remove their disks
@@ -216,6 +219,7 @@ impl Verb {
             Verb::Plan(args) => args.json.json,
             Verb::Graph(args) => args.json.json,
             Verb::Lock(args) => args.json.json,
+            Verb::Top(args) => args.json.json,
             Verb::Port(args) => args.json.json,
             Verb::Inventory(args) => args.json,
             Verb::Box(boxes::BoxVerb::List(args)) => args.json.json,
@@ -263,6 +267,7 @@ impl Verb {
             Verb::Provision(args) => provision::run(app, &args),
             Verb::Status(args) => status::run(app, &args),
             Verb::GlobalStatus(args) => global_status::run(app, &args),
+            Verb::Top(args) => top::run(app, &args),
             Verb::Destroy(args) => destroy::run(app, &args),
             Verb::Port(args) => port::run(app, &args),
             Verb::Network(verb) => network::run(app, &verb),

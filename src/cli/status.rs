@@ -226,6 +226,7 @@ mod tests {
             balloon_target: Some(0),
             balloon: Some(0),
             guest: Some(guest),
+            traffic: None,
         };
         let (status, _) = machine("default", State::Running);
         insta::assert_snapshot!(text(&[(status.clone(), Some(usage.clone()))]), @r"

@@ -21,6 +21,7 @@ mod preview;
 mod query;
 mod ready;
 mod record;
+mod sample;
 pub mod schedule;
 mod stop;
 #[cfg(test)]
@@ -47,6 +48,7 @@ pub use diagnose::BootCause;
 pub use error::MachineError;
 pub use networks::Place;
 pub use preview::{Preview, Start, StepPreview, Undeclared};
+pub use sample::Sample;
 
 /// State of a machine, asked of the live process, with Vagrant's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -141,6 +141,16 @@ impl Machines<'_> {
         dot.join("machines").join(name).join("id")
     }
 
+    /// Whether the project that a record names is where it was, so that another one with the same pointer
+    /// is a copy of it.
+    fn is_there_still(&self, record: &Record) -> bool {
+        match &self.dot_dir {
+            None => self.pointer(&record.project, &record.name).exists(),
+            // The pointers are not in the project's folder: they say nothing of where that is.
+            Some(_) => record.file.exists(),
+        }
+    }
+
     /// Leaves the id where a project that is moved takes it along.
     pub(super) fn point(&self, record: &Record) -> Result<(), MachineError> {
         let path = self.pointer(&record.project, &record.name);
@@ -186,7 +196,7 @@ impl Machines<'_> {
             && let Some(record) = self.record(pointed)?
             && record.name == name
             // Moved, unless the old folder still points to it: then this one is a copy.
-            && (record.project == project || !self.pointer(&record.project, name).exists())
+            && (record.project == project || !self.is_there_still(&record))
         {
             return Ok(Some(record));
         }

@@ -303,8 +303,19 @@ impl control::Target for QemuTarget {
     }
 
     fn usage(&self) -> io::Result<control::Usage> {
-        let memory = self.memory;
-        Ok(control::Usage { memory, resident: None, balloon_target: None, balloon: None, guest: None })
+        let mut qmp = self.qmp.lock().unwrap_or_else(|e| e.into_inner());
+        let disks = qmp.execute("query-blockstats")?;
+        let sum = |name: &str| {
+            let stats = disks.as_array()?.iter().map(|disk| disk["stats"][name].as_u64());
+            stats.sum::<Option<u64>>()
+        };
+        let traffic = control::Traffic {
+            disk_read: sum("rd_bytes"),
+            disk_written: sum("wr_bytes"),
+            // QEMU does not count what a network card carries.
+            ..control::Traffic::default()
+        };
+        Ok(control::Usage { memory: self.memory, traffic: Some(traffic), ..control::Usage::default() })
     }
 
     fn set_balloon(&self, _bytes: u64) -> io::Result<()> {

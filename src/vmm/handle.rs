@@ -11,6 +11,8 @@ use super::control::{State, Status, Target, Usage};
 use super::ending::{End, Ending};
 use super::machine::{Machine, MachinePm};
 use super::memory;
+use super::meters::Meters;
+use super::slots::Slots;
 use super::virtio::balloon;
 
 /// How long a guest may take to say how much memory it has left.
@@ -23,6 +25,7 @@ pub(super) struct Core {
     memory: u64,
     guest: GuestMemoryMmap,
     balloon: balloon::Control,
+    meters: Meters,
     now: Mutex<Now>,
 }
 
@@ -34,19 +37,15 @@ struct Now {
 }
 
 impl Core {
-    pub(super) fn new(
-        spec: &Spec,
-        machine: &Machine,
-        guest: &GuestMemoryMmap,
-        balloon: balloon::Control,
-    ) -> Self {
+    pub(super) fn new(spec: &Spec, machine: &Machine, guest: &GuestMemoryMmap, slots: &Slots) -> Self {
         let now = Now { ending: machine.ending.clone(), pm: Some(machine.pm.clone()), state: State::Running };
         Self {
             started: Instant::now(),
             cpus: spec.cpus,
             memory: spec.memory,
             guest: guest.clone(),
-            balloon,
+            balloon: slots.balloon(),
+            meters: slots.meters(),
             now: Mutex::new(now),
         }
     }
@@ -115,6 +114,7 @@ impl Handle {
             balloon_target: Some(balloon.target),
             balloon: Some(balloon.actual),
             guest: balloon.stats,
+            traffic: Some(core.meters.traffic()),
         })
     }
 

@@ -23,6 +23,7 @@ mod handle;
 pub mod layout;
 mod machine;
 pub mod memory;
+pub mod meters;
 mod msi;
 pub mod notify;
 pub mod pci;
@@ -98,7 +99,7 @@ impl Vmm {
         let memory = Memory::new(spec.memory)?;
         let slots = Slots::open(&mut spec, memory.guest())?;
         let machine = Machine::build(&kvm, &spec, &model, &memory, &slots, &files)?;
-        let core = Arc::new(Core::new(&spec, &machine, memory.guest(), slots.balloon()));
+        let core = Arc::new(Core::new(&spec, &machine, memory.guest(), &slots));
         Ok(Self { machine: Some(machine), slots, files, memory, model, kvm, spec, core })
     }
 

@@ -13,6 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::acpi::Announced;
 use super::boot::cmdline::MmioDevice;
 use super::machine::eventfd;
+use super::meters::Meters;
 use super::msi::MsiRoutes;
 use super::pci::{ConfigPorts, PciFunction};
 use super::vcpu::Buses;
@@ -50,6 +51,7 @@ struct PciSlot {
 pub struct Slots {
     placed: Placed,
     balloon: balloon::Control,
+    meters: Meters,
 }
 
 enum Placed {
@@ -87,12 +89,17 @@ impl Slots {
         if asked > max {
             return Err(Error::TooManyDevices { asked, max });
         }
+        let mut meters = Meters::default();
         let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::with_capacity(asked + others);
         for disk in &spec.disks {
-            devices.push(Box::new(Block::with_queues(disk, spec.cpus.into())?));
+            let disk = Block::with_queues(disk, spec.cpus.into())?;
+            meters.add_disk(disk.counters());
+            devices.push(Box::new(disk));
         }
         for net in spec.nets.drain(..) {
-            devices.push(Box::new(Net::new(net)?));
+            let net = Net::new(net)?;
+            meters.add_net(net.counters());
+            devices.push(Box::new(net));
         }
         devices.push(Box::new(Rng::new()));
         let balloon = Balloon::new(spec.memory)?;
@@ -111,12 +118,17 @@ impl Slots {
             Transport::Mmio => MmioSlots::new(devices, mem).map(Placed::Mmio),
             Transport::Pci => PciSlots::new(devices, mem).map(Placed::Pci),
         }?;
-        Ok(Self { placed, balloon: control })
+        Ok(Self { placed, balloon: control, meters })
     }
 
     /// The way to the balloon.
     pub fn balloon(&self) -> balloon::Control {
         self.balloon.clone()
+    }
+
+    /// What disks and network cards carry.
+    pub fn meters(&self) -> Meters {
+        self.meters.clone()
     }
 
     /// Wires interrupts and kicks to `vm`, a new one.

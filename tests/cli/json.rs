@@ -56,6 +56,7 @@ fn what_needs_no_machine_has_its_shape() {
         assert!(seen.contains(path), "{path} was not there: {seen:?}");
     }
     assert!(shaped(&place, "graph", &["graph"]).contains("machines[].networks[].dhcp"));
+    shaped(&place, "top", &["top", "-i", "0.2"]);
     shaped(&place, "validate", &["validate"]);
     shaped(&place, "network-list", &["network", "list"]);
     shaped(&place, "box-list", &["box", "list"]);

@@ -19,6 +19,8 @@ mod machines;
 mod plan;
 mod prompt;
 mod screen;
+mod surroundings;
+mod top;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -13,8 +13,8 @@ fn document(ran: &Ran) -> Value {
 }
 
 impl Place {
-    /// A machine that was made and is switched off, as the first version of its record has it.
-    fn made(&self, name: &str) {
+    /// A machine that was made and is switched off, as the first version of its record has it; its id.
+    pub fn made(&self, name: &str) -> &'static str {
         let project = self.project().canonicalize().unwrap();
         let record = json!({
             "version": 1, "id": ID, "name": name, "project": project, "file": project.join("Vagrantfile"),
@@ -36,6 +36,7 @@ impl Place {
         let dir = self.home().join("machines").join(ID);
         std::fs::create_dir_all(&dir).unwrap();
         std::fs::write(dir.join("machine.json"), record.to_string()).unwrap();
+        ID
     }
 }
 

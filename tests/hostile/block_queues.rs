@@ -9,7 +9,7 @@ use rvm::vmm::virtio::block::Block;
 use rvm::vmm::virtio::mmio::status::{ACKNOWLEDGE, DEVICE_NEEDS_RESET, DRIVER, DRIVER_OK, FEATURES_OK};
 use tempfile::TempDir;
 
-use crate::block::{FLUSH, IN, OK, OUT, disk};
+use crate::block::{FLUSH, IN, OK, OUT, disk, raw_file, request};
 use crate::block_images::{chain_of_images, read_qcow2};
 use crate::driver::*;
 
@@ -61,6 +61,25 @@ fn sparse(folder: &TempDir, size: u64) -> PathBuf {
 fn started(path: &Path, format: DiskFormat) -> Driver {
     let device = Block::with_queues(&disk(path, format), QUEUES).unwrap();
     Driver::started(device, 64, F_FLUSH | F_MQ)
+}
+
+/// What is counted is what was carried: a request that fails carries nothing.
+#[test]
+fn bytes_are_counted_when_they_were_carried() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = raw_file(&folder);
+    let block = Block::open(&disk(&path, DiskFormat::Raw)).unwrap();
+    let counters = block.counters();
+    let mut driver = Driver::started(block, 64, 0);
+    let buffer = DATA + 0x1000;
+    request(&mut driver, IN, 3, &[writable(buffer, 1024)]);
+    request(&mut driver, OUT, 5, &[readable(buffer, 512)]);
+    request(&mut driver, IN, 1 << 40, &[writable(buffer, 512)]);
+    request(&mut driver, OUT, 1 << 40, &[readable(buffer, 512)]);
+    assert_eq!((counters.read(), counters.written()), (1024, 512));
+    // They outlive the driver.
+    drop(driver);
+    assert_eq!(counters.read(), 1024);
 }
 
 #[test]

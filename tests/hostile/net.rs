@@ -365,6 +365,7 @@ fn counters_tell_what_happened() {
     let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     assert_eq!((value(&counters.sent), value(&counters.send_dropped)), (1, 1));
     assert_eq!((value(&counters.received), value(&counters.receive_dropped)), (1, 1));
+    assert_eq!((value(&counters.sent_bytes), value(&counters.received_bytes)), (60, 60));
 }
 
 #[test]

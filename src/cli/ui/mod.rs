@@ -93,6 +93,11 @@ impl Ui {
         }
     }
 
+    /// Whether standard output is a terminal.
+    pub fn is_terminal(&self) -> bool {
+        self.sink.is_terminal(To::Stdout)
+    }
+
     /// Whether standard output has lost its reader.
     pub fn stdout_closed(&self) -> bool {
         self.sink.is_closed(To::Stdout)

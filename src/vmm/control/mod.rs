@@ -5,7 +5,7 @@
 //! | `{"op":"status"}` | `{"ok":true,"version":1,"state":"running","pid":…,"uptime_ms":…,"cpus":…,"memory":…}` |
 //! | `{"op":"power_button"}` | `{"ok":true}` |
 //! | `{"op":"stop"}` | `{"ok":true}` |
-//! | `{"op":"usage"}` | `{"ok":true,"usage":{"memory":…,"resident":…,"balloon":…,"guest":{…}}}` |
+//! | `{"op":"usage"}` | `{"ok":true,"usage":{"memory":…,"resident":…,"balloon":…,"guest":{…},"traffic":{…}}}` |
 //! | `{"op":"balloon","bytes":N}` | `{"ok":true}` |
 //! | `{"op":"wait"}` | `{"ok":true,"reason":"…"}`, when the machine has ended |
 //! | `{"op":"wait_up"}` | `{"ok":true}`, when the guest says that it is up |
@@ -65,7 +65,7 @@ pub struct Status {
     pub memory: u64,
 }
 
-/// What a guest's memory costs the host. Sizes are in bytes.
+/// What a guest's memory costs the host, and what the guest has moved. Sizes are in bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// What the guest was given.
@@ -82,6 +82,26 @@ pub struct Usage {
     /// What it says about its memory, where it says anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest: Option<Stats>,
+    /// What its devices have carried, where that is counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<Traffic>,
+}
+
+/// Bytes that a machine's devices have carried since it was started, resets included. `None`: not counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Read from all disks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_read: Option<u64>,
+    /// Written to them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_written: Option<u64>,
+    /// Received by all network cards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub net_received: Option<u64>,
+    /// Sent by them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub net_sent: Option<u64>,
 }
 
 /// A machine as the protocol sees it.

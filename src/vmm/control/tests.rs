@@ -35,7 +35,14 @@ impl Target for Fake {
     fn usage(&self) -> io::Result<Usage> {
         let guest = Stats { free: Some(3), ..Stats::default() };
         let (balloon_target, balloon) = (Some(self.balloon.load(Ordering::SeqCst)), Some(4096));
-        Ok(Usage { memory: 1 << 30, resident: Some(12288), balloon_target, balloon, guest: Some(guest) })
+        Ok(Usage {
+            memory: 1 << 30,
+            resident: Some(12288),
+            balloon_target,
+            balloon,
+            guest: Some(guest),
+            traffic: None,
+        })
     }
     fn set_balloon(&self, bytes: u64) -> io::Result<()> {
         self.balloon.store(bytes, Ordering::SeqCst);

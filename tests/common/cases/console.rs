@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::MICRO;
+use super::{MICRO, programs};
 use crate::common::{Project, binary};
 
 /// How long a guest may take to do something.
@@ -76,6 +76,9 @@ pub fn console_of_a_machine(provider: &str) {
     let project = Project::new(provider, MICRO);
     project.rvm(&["console"]).code(1).says("not created");
     project.rvm(&["up"]).ok();
+    // Machines are dear, and this one has nothing to do.
+    programs::programs_are_as_if_they_ran_here(&project);
+    programs::files_go_both_ways(&project);
     let mut first = Terminal::attach(&project);
     first.sees("Ctrl-] detaches");
     first.type_in("echo \"$(id -un) has $((40 + 2))\"\r");

@@ -27,6 +27,7 @@ pub fn life_of_a_machine(provider: &str) {
     ssh_and_ids(&project, machine["id"].as_str().unwrap());
 
     for_scripts(&project);
+    what_it_takes(&project, provider);
 
     project.rvm(&["up"]).ok();
     assert_eq!(project.ssh("cat /etc/e2e-count"), "run");
@@ -85,6 +86,29 @@ fn for_scripts(project: &Project) {
         .rvm(&["--machine-readable", "ssh-config"])
         .ok()
         .says(",default,ssh-config,Host default\\n  HostName");
+}
+
+/// What a machine that works takes from the host.
+fn what_it_takes(project: &Project, provider: &str) {
+    let work =
+        project.start(&["ssh", "-c", "dd if=/dev/vda bs=1M count=64 2>/dev/null | sha256sum; sleep 3"]);
+    let top = project.json("top", &["top", "-i", "3"]);
+    work.wait().ok();
+    let machine = &top["machines"][0];
+    assert!(machine["cpu_percent"].as_f64().unwrap() > 0.5, "{top}");
+    let memory = &machine["memory"];
+    assert_eq!(memory["given"], 128 << 20);
+    let rss = memory["rss"].as_u64().unwrap();
+    assert!((16 << 20..1 << 30).contains(&rss), "{top}");
+    assert!(machine["disk"]["read"].as_u64().unwrap() > 1 << 20, "{top}");
+    if provider == "kvm" {
+        assert!(memory["used"].as_u64().unwrap() > 1 << 20, "{top}");
+        assert!(machine["net"]["received"].as_u64().unwrap() > 1000, "{top}");
+        assert!(machine["net"]["sent"].as_u64().unwrap() > 1000, "{top}");
+    } else {
+        assert!(memory["pss"].as_u64().unwrap() <= rss, "{top}");
+    }
+    project.rvm(&["top", "--all", "--once", "-i", "0.2"]).ok().says("default  running");
 }
 
 /// The chart of a first `up` has every phase once, in order, and none beyond the whole.

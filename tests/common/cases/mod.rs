@@ -8,6 +8,7 @@ pub mod logins;
 pub mod many;
 pub mod networks;
 pub mod plan;
+pub mod programs;
 pub mod steps;
 pub mod systems;
 pub mod walls;

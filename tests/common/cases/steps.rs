@@ -62,6 +62,10 @@ run = "always"
 shell = "echo again >> /etc/e2e-always"
 
 [[provision]]
+name = "clock"
+shell = "date -s 1999-12-31 >/dev/null; date +%Y > /etc/e2e-year; echo more >> /etc/e2e-clock"
+
+[[provision]]
 name = "by-hand"
 run = "never"
 shell = "echo asked >> /etc/e2e-never"
@@ -103,6 +107,8 @@ pub fn kinds_of_steps_and_when_they_run(provider: &str) {
     assert_eq!(project.ssh(counts).split_whitespace().collect::<Vec<_>>(), ["1", "0"]);
     project.rvm(&["up"]).ok();
     assert_eq!(project.ssh(counts).split_whitespace().collect::<Vec<_>>(), ["2", "0"]);
+    // What has succeeded is not a matter of clocks: the guest's was set back within a step.
+    assert_eq!(project.ssh("cat /etc/e2e-year /etc/e2e-clock"), "1999\nmore");
     project.rvm(&["provision", "--provision-with", "by-hand"]).ok();
     assert_eq!(project.ssh(counts).split_whitespace().collect::<Vec<_>>(), ["2", "1"]);
     project.rvm(&["up", "--no-provision"]).ok();

@@ -1,12 +1,14 @@
 //! The block device (virtio 1.2, section 5.2): a disk image behind one or more queues,
 //! each with a worker.
 
+mod counters;
 mod error;
 mod image;
 mod lock;
 mod qcow2;
 mod request;
 
+pub use counters::Counters;
 pub use error::DiskError;
 
 use std::sync::Arc;
@@ -66,6 +68,7 @@ pub struct Block {
     serial: [u8; SERIAL_LEN],
     config: [u8; 60],
     queues: usize,
+    counters: Arc<Counters>,
     /// One for each queue that the driver uses.
     workers: Vec<Worker>,
 }
@@ -96,8 +99,14 @@ impl Block {
             read_only: disk.read_only,
             serial,
             queues,
+            counters: Arc::default(),
             workers: Vec::new(),
         })
+    }
+
+    /// What it has carried since it was opened; goes on counting.
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
     }
 
     /// Starts the worker of one queue.
@@ -108,11 +117,12 @@ impl Block {
         features: u64,
         interrupt: Interrupt,
     ) -> Result<Worker, Error> {
-        let image = Arc::clone(&self.image);
+        let (image, counters) = (Arc::clone(&self.image), Arc::clone(&self.counters));
         let (read_only, serial) = (self.read_only, self.serial);
         Worker::spawn(NAME, move |events| {
             let write_through = features & F_FLUSH == 0;
-            let mut target = Target { image: &image, read_only, write_through, serial, logged: false };
+            let meter = (&*counters, number);
+            let mut target = Target { image: &image, read_only, write_through, serial, meter, logged: false };
             let options = Options { features, byte_limit: BYTE_LIMIT, name: NAME };
             let queue = (&mem, &queue, &kick);
             serve(number, &events, queue, &options, &interrupt, |chain| target.execute(chain));

@@ -4,6 +4,7 @@ use std::io;
 
 use vm_memory::{Bytes, VolatileSlice};
 
+use super::counters::Counters;
 use super::image::Image;
 use super::{MAX_DISCARD_SECTORS, MAX_RANGES, MAX_ZERO_SECTORS, SECTOR, SERIAL_LEN};
 use crate::vmm::virtio::chain::Chain;
@@ -38,6 +39,8 @@ pub(super) struct Target<'a> {
     pub(super) write_through: bool,
     /// What GET_ID answers.
     pub(super) serial: [u8; SERIAL_LEN],
+    /// Where what is carried is counted, and which queue this is.
+    pub(super) meter: (&'a Counters, u16),
     /// An input or output error was logged; the rest are not.
     pub(super) logged: bool,
 }
@@ -89,12 +92,14 @@ impl Target<'_> {
             IN => {
                 let (offset, len) = self.span(sector, chain.writable(), chain.readable())?;
                 self.image.read(chain.writable(), offset)?;
+                self.meter.0.add_read(self.meter.1, len);
                 Ok(len)
             }
             OUT => {
                 self.writable()?;
-                let (offset, _) = self.span(sector, chain.readable(), chain.writable())?;
+                let (offset, len) = self.span(sector, chain.readable(), chain.writable())?;
                 self.image.write(chain.readable(), offset)?;
+                self.meter.0.add_written(self.meter.1, len);
                 self.wrote()
             }
             FLUSH => {

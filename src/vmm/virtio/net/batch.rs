@@ -82,8 +82,8 @@ impl<'m> Batch<'m> {
 
     /// Takes the frame in `chain`, which comes behind a virtio header, if it is one that a card
     /// with the address `mac` sends. Headers are looked at after they left guest memory, so what is
-    /// checked is what is sent.
-    pub(super) fn add(&mut self, chain: &mut Chain<'m>, mac: &[u8]) -> Result<(), Rejected> {
+    /// checked is what is sent. Gives the frame's length in bytes.
+    pub(super) fn add(&mut self, chain: &mut Chain<'m>, mac: &[u8]) -> Result<usize, Rejected> {
         let mut header = [0; HEADER_LEN];
         if !chain.writable().is_empty() || !chain.read_exact(&mut header) {
             return Err(Rejected);
@@ -110,7 +110,7 @@ impl<'m> Batch<'m> {
         self.slices.extend_from_slice(chain.readable());
         let (chain, end) = (chain.head(), self.slices.len());
         self.frames.push(Frame { chain, offload, head, head_len, first, end, len: PREFIX + len });
-        Ok(())
+        Ok(len)
     }
 
     /// What a stream takes next: each frame behind its length, at most [`PIECE`] or one frame.

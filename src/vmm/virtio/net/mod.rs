@@ -42,15 +42,19 @@ const F_STATUS: u64 = 1 << 16;
 /// `VIRTIO_NET_S_LINK_UP`.
 const LINK_UP: u16 = 1;
 
-/// Frames that a card carried and did not carry.
+/// What a card carried and did not carry: frames, and bytes of those with their Ethernet headers.
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Given to the guest.
     pub received: AtomicU64,
+    /// Bytes of those.
+    pub received_bytes: AtomicU64,
     /// Too long for the guest's buffers.
     pub receive_dropped: AtomicU64,
     /// Taken from the guest and sent.
     pub sent: AtomicU64,
+    /// Bytes of those, counted when they are taken.
+    pub sent_bytes: AtomicU64,
     /// Taken from the guest and not sent: no frame, another card's address, or no link.
     pub send_dropped: AtomicU64,
 }

@@ -160,6 +160,7 @@ impl Worker<'_, '_> {
     /// Gives the guest up to [`BUDGET`] frames and one interrupt.
     fn receive(&mut self) -> Result<Rx, Fault> {
         let mut next = Rx::Work;
+        let mut bytes = 0;
         self.receiver.ring.disable_kicks()?;
         for _ in 0..BUDGET {
             let frame = match self.shared.is_up().then(|| self.backend.peek()).transpose() {
@@ -174,7 +175,10 @@ impl Worker<'_, '_> {
                 break;
             };
             match self.receiver.deliver(header, frame)? {
-                Delivery::Done => count(&self.shared.counters.received),
+                Delivery::Done => {
+                    bytes += frame.len() as u64;
+                    count(&self.shared.counters.received);
+                }
                 Delivery::Dropped => count(&self.shared.counters.receive_dropped),
                 Delivery::NoBuffers => {
                     next = Rx::Buffers;
@@ -184,6 +188,8 @@ impl Worker<'_, '_> {
             }
             self.backend.consume();
         }
+        // Once for all of them.
+        self.shared.counters.received_bytes.fetch_add(bytes, Ordering::Relaxed);
         if self.receiver.ring.publish()? {
             self.setup.interrupt.used(RX);
         }
@@ -226,19 +232,26 @@ impl Worker<'_, '_> {
 
     /// Moves frames from the ring to the batch; true when the ring ran empty.
     fn gather(&mut self) -> Result<bool, Fault> {
+        let (mut bytes, mut emptied) = (0, false);
         for _ in 0..BUDGET {
             if !self.batch.has_room() {
-                return Ok(false);
+                break;
             }
             if !self.tx.pop(&mut self.chain)? {
-                return Ok(true);
+                emptied = true;
+                break;
             }
-            if !self.shared.is_up() || self.batch.add(&mut self.chain, &self.setup.mac).is_err() {
-                self.tx.push(self.chain.head(), 0)?;
-                count(&self.shared.counters.send_dropped);
+            let is_up = self.shared.is_up();
+            match is_up.then(|| self.batch.add(&mut self.chain, &self.setup.mac)) {
+                Some(Ok(len)) => bytes += len as u64,
+                _ => {
+                    self.tx.push(self.chain.head(), 0)?;
+                    count(&self.shared.counters.send_dropped);
+                }
             }
         }
-        Ok(false)
+        self.shared.counters.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(emptied)
     }
 }
 

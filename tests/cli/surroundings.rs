@@ -1,0 +1,70 @@
+//! What the environment decides: where things are, what is shown of the work inside.
+
+use super::Place;
+
+/// What a command prints with these variables.
+fn printed(place: &Place, words: &[&str], env: &[(&str, &str)]) -> (String, String) {
+    let mut command = place.command(words);
+    let output = command.envs(env.iter().copied()).output().unwrap();
+    let ran = place.finish(output);
+    assert_eq!(ran.code, 0, "{words:?} {env:?}: {}", ran.stderr);
+    (ran.stdout, ran.stderr)
+}
+
+#[test]
+fn the_store_is_where_it_is_said_to_be() {
+    let place = Place::with("box = \"micro\"\n");
+    place.made("default");
+    assert!(place.run(&["status"]).stdout.contains("poweroff"));
+    let elsewhere = place.dir.path().join("elsewhere").display().to_string();
+    assert!(printed(&place, &["status"], &[("RVM_HOME", &elsewhere)]).0.contains("not created"));
+    // Without the variable it is in the data folder of XDG, and that has a default.
+    let data = place.dir.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    std::fs::rename(place.home(), data.join("rvm")).unwrap();
+    let xdg = data.display().to_string();
+    assert!(
+        printed(&place, &["status"], &[("RVM_HOME", ""), ("XDG_DATA_HOME", &xdg)]).0.contains("poweroff")
+    );
+    let share = place.dir.path().join(".local/share");
+    std::fs::create_dir_all(&share).unwrap();
+    std::fs::rename(data.join("rvm"), share.join("rvm")).unwrap();
+    assert!(printed(&place, &["status"], &[("RVM_HOME", "")]).0.contains("poweroff"));
+}
+
+#[test]
+fn the_pointers_are_where_they_are_said_to_be() {
+    let place = Place::with("box = \"micro\"\n");
+    let id = place.made("default");
+    // The project was moved: what tells which machine is its own is the pointer.
+    let moved = place.dir.path().join("moved");
+    std::fs::rename(place.project(), &moved).unwrap();
+    std::fs::create_dir(place.project()).unwrap();
+    let dots = place.dir.path().join("dots/machines/default");
+    std::fs::create_dir_all(&dots).unwrap();
+    std::fs::write(dots.join("id"), id).unwrap();
+    let cwd = moved.display().to_string();
+    let dot_dir = place.dir.path().join("dots").display().to_string();
+    assert!(printed(&place, &["status"], &[("RVM_CWD", &cwd)]).0.contains("not created"));
+    let (status, _) = printed(&place, &["status"], &[("RVM_CWD", &cwd), ("RVM_DOTFILE_PATH", &dot_dir)]);
+    assert!(status.contains("poweroff"), "{status}");
+    // A relative one starts at the working folder.
+    let (status, _) = printed(&place, &["status"], &[("RVM_CWD", &cwd), ("RVM_DOTFILE_PATH", "../dots")]);
+    assert!(status.contains("poweroff"), "{status}");
+}
+
+#[test]
+fn what_happens_inside_is_told_to_those_who_ask() {
+    let place = Place::with("box = \"micro\"\n");
+    place.write(".env", "SECRET=hunter2\n");
+    assert_eq!(printed(&place, &["status"], &[]).1, "");
+    let (result, told) = printed(&place, &["status", "-v"], &[]);
+    assert!(told.contains("DEBUG rvm"), "{told}");
+    assert!(!told.contains("hunter2"), "{told}");
+    assert_eq!(result, printed(&place, &["status"], &[]).0, "the result is the same");
+    let (_, filtered) = printed(&place, &["status"], &[("RVM_LOG", "rvm=debug")]);
+    assert!(filtered.contains("DEBUG rvm"), "{filtered}");
+    let (_, nothing) = printed(&place, &["status", "-v"], &[("RVM_LOG", "rvm=error")]);
+    assert_eq!(nothing, "", "the filter of the environment is finer, and counts");
+    assert!(!told.contains('\x1b'), "no colours in a pipe: {told:?}");
+}
