@@ -34,11 +34,11 @@ impl<'a> Lines<'a> {
 
     /// Takes what came on a stream.
     pub fn take(&mut self, stream: Stream, data: &[u8]) {
+        if !data.contains(&b'\n') && !data.contains(&b'\r') {
+            return self.line(stream).extend(data);
+        }
         for &byte in data {
-            let line = match stream {
-                Stream::Stdout => &mut self.stdout,
-                Stream::Stderr => &mut self.stderr,
-            };
+            let line = self.line(stream);
             if byte == b'\n' {
                 let line = std::mem::take(line);
                 self.show(stream, line);
@@ -48,13 +48,17 @@ impl<'a> Lines<'a> {
         }
     }
 
+    fn line(&mut self, stream: Stream) -> &mut Line {
+        match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        }
+    }
+
     /// Shows what came without a line end.
     pub fn flush(&mut self) {
         for stream in [Stream::Stdout, Stream::Stderr] {
-            let line = std::mem::take(match stream {
-                Stream::Stdout => &mut self.stdout,
-                Stream::Stderr => &mut self.stderr,
-            });
+            let line = std::mem::take(self.line(stream));
             if !line.bytes.is_empty() {
                 self.show(stream, line);
             }
@@ -69,6 +73,16 @@ impl<'a> Lines<'a> {
 }
 
 impl Line {
+    /// Takes bytes among which there is neither a line end nor a carriage return: a step may print a
+    /// gigabyte of them.
+    fn extend(&mut self, data: &[u8]) {
+        let Some((first, rest)) = data.split_first() else { return };
+        self.push(*first);
+        let room = (MAX_LINE + SLACK).saturating_sub(self.bytes.len()).min(rest.len());
+        self.bytes.extend_from_slice(rest.get(..room).unwrap_or_default());
+        self.cut |= room < rest.len();
+    }
+
     fn push(&mut self, byte: u8) {
         if byte == b'\r' {
             self.returned = true;
@@ -209,6 +223,24 @@ mod tests {
     #[test]
     fn bytes_that_are_no_text_are_shown_as_such() {
         assert_eq!(shown(&[b"a\xffb\n"], &[]), ["a\u{fffd}b"]);
+    }
+
+    #[test]
+    fn a_gigabyte_without_a_line_end_costs_a_line() {
+        let masker = Masker::default();
+        let seen = RefCell::new(Vec::new());
+        let show = |_, line| seen.borrow_mut().push(line);
+        let mut lines = Lines::new(&masker, &show);
+        let chunk = vec![b'x'; 1 << 20];
+        lines.take(Stream::Stdout, b"10%\r");
+        for _ in 0..1024 {
+            lines.take(Stream::Stdout, &chunk);
+            assert!(lines.stdout.bytes.capacity() <= 4 * (MAX_LINE + SLACK));
+        }
+        lines.take(Stream::Stdout, b"\nnext\n");
+        let seen = seen.into_inner();
+        assert_eq!((seen.len(), seen[1].as_str()), (2, "next"));
+        assert!(seen[0].starts_with("xxx") && seen[0].ends_with("[line cut]"));
     }
 
     #[test]

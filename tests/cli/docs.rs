@@ -116,3 +116,24 @@ fn the_vagrant_table_names_keys_that_exist() {
         assert!(CONFIG.contains(&format!("| `{key}` |")), "docs/config.md has no row for `{key}`");
     }
 }
+
+/// The tests that docs/testing.md names are there.
+#[test]
+fn the_proofs_of_bad_input_exist() {
+    let page = include_str!("../../docs/testing.md");
+    let section = page.split("\n## Bad input\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let mut seen = 0;
+    for row in section.lines().filter(|line| line.starts_with("| ")).skip(1) {
+        let proofs = row.split(" | ").nth(1).unwrap_or_else(|| panic!("{row}"));
+        let words: Vec<&str> = proofs.split('`').skip(1).step_by(2).collect();
+        assert!(!words.is_empty() && words.len().is_multiple_of(2), "{row}");
+        for pair in words.chunks(2) {
+            let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+            let text =
+                std::fs::read_to_string(root.join(pair[1])).unwrap_or_else(|e| panic!("{}: {e}", pair[1]));
+            assert!(text.contains(&format!("fn {}(", pair[0])), "{} has no test {}", pair[1], pair[0]);
+            seen += 1;
+        }
+    }
+    assert!(seen > 20, "{seen}");
+}

@@ -87,3 +87,19 @@ fn what_a_hook_calls_has_no_hooks_of_its_own() {
     let ran = place.run(&["provision"]);
     assert_eq!(ran.stdout.matches("round").count(), 1, "{}{}", ran.stdout, ran.stderr);
 }
+
+#[test]
+fn a_hook_that_hangs_is_ended_when_its_time_is_up() {
+    let place = Place::with(
+        "box = 'micro'\n[[hook]]\nbefore = 'provision'\nname = 'wait'\ntimeout = '1s'\n\
+         shell = 'echo begun; sleep 4243'\n",
+    );
+    let ran = place.run(&["provision"]);
+    let text = format!("{}{}", ran.stdout, ran.stderr);
+    assert_eq!(ran.code, 1, "{text}");
+    for part in ["begun", "hook `wait` before provision", "within 1 s", "was not begun"] {
+        assert!(text.contains(part), "`{part}` is not in:\n{text}");
+    }
+    let left = std::process::Command::new("pgrep").args(["-f", "slee[p] 4243"]).output().unwrap();
+    assert_eq!(left.stdout, b"", "its processes are ended too");
+}
