@@ -124,6 +124,9 @@ fn running(status: &Status, usage: Option<&Usage>) -> String {
         text.push_str(&format!(" (process {pid})"));
     }
     text.push('.');
+    if let Some(cause) = &status.cause {
+        text.push_str(&format!(" But {cause}. `rvm up {name}` starts it anew."));
+    }
     if let Some(available) = usage.and_then(|usage| usage.guest?.available) {
         text.push_str(&format!(
             " Its guest says that {} of memory are available to it.",

@@ -1,8 +1,6 @@
 //! From a made machine to one that answers SSH.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -10,18 +8,18 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 
 use super::disks::seed_disks;
+use super::nat::nat_socket;
 use super::networks::seed_networks;
 use super::record::Record;
 use super::{MachineError, Machines};
 use super::{console, diagnose};
 use crate::image::{self, HostKey, Kernel, Seed};
-use crate::model::{Forward, Login, Machine, Nat, Phase, Project, Protocol, ProviderKind, Secret, port_runs};
-use crate::net::{self, NatAddresses, NetError, Passt, Seat};
-use crate::plan::{LoginMark, forward_text};
+use crate::model::{Login, Machine, Nat, Phase, Project, ProviderKind, Secret};
+use crate::net::{self, NatAddresses, Seat};
+use crate::plan::LoginMark;
 use crate::provider::{self, DiskSpec, ImageFormat, VmSpec};
 use crate::provision::Stamps;
 use crate::ssh::{self, Session, SshError, Target, WaitError};
-use crate::state::Lock;
 use crate::vmm::probe::{self, Probe};
 
 /// Disk of a machine, in its folder.
@@ -34,13 +32,6 @@ pub(super) const LOGIN_KEY: &str = "id_ed25519";
 pub(super) const HOST_KEY: &str = "ssh_host_ed25519_key";
 /// known_hosts file for the system's ssh.
 pub(super) const KNOWN_HOSTS: &str = "known_hosts";
-
-/// Vagrant's port for SSH; another one is taken when it is not free.
-const SSH_PORT: u16 = 2222;
-
-/// How often the ports are chosen anew when another process takes one between the choice and
-/// the moment passt listens.
-const PORT_TRIES: u32 = 5;
 
 /// What this host's KVM can do: found out once a command, and by one machine at a time, because
 /// others at work would be in its times.
@@ -74,7 +65,10 @@ impl Machines<'_> {
         let private: Vec<IpNet> = seats.iter().flat_map(|seat| seat.spec.subnets.clone()).collect();
         let addresses = NatAddresses::choose(&private);
         self.write_seed(project, machine, record, &seats, &addresses)?;
-        let (ports, passt) = self.open_ports(machine, &addresses)?;
+        let (listener, peer) = nat_socket(&dir)?;
+        let ports = self.open_ports(machine, &addresses, &peer)?;
+        // It is passt's alone: that ends with the other end.
+        drop(peer);
         let _watch = self.time(&machine.name, Phase::Vmm);
         let mut ports = ports.into_iter();
         let ssh = ports.next().map(|f| SocketAddr::new(provider::reachable(f.host_ip), f.host));
@@ -82,6 +76,7 @@ impl Machines<'_> {
         record.provider = Some(choice.kind);
         record.ssh = ssh;
         record.ports = ports.collect();
+        record.nat = Some(addresses);
         record.user = project.login_for(&machine.name).user;
         record.identity = identity(&project.login_for(&machine.name), &dir);
         record.login = Some(login_mark(&project.login_for(&machine.name), &Stamps::load(&dir)?));
@@ -121,7 +116,7 @@ impl Machines<'_> {
         };
         spec.disks.extend(extra);
         console::rotate(&dir);
-        provider::start(&self.exe, &self.path, &dir, &spec, passt.socket)?;
+        provider::start(&self.exe, &self.path, &dir, &spec, listener.into())?;
         self.connect_seats(project, machine, &seats)
     }
 
@@ -154,65 +149,6 @@ impl Machines<'_> {
             (None, Some(kind)) => choose(Some(kind)).or_else(|_| choose(None))?,
             (None, None) => choose(None)?,
         })
-    }
-
-    /// Chooses host ports, the SSH one first, and has passt listen on them.
-    fn open_ports(
-        &self,
-        machine: &Machine,
-        addresses: &NatAddresses,
-    ) -> Result<(Vec<Forward>, Passt), MachineError> {
-        let _watch = self.time(&machine.name, Phase::Network);
-        let ssh = Forward {
-            guest: 22,
-            host: SSH_PORT,
-            host_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            protocol: Protocol::Tcp,
-            auto_correct: true,
-        };
-        // The declared ports choose first: the one for SSH gives way to them.
-        let wanted: Vec<Forward> = machine.ports.iter().cloned().chain([ssh]).collect();
-        let mut tries = 0;
-        // Another `up` that is at this very place takes other ports, until passt has these.
-        let mut held: HashMap<(u16, Protocol), Lock> = HashMap::new();
-        loop {
-            let mut reserve = |port, protocol| match held.entry((port, protocol)) {
-                Entry::Occupied(_) => true,
-                Entry::Vacant(entry) => match self.reserve_port(port, protocol) {
-                    Some(lock) => {
-                        entry.insert(lock);
-                        true
-                    }
-                    None => false,
-                },
-            };
-            let mut chosen = net::choose(&wanted, &mut reserve)?;
-            chosen.rotate_right(1);
-            match Passt::start(machine.nat, addresses, &chosen) {
-                Ok(passt) => return Ok((chosen, passt)),
-                Err(NetError::PortRace(_)) if tries < PORT_TRIES => tries += 1,
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    /// `None` when another `up` of this user has it at this moment.
-    pub(super) fn reserve_port(&self, port: u16, protocol: Protocol) -> Option<Lock> {
-        let path = self.layout.lock_file(&format!("port-{}-{port}", protocol.as_str()));
-        Lock::try_acquire(&path, "rvm up").ok().and_then(Result::ok)
-    }
-
-    fn tell_ports(&self, name: &str, declared: &[Forward], actual: &[Forward]) {
-        let (kept, moved): (Vec<_>, Vec<_>) =
-            declared.iter().zip(actual).partition(|(declared, actual)| declared.host == actual.host);
-        for (declared, actual) in moved {
-            let text = format!("Port {} was taken: {}.", declared.host, forward_text(actual));
-            self.warn(name, text);
-        }
-        let kept: Vec<Forward> = kept.into_iter().map(|(_, actual)| actual.clone()).collect();
-        for run in port_runs(&kept) {
-            self.detail(name, format!("Port {run}."));
-        }
     }
 
     fn write_seed(

@@ -16,6 +16,7 @@ mod hooks;
 mod inventory;
 mod live;
 mod locks;
+mod nat;
 mod networks;
 mod preview;
 mod query;

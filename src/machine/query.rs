@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::boot::KNOWN_HOSTS;
 use super::record::Record;
-use super::{MachineError, Machines, SshInfo, State, Status, console, forwards, schedule};
+use super::{MachineError, Machines, SshInfo, State, Status, console, forwards, nat, schedule};
 use crate::model::{Login, Machine, Project};
 use crate::provider::{self, EndReason, Ended};
 use crate::provision::StepLogs;
@@ -224,7 +224,10 @@ impl Machines<'_> {
         let dir = self.layout.machine(&record.id);
         let mut cause = None;
         let (state, live) = match provider::live(&dir) {
-            Ok(Some(live)) => (State::Running, Some(live)),
+            Ok(Some(live)) => {
+                cause = nat::trouble(&record);
+                (State::Running, Some(live))
+            }
             Err(provider::ProviderError::Control(_)) => (State::Running, None),
             Err(error) => return Err(error.into()),
             Ok(None) if !record.made => (State::Preparing, None),

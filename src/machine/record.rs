@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{MachineError, Machines, Place};
 use crate::image::BoxImage;
 use crate::model::{Forward, ProviderKind, SshClient, hex};
+use crate::net::NatAddresses;
 use crate::plan::{Applied, LoginMark};
 use crate::state::store;
 
@@ -52,6 +53,9 @@ pub(super) struct Record {
     /// Places in private networks since the last start.
     #[serde(default)]
     pub places: Vec<Place>,
+    /// Its addresses behind passt since the last start; records of an older rvm do not say.
+    #[serde(default)]
+    pub nat: Option<NatAddresses>,
     /// Where SSH answered after the last start.
     pub ssh: Option<SocketAddr>,
     /// Login user of the last start.
@@ -92,6 +96,7 @@ impl Record {
             ports: Vec::new(),
             places: Vec::new(),
             client: SshClient::default(),
+            nat: None,
             ssh: None,
             user: String::new(),
             identity: None,

@@ -90,6 +90,7 @@ impl Machines<'_> {
                     let Some(record) = record.as_mut() else { continue };
                     self.tell_provider(record, options);
                     self.apply_live(project, machine, record, &plan, options)?;
+                    self.mend_nat(record)?;
                     self.mend_networks(record)?;
                 }
             }

@@ -9,12 +9,12 @@
 
 mod nat;
 mod networks;
-mod passt;
+pub mod passt;
 mod ports;
 mod routes;
 pub mod switch;
 
-pub use nat::{HOST_NAME, NatAddresses};
+pub use nat::{HOST_NAME, NatAddresses, call_out};
 pub use networks::{Applicant, NetworkError, NetworkStatus, Networks, Seat, network_id, owner};
-pub use passt::{NetError, Passt};
-pub use ports::{PortError, choose};
+pub use passt::NetError;
+pub use ports::{PortError, choose, somebody_listens};

@@ -1,10 +1,16 @@
 //! The addresses of a machine behind its passt, and the resolvers that it is told.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net};
+use serde::{Deserialize, Serialize};
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::wire::{
+    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr,
+    Icmpv6Packet, Icmpv6Repr, IpProtocol, Ipv6Packet, Ipv6Repr,
+};
 
-use super::routes;
+use super::{routes, switch};
 
 /// Where systemd-resolved keeps the addresses that its own resolver asks.
 const UPSTREAM: &str = "/run/systemd/resolve/resolv.conf";
@@ -22,7 +28,7 @@ const GUEST: u32 = 15;
 pub const HOST_NAME: &str = "host.rvm.internal";
 
 /// Addresses on the card that leads out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NatAddresses {
     /// The machine's.
     pub guest: Ipv4Addr,
@@ -52,6 +58,56 @@ impl NatAddresses {
         let host = |number: u32| Ipv4Addr::from(u32::from(net.network()) | number);
         Self { guest: host(GUEST), gateway: host(GATEWAY), prefix: PREFIX }
     }
+}
+
+/// Frames, each behind its length, upon which a machine says its Ethernet address: an ARP probe for `guest`
+/// (RFC 5227, section 2.1.1), and, for one that has another address, an echo request to all IPv6 nodes. They
+/// leave no trace in it.
+pub fn call_out(guest: Ipv4Addr) -> Vec<u8> {
+    let arp = ArpRepr::EthernetIpv4 {
+        operation: ArpOperation::Request,
+        source_hardware_addr: CALLER,
+        source_protocol_addr: Ipv4Addr::UNSPECIFIED,
+        target_hardware_addr: EthernetAddress([0; 6]),
+        target_protocol_addr: guest,
+    };
+    let mut frames = framed(EthernetAddress::BROADCAST, EthernetProtocol::Arp, arp.buffer_len(), |bytes| {
+        arp.emit(&mut ArpPacket::new_unchecked(bytes));
+    });
+    let from = switch::link_local(CALLER.0);
+    let all = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    let echo = Icmpv6Repr::EchoRequest { ident: 1, seq_no: 1, data: b"rvm" };
+    let packet = Ipv6Repr {
+        src_addr: from,
+        dst_addr: all,
+        next_header: IpProtocol::Icmpv6,
+        payload_len: echo.buffer_len(),
+        hop_limit: 255,
+    };
+    let len = packet.buffer_len() + echo.buffer_len();
+    // The Ethernet address of that group (RFC 2464, section 7).
+    let group = EthernetAddress([0x33, 0x33, 0, 0, 0, 1]);
+    frames.extend(framed(group, EthernetProtocol::Ipv6, len, |bytes| {
+        let mut ipv6 = Ipv6Packet::new_unchecked(bytes);
+        packet.emit(&mut ipv6);
+        let mut icmp = Icmpv6Packet::new_unchecked(ipv6.payload_mut());
+        echo.emit(&from, &all, &mut icmp, &ChecksumCapabilities::default());
+    }));
+    frames
+}
+
+/// Locally administered, and nobody's.
+const CALLER: EthernetAddress = EthernetAddress([0x02, 0, 0, 0, 0, 1]);
+
+/// A frame behind its length, with `len` bytes that `emit` writes.
+fn framed(to: EthernetAddress, kind: EthernetProtocol, len: usize, emit: impl FnOnce(&mut [u8])) -> Vec<u8> {
+    let head = EthernetRepr { src_addr: CALLER, dst_addr: to, ethertype: kind };
+    let mut frame = vec![0; head.buffer_len() + len];
+    let mut packet = EthernetFrame::new_unchecked(&mut frame);
+    head.emit(&mut packet);
+    emit(packet.payload_mut());
+    let len = u32::try_from(frame.len()).unwrap_or_default().to_be_bytes();
+    [&len[..], &frame].concat()
 }
 
 /// Resolvers to be told to a machine that does not reach this host's loopback addresses, where all those of
@@ -92,6 +148,23 @@ mod tests {
         // A neighbour that is hidden is better than a private network that is.
         assert_eq!(choose(&["10.0.0.0/16"], "192.168.127.0/24"), at("192.168.127.15", "192.168.127.2"));
         assert_eq!(choose(&["10.0.0.0/8", "192.168.0.0/16"], ""), at("10.0.2.15", "10.0.2.2"));
+    }
+
+    #[test]
+    fn a_machine_is_called_by_both_families() {
+        let frames = call_out([10, 0, 2, 15].into());
+        assert_eq!(frames[..4], [0, 0, 0, 42]);
+        assert_eq!(frames[4..10], [255; 6]);
+        assert_eq!(frames[16..26], [8, 6, 0, 1, 8, 0, 6, 4, 0, 1], "an ARP request for an IPv4 address");
+        assert_eq!(frames[32..36], [0; 4], "of nobody");
+        assert_eq!(frames[42..46], [10, 0, 2, 15]);
+        let second = &frames[46..];
+        assert_eq!(usize::from(second[3]) + 4, second.len());
+        let ipv6 = Ipv6Packet::new_checked(&second[18..]).unwrap();
+        let icmp = Icmpv6Packet::new_checked(ipv6.payload()).unwrap();
+        let caps = ChecksumCapabilities::default();
+        let echo = Icmpv6Repr::parse(&ipv6.src_addr(), &ipv6.dst_addr(), &icmp, &caps).unwrap();
+        assert!(matches!(echo, Icmpv6Repr::EchoRequest { .. }), "{echo:?}");
     }
 
     #[test]

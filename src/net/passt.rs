@@ -54,39 +54,37 @@ impl NetError {
     }
 }
 
-/// A running passt, seen from the machine: the socket that carries its frames.
-///
-/// passt ends as soon as this descriptor (and all its copies) is closed.
-#[derive(Debug)]
-pub struct Passt {
-    /// Frames, each behind its length in 4 bytes, big-endian.
-    pub socket: OwnedFd,
-}
-
 /// passt closes or replaces 0 to 2 when it goes to the background: the socket moves to 3.
 /// `"$@"` keeps every argument one word.
 const LAUNCH: &str = r#"exec passt "$@" 3<&0 </dev/null"#;
 
-impl Passt {
-    /// Starts it with these forwards, all of them bound when this returns: the process that we
-    /// start goes to the background only then.
-    pub fn start(way: Nat, addresses: &NatAddresses, forwards: &[Forward]) -> Result<Passt, NetError> {
-        let resolvers = if way == Nat::Open { Vec::new() } else { nat::resolvers_beyond_loopback() };
-        let (ours, theirs) = UnixStream::pair().map_err(NetError::Io)?;
-        let output = Command::new("sh")
-            .args(["-c", LAUNCH, "passt"])
-            .args(arguments(way, addresses, &resolvers, forwards))
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .and_then(|child| child.wait_with_output())
-            .map_err(NetError::Io)?;
-        if output.status.success() {
-            return Ok(Passt { socket: ours.into() });
-        }
-        Err(explain(output.status.code(), &String::from_utf8_lossy(&output.stderr)))
+/// Starts it with these forwards, all of them bound when this returns: the process that we
+/// start goes to the background only then. Its frames, each behind its length in 4 bytes, big-endian, go
+/// over `peer`; it ends as soon as nobody has the other end.
+///
+/// # Errors
+/// [`NetError::PortRace`] when it cannot listen on all ports; then it listens on none.
+pub fn start(
+    way: Nat,
+    addresses: &NatAddresses,
+    forwards: &[Forward],
+    peer: &UnixStream,
+) -> Result<(), NetError> {
+    let resolvers = if way == Nat::Open { Vec::new() } else { nat::resolvers_beyond_loopback() };
+    let peer = peer.try_clone().map_err(NetError::Io)?;
+    let output = Command::new("sh")
+        .args(["-c", LAUNCH, "passt"])
+        .args(arguments(way, addresses, &resolvers, forwards))
+        .stdin(Stdio::from(OwnedFd::from(peer)))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .and_then(|child| child.wait_with_output())
+        .map_err(NetError::Io)?;
+    if output.status.success() {
+        return Ok(());
     }
+    Err(explain(output.status.code(), &String::from_utf8_lossy(&output.stderr)))
 }
 
 /// The command line, without secrets: ports and switches.

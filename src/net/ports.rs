@@ -112,6 +112,30 @@ fn try_listen(ip: IpAddr, port: u16, protocol: Protocol) -> Result<(), PortError
     })
 }
 
+/// Whether a program listens for TCP connections at this address, or at all addresses of its family;
+/// `None` where the kernel does not say.
+pub fn somebody_listens(addr: SocketAddr) -> Option<bool> {
+    let table = if addr.is_ipv4() { "/proc/net/tcp" } else { "/proc/net/tcp6" };
+    Some(std::fs::read_to_string(table).ok()?.lines().skip(1).any(|line| is_listener(line, addr)))
+}
+
+/// A line of `/proc/net/tcp` (`proc_net_tcp.txt` of the kernel): `sl local remote state …`, addresses in
+/// words of four bytes as the processor stores them.
+fn is_listener(line: &str, addr: SocketAddr) -> bool {
+    const LISTEN: &str = "0A";
+    let mut words = line.split_whitespace().skip(1);
+    let (Some(local), _, Some(LISTEN)) = (words.next(), words.next(), words.next()) else { return false };
+    let Some((ip, port)) = local.rsplit_once(':') else { return false };
+    let bytes: Vec<u8> = match addr.ip() {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    };
+    let words = bytes.as_chunks::<4>().0;
+    let wanted: String = words.iter().map(|word| format!("{:08X}", u32::from_ne_bytes(*word))).collect();
+    let is_any = ip.len() == wanted.len() && ip.bytes().all(|byte| byte == b'0');
+    u16::from_str_radix(port, 16) == Ok(addr.port()) && (is_any || ip == wanted)
+}
+
 /// The host port for each of `wanted`, in order. A taken one is an error, or, with
 /// `auto_correct`, replaced by the lowest free port of 2200 to 2250 (Vagrant's range) or 22000 to 23999.
 /// Those given to earlier entries count as taken. All that cannot be had are told at once.
@@ -197,6 +221,24 @@ mod tests {
         assert!(text.contains("40008/tcp") && text.ends_with("; …"), "{text}");
         assert_eq!(error.code(), Code::PortTaken);
         assert!(error.hint().unwrap().contains("auto_correct"));
+    }
+
+    #[test]
+    fn who_listens_is_found() {
+        for address in ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0"] {
+            let Ok(listener) = TcpListener::bind(address) else { continue };
+            let port = listener.local_addr().unwrap().port();
+            let ip = if address.starts_with('[') { "::1" } else { "127.0.0.1" };
+            let addr = SocketAddr::new(ip.parse().unwrap(), port);
+            assert_eq!(somebody_listens(addr), Some(true), "{address}");
+            drop(listener);
+            assert_eq!(somebody_listens(addr), Some(false), "{address}");
+        }
+        let line =
+            "   0: 0100007F:08AE 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1";
+        assert_eq!(is_listener(line, "127.0.0.1:2222".parse().unwrap()), cfg!(target_endian = "little"));
+        assert!(!is_listener(line, "127.0.0.2:2222".parse().unwrap()));
+        assert!(!is_listener(&line.replace("0A", "01"), "127.0.0.1:2222".parse().unwrap()), "connected");
     }
 
     #[test]

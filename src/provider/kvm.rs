@@ -39,7 +39,7 @@ impl Engine for Kvm {
     fn start(&self, dir: &Path, spec: &VmSpec, net: OwnedFd) -> Result<Box<dyn Running>, ProviderError> {
         let socket = listener(dir, VSOCK)?;
         let console = listener(dir, CONSOLE_SOCKET)?;
-        let mut nets = vec![vmm::Net { mac: spec.mac, backend: vmm::NetBackend::Stream(net) }];
+        let mut nets = vec![vmm::Net { mac: spec.mac, backend: vmm::NetBackend::Listen(net.into()) }];
         for (place, mac) in spec.cards.iter().enumerate() {
             let backend = vmm::NetBackend::Listen(listener(dir, &card_socket(place))?);
             nets.push(vmm::Net { mac: *mac, backend });

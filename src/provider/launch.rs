@@ -40,7 +40,7 @@ pub struct Live {
 }
 
 /// Writes `spec` into the machine's folder and starts its process from the binary `exe`, with
-/// `net` as its network and `path` as its `PATH`. Returns when the guest runs.
+/// `net`, a socket at which whoever carries its frames has connected or will, and `path` as its `PATH`. Returns when the guest runs.
 pub fn start(exe: &Path, path: &str, dir: &Path, spec: &VmSpec, net: OwnedFd) -> Result<(), ProviderError> {
     let file = |action, name| {
         let path = dir.join(name);

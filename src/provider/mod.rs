@@ -256,7 +256,7 @@ pub fn vmm_code(error: &crate::vmm::Error) -> Code {
 
 /// Something that runs virtual machines. The two implementers are in `kvm.rs` and `qemu.rs`.
 pub(crate) trait Engine {
-    /// Builds the machine and lets it run; `net` carries its frames.
+    /// Builds the machine and lets it run; who carries its frames connects to `net`.
     fn start(&self, dir: &Path, spec: &VmSpec, net: OwnedFd) -> Result<Box<dyn Running>, ProviderError>;
 }
 

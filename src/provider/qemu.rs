@@ -186,7 +186,7 @@ fn arguments(spec: &VmSpec) -> Vec<String> {
         let device = format!("virtio-blk-device,drive=d{n},serial={}", disk.serial);
         add(&["-blockdev", &blockdev(n, disk), "-device", &device]);
     }
-    add(&["-netdev", "stream,id=n,server=off,addr.type=fd,addr.str=4"]);
+    add(&["-netdev", "stream,id=n,server=on,addr.type=fd,addr.str=4"]);
     let mac = mac_text(&spec.mac);
     add(&["-device", &format!("virtio-net-device,netdev=n,mac={mac}")]);
     for (place, mac) in spec.cards.iter().enumerate() {

@@ -328,6 +328,28 @@ impl Project {
         self.pids_of("__vm", "machines")
     }
 
+    /// Kills the passt of a machine that runs.
+    pub fn kill_passt(&self, machine: &str) {
+        let port = self.machine(machine)["ssh"]["port"].as_u64().unwrap();
+        let word = format!("127.0.0.1/{port}:22");
+        let entries = fs::read_dir("/proc").unwrap().flatten();
+        let is_it = |pid: &i32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+            words.first() == Some(&&b"passt"[..]) && words.contains(&word.as_bytes())
+        };
+        let numbers = entries.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok());
+        let pid: i32 = numbers.filter(is_it).next().expect("the machine has no passt");
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        let port = u16::try_from(port).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+            assert!(Instant::now() < deadline, "passt still listens");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Processes that were started with such a word and a folder below that one of the store.
     pub fn pids_of(&self, word: &str, folder: &str) -> Vec<i32> {
         let mine = self.home.join(folder).to_string_lossy().into_owned();

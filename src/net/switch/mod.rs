@@ -15,4 +15,5 @@ mod station;
 mod table;
 
 pub use client::{Client, ClientError};
+pub(super) use spec::link_local;
 pub use spec::{Counters, Member, PortStatus, Reply, Request, Spec, Zone};

@@ -213,6 +213,30 @@ fn service() -> (std::net::TcpListener, impl Fn(&str) -> String) {
     (listener, move |host: &str| format!("wget -q -T 5 -O- http://{host}:{port}/"))
 }
 
+/// The host fetches from forwards, of the file and added, while the guest reboots; they lead in again when
+/// it is back.
+fn fetched_over_a_reboot(project: &Project, ports: &[u16]) {
+    let boot = project.ssh("cat /proc/sys/kernel/random/boot_id");
+    project.rvm(&["ssh", "-c", "sudo reboot"]);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(180);
+    loop {
+        for port in ports {
+            let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", *port)) else { continue };
+            let _ = stream.set_read_timeout(Some(std::time::Duration::from_secs(1)));
+            let _ = stream.write_all(b"GET / HTTP/1.0\r\n\r\n").and_then(|()| stream.read(&mut [0; 64]));
+        }
+        let now = project.rvm(&["ssh", "-c", "cat /proc/sys/kernel/random/boot_id"]);
+        if now.code == 0 && now.stdout.trim() != boot.trim() {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "the guest does not come back");
+    }
+    project.rvm(&["provision"]).ok();
+    for port in ports {
+        assert!(fetch(*port).contains("hello from default"), "{port}");
+    }
+}
+
 /// A page of the guest through a forwarded port; a port that is taken; the host as the guest finds it.
 pub fn forwarded_ports(provider: &str) {
     let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
@@ -263,6 +287,7 @@ pub fn forwarded_ports(provider: &str) {
     assert!(std::net::TcpStream::connect(("127.0.0.1", more)).is_err(), "somebody listens still");
     project.rvm(&["port", "remove", &free.to_string()]).code(1).says("Vagrantfile");
     project.rvm(&["port", "add", &word]).ok();
+    fetched_over_a_reboot(&project, &[free, more]);
     project.rvm(&["halt", "-f"]).ok();
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while !project.pids_of("__forward", "machines").is_empty() {

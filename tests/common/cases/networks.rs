@@ -14,7 +14,7 @@ network = [{ private = "pair" }]
 "#;
 
 /// The process that carries the frames is killed: another one takes over. Both are killed: the next `up`
-/// connects the machines again.
+/// connects the machines again, as it does one whose passt was killed.
 pub fn two_machines_and_a_killed_switch(provider: &str) {
     let project = Project::new(provider, &format!("{MICRO}{PAIR}"));
     project.rvm(&["up"]).ok();
@@ -33,6 +33,12 @@ pub fn two_machines_and_a_killed_switch(provider: &str) {
     kill("__switch-ports");
     let came_back = "for n in 1 2 3 4 5 6 7 8 9; do sudo ping -c 1 -W 10 one && exit; done; exit 1";
     project.rvm(&["ssh", "two", "-c", came_back]).ok();
+    // The way out of a machine: `status` says that it is gone, and `up` brings it back.
+    project.kill_passt("one");
+    project.rvm(&["status", "one"]).ok().says("its passt has ended").says("rvm up one");
+    project.rvm(&["up", "one"]).ok().says("another one was started");
+    project.rvm(&["ssh", "one", "-c", "echo $((6 * 7))"]).ok().says("42");
+    project.rvm(&["status", "one"]).ok().says_not("its passt has ended");
     kill("__switch");
     project.rvm(&["up", "two"]).ok().says("connected again");
     reaches();

@@ -19,10 +19,15 @@ pub(super) struct Served {
 }
 
 impl Served {
-    /// Nobody has connected yet.
+    /// Somebody may have connected already. Only that connection gets large buffers: later the process is
+    /// shut in, and may not ask for them.
     pub(super) fn new(listener: UnixListener) -> Result<Self, NetError> {
         listener.set_nonblocking(true).map_err(NetError::NotAStream)?;
-        Ok(Self { listener, stream: None, features: 0 })
+        let stream = match listener.accept() {
+            Ok((socket, _)) => Some(Stream::new(socket.into())?),
+            Err(_) => None,
+        };
+        Ok(Self { listener, stream, features: 0 })
     }
 
     /// The socket that is listened to.
