@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use crate::machine::{State, Status};
+use crate::machine::{OpenPort, State, Status};
 use crate::model::Forward;
 use crate::vmm::control::Usage;
 
@@ -129,6 +129,15 @@ pub struct Port {
     host: u16,
     host_ip: String,
     protocol: &'static str,
+    /// Of a machine that is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    origin: Option<&'static str>,
+}
+
+impl From<&OpenPort> for Port {
+    fn from(port: &OpenPort) -> Self {
+        Port { origin: Some(port.origin.as_str()), ..Port::from(&port.forward) }
+    }
 }
 
 impl From<&Forward> for Port {
@@ -138,6 +147,7 @@ impl From<&Forward> for Port {
             host: forward.host,
             host_ip: forward.host_ip.to_string(),
             protocol: forward.protocol.as_str(),
+            origin: None,
         }
     }
 }
@@ -158,12 +168,15 @@ mod tests {
             project: "/p".into(),
             box_name: "debian/13".into(),
             pid: Some(42),
-            ports: vec![Forward {
-                guest: 80,
-                host: 8080,
-                host_ip: std::net::IpAddr::from([127, 0, 0, 1]),
-                protocol: Protocol::Tcp,
-                auto_correct: true,
+            ports: vec![OpenPort {
+                forward: Forward {
+                    guest: 80,
+                    host: 8080,
+                    host_ip: std::net::IpAddr::from([127, 0, 0, 1]),
+                    protocol: Protocol::Tcp,
+                    auto_correct: true,
+                },
+                origin: crate::machine::PortOrigin::Corrected,
             }],
             places: vec![crate::machine::Place {
                 network: "backend".into(),
@@ -219,7 +232,8 @@ mod tests {
                   "guest": 80,
                   "host": 8080,
                   "host_ip": "127.0.0.1",
-                  "protocol": "tcp"
+                  "protocol": "tcp",
+                  "origin": "corrected"
                 }
               ],
               "networks": [

@@ -10,7 +10,7 @@ use super::error::CliError;
 use super::json::{Port, VERSION};
 use super::{DONE, Json, Outcome};
 use super::{ssh, target};
-use crate::machine::{State, Status};
+use crate::machine::{OpenPort, PortOrigin, State, Status};
 use crate::model::{Code, Forward, Protocol};
 
 /// The guest's SSH port.
@@ -77,7 +77,7 @@ fn add(app: &App, args: &WordsArgs) -> Outcome {
         .hint("add it to the Vagrantfile and `rvm reload`, or use a key"));
     }
     machines.add_forward(project, &machine.name, &forward, ssh::words(&info))?;
-    app.ui.note(&format!("{} of {} until it ends.", text(&[forward], false).trim_start(), machine.name));
+    app.ui.note(&format!("{} of {} until it ends.", one(&forward).trim_start(), machine.name));
     Ok(DONE)
 }
 
@@ -98,9 +98,13 @@ fn remove(app: &App, args: &WordsArgs) -> Outcome {
         Code::NoSuchPort,
         format!("`rvm port add` has not added port {host} to {}", target.name),
     );
-    Err(match status.ports.iter().any(|port| port.host == host) {
-        true => error.hint("it is one of the Vagrantfile: take it out there, and `rvm reload`"),
-        false => error.hint("`rvm port` shows those that there are"),
+    let found = status.ports.iter().find(|port| port.forward.host == host);
+    Err(match found.map(|port| port.origin) {
+        Some(PortOrigin::Followed) => {
+            error.hint("a program of the guest listens there, and the Vagrantfile says `auto_forward`")
+        }
+        Some(_) => error.hint("it is one of the Vagrantfile: take it out there, and `rvm reload`"),
+        None => error.hint("`rvm port` shows those that there are"),
     })
 }
 
@@ -155,7 +159,7 @@ pub fn run(app: &App, args: &PortArgs) -> Outcome {
     }
     let mut ports = all_ports(&status);
     if let Some(guest) = args.guest {
-        ports.retain(|port| port.guest == guest);
+        ports.retain(|port| port.forward.guest == guest);
         if ports.is_empty() {
             return Err(CliError::failed(
                 Code::NoSuchPort,
@@ -169,7 +173,7 @@ pub fn run(app: &App, args: &PortArgs) -> Outcome {
         app.ui.json(&json!({ "version": VERSION, "machine": target.name, "ports": list }));
     } else {
         for port in &ports {
-            let (guest, host) = (port.guest.to_string(), port.host.to_string());
+            let (guest, host) = (port.forward.guest.to_string(), port.forward.host.to_string());
             app.ui.machine(&target.name, "forwarded_port", &[&guest, &host]);
         }
         app.ui.result(&text(&ports, args.guest.is_some()));
@@ -177,35 +181,45 @@ pub fn run(app: &App, args: &PortArgs) -> Outcome {
     Ok(DONE)
 }
 
-fn all_ports(status: &Status) -> Vec<Forward> {
-    let ssh = status.ssh.map(|at| Forward {
-        guest: SSH_PORT,
-        host: at.port(),
-        host_ip: at.ip(),
-        protocol: Protocol::Tcp,
-        auto_correct: true,
+fn all_ports(status: &Status) -> Vec<OpenPort> {
+    let ssh = status.ssh.map(|at| {
+        let (host, host_ip) = (at.port(), at.ip());
+        let protocol = Protocol::Tcp;
+        let forward = Forward { guest: SSH_PORT, host, host_ip, protocol, auto_correct: true };
+        OpenPort { forward, origin: PortOrigin::Ssh }
     });
     ssh.into_iter().chain(status.ports.iter().cloned()).collect()
 }
 
-fn text(ports: &[Forward], bare: bool) -> String {
+fn text(ports: &[OpenPort], bare: bool) -> String {
     if bare {
-        return ports.iter().map(|p| p.host.to_string()).collect::<Vec<_>>().join("\n");
+        return ports.iter().map(|p| p.forward.host.to_string()).collect::<Vec<_>>().join("\n");
     }
     if ports.is_empty() {
         return "No port is forwarded.".into();
     }
-    let lines = ports.iter().map(|port| {
-        let protocol = if port.protocol == Protocol::Udp { "/udp" } else { "" };
-        let host = std::net::SocketAddr::new(port.host_ip, port.host);
-        // Vagrant's form, with the address only where it is not the usual one.
-        if port.host_ip.is_loopback() {
-            format!("{:>6}{protocol} (guest) => {} (host)", port.guest, port.host)
-        } else {
-            format!("{:>6}{protocol} (guest) => {host} (host)", port.guest)
-        }
-    });
-    lines.collect::<Vec<_>>().join("\n")
+    let line = |port: &OpenPort| {
+        // What goes without saying is not said: Vagrant's form stays as it is.
+        let why = match port.origin {
+            PortOrigin::Ssh | PortOrigin::File => "",
+            PortOrigin::Corrected => ", because the port of the Vagrantfile was taken",
+            PortOrigin::Added => ", added until the machine ends",
+            PortOrigin::Followed => ", as long as the guest listens",
+        };
+        format!("{}{why}", one(&port.forward))
+    };
+    ports.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn one(port: &Forward) -> String {
+    let protocol = if port.protocol == Protocol::Udp { "/udp" } else { "" };
+    let host = std::net::SocketAddr::new(port.host_ip, port.host);
+    // Vagrant's form, with the address only where it is not the usual one.
+    if port.host_ip.is_loopback() {
+        format!("{:>6}{protocol} (guest) => {} (host)", port.guest, port.host)
+    } else {
+        format!("{:>6}{protocol} (guest) => {host} (host)", port.guest)
+    }
 }
 
 #[cfg(test)]
@@ -230,13 +244,18 @@ mod tests {
 
     #[test]
     fn the_look_of_vagrant() {
+        let open = |forward, origin| OpenPort { forward, origin };
         let ports = [
-            forward(22, 2222, Protocol::Tcp, Ipv4Addr::LOCALHOST),
-            forward(53, 5353, Protocol::Udp, Ipv4Addr::UNSPECIFIED),
+            open(forward(22, 2222, Protocol::Tcp, Ipv4Addr::LOCALHOST), PortOrigin::Ssh),
+            open(forward(53, 5353, Protocol::Udp, Ipv4Addr::UNSPECIFIED), PortOrigin::File),
+            open(forward(80, 2200, Protocol::Tcp, Ipv4Addr::LOCALHOST), PortOrigin::Corrected),
+            open(forward(3000, 3000, Protocol::Tcp, Ipv4Addr::LOCALHOST), PortOrigin::Followed),
         ];
         assert_eq!(
             text(&ports, false),
-            "    22 (guest) => 2222 (host)\n    53/udp (guest) => 0.0.0.0:5353 (host)"
+            "    22 (guest) => 2222 (host)\n    53/udp (guest) => 0.0.0.0:5353 (host)\n    \
+             80 (guest) => 2200 (host), because the port of the Vagrantfile was taken\n  \
+             3000 (guest) => 3000 (host), as long as the guest listens"
         );
         assert_eq!(text(&ports[..1], true), "2222");
         assert_eq!(text(&[], false), "No port is forwarded.");

@@ -40,6 +40,7 @@ const MACHINE: &[Key] = &[
     key("message", Kind::Text),
     key("ssh", Kind::Table(Place::Ssh)),
     key("port", Kind::Tables(Place::Port)),
+    key("auto_forward", Kind::Boolean),
     key("nat", Kind::Word(&["open", "no-host"])),
     key("ready", Kind::Tables(Place::Ready)),
     key("provision", Kind::Tables(Place::Step)),

@@ -35,6 +35,7 @@ pub(super) struct Layer {
     pub message: Option<String>,
     pub ssh: RawSsh,
     pub ports: Vec<Sp<Forward>>,
+    pub auto_forward: Option<bool>,
     pub nat: Option<Nat>,
     pub probes: Vec<Probe>,
     pub steps: Vec<RawStep>,
@@ -80,6 +81,7 @@ impl Reader<'_> {
                 let tables = self.tables(table, "port", Place::Port);
                 tables.iter().flat_map(|port| self.ports(port)).collect()
             },
+            auto_forward: self.boolean(table, "auto_forward"),
             nat: self.choice(table, "nat", &NATS).map(|choice| choice.value),
             probes: self.probes(table),
             steps: {

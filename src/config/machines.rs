@@ -324,6 +324,7 @@ impl Reader<'_> {
             kernel: stack.pick(|layer| layer.kernel).unwrap_or_default(),
             ssh: stack.ssh(),
             ports: ports.map(|port| port.value.clone()).collect(),
+            auto_forward: stack.pick(|layer| layer.auto_forward).unwrap_or(base.auto_forward),
             nat: stack.pick(|layer| layer.nat).unwrap_or(base.nat),
             cards,
             steps,

@@ -21,7 +21,7 @@ use crate::vmm::sandbox;
 /// Folder in the machine's own.
 const FOLDER: &str = "forwards";
 /// What the process, and the ssh client before it, say once they listen.
-const READY: &str = "ready";
+pub(super) const READY: &str = "ready";
 /// Between two tries to reach a guest that reboots.
 const PAUSE: Duration = Duration::from_millis(500);
 /// How long a process that was told to end may take.
@@ -57,8 +57,9 @@ impl Machines<'_> {
         let path = dir.join(file_of(forward.host, forward.protocol));
         let task = Task { forward: forward.clone(), ssh };
         store::write_json(&path, &task).map_err(|e| MachineError::file("write", &path, e))?;
-        let said =
-            self.start_forward(&path).map_err(|e| MachineError::file("start the process of", &path, e))?;
+        let said = self
+            .start_keeper("__forward", &path)
+            .map_err(|e| MachineError::file("start the process of", &path, e))?;
         if said == READY {
             return Ok(());
         }
@@ -67,9 +68,10 @@ impl Machines<'_> {
         Err(MachineError::Forward { name: name.into(), text })
     }
 
-    fn start_forward(&self, path: &Path) -> io::Result<String> {
+    /// Starts a process that outlives this command; what it says once it is at work, or why it is not.
+    pub(super) fn start_keeper(&self, word: &str, path: &Path) -> io::Result<String> {
         let mut child = Command::new(&self.exe)
-            .arg("__forward")
+            .arg(word)
             .arg(path)
             .env_clear()
             .env("PATH", &self.path)
@@ -99,25 +101,31 @@ impl Machines<'_> {
         let path = self.layout.machine(id).join(FOLDER).join(file_of(host, protocol));
         let lock = path.with_extension("lock");
         let failed = |e| MachineError::file("end the process of", &path, e);
-        let mut left = ENDING;
-        let mut found = false;
-        while let Some(holder) = Lock::holder(&lock).map_err(failed)? {
-            found = true;
-            // It leads a group that its ssh client is in. It holds the lock, so it is alive and ours.
-            let pid = holder.trim_end_matches(')').rsplit(' ').next().and_then(|pid| pid.parse().ok());
-            if let Some(pid) = pid.and_then(Pid::from_raw) {
-                let _ = kill_process_group(pid, Signal::TERM);
-            }
-            if left.is_zero() {
-                return Err(failed(io::ErrorKind::TimedOut.into()));
-            }
-            let slice = Duration::from_millis(20);
-            Cancel::new().wait(slice);
-            left = left.saturating_sub(slice);
-        }
+        let found = end_holder(&lock).map_err(failed)?;
         store::remove(&path).map_err(failed)?;
         Ok(found)
     }
+}
+
+/// Ends the process that holds a lock, which leads a group that its ssh client is in; whether there was one.
+pub(super) fn end_holder(lock: &Path) -> io::Result<bool> {
+    let mut left = ENDING;
+    let mut found = false;
+    while let Some(holder) = Lock::holder(lock)? {
+        found = true;
+        // It holds the lock, so it is alive and ours.
+        let pid = holder.trim_end_matches(')').rsplit(' ').next().and_then(|pid| pid.parse().ok());
+        if let Some(pid) = pid.and_then(Pid::from_raw) {
+            let _ = kill_process_group(pid, Signal::TERM);
+        }
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let slice = Duration::from_millis(20);
+        Cancel::new().wait(slice);
+        left = left.saturating_sub(slice);
+    }
+    Ok(found)
 }
 
 /// The forwards of the machine in `dir` that are there now.

@@ -11,6 +11,7 @@ mod diagnose;
 mod disks;
 mod error;
 mod exec;
+pub mod follow;
 pub mod forwards;
 mod hooks;
 mod inventory;
@@ -98,7 +99,7 @@ pub struct Status {
     /// Process of the virtual machine, when running.
     pub pid: Option<u32>,
     /// Ports as they are, after `auto_correct`, without the SSH one.
-    pub ports: Vec<Forward>,
+    pub ports: Vec<OpenPort>,
     /// Places in private networks.
     pub places: Vec<Place>,
     /// Where SSH answers on the host, once it was started.
@@ -107,6 +108,43 @@ pub struct Status {
     pub uptime: Option<u64>,
     /// Why its process ended, where that is known of an aborted one.
     pub cause: Option<String>,
+}
+
+/// A port of the host that leads into a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenPort {
+    /// Which.
+    pub forward: Forward,
+    /// Why it does.
+    pub origin: PortOrigin,
+}
+
+/// Why a port of the host leads into a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortOrigin {
+    /// Each machine has one for SSH.
+    Ssh,
+    /// The file says so.
+    File,
+    /// In place of the one that the file names, which was taken.
+    Corrected,
+    /// `rvm port add`.
+    Added,
+    /// A program of the guest listens, and the file says `auto_forward`.
+    Followed,
+}
+
+impl PortOrigin {
+    /// The word of `--json`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PortOrigin::Ssh => "ssh",
+            PortOrigin::File => "file",
+            PortOrigin::Corrected => "corrected",
+            PortOrigin::Added => "added",
+            PortOrigin::Followed => "followed",
+        }
+    }
 }
 
 /// What `ssh`, `ssh-config` need. All paths absolute.

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::boot::KNOWN_HOSTS;
 use super::record::Record;
-use super::{MachineError, Machines, SshInfo, State, Status, console, forwards, nat, schedule};
-use crate::model::{Login, Machine, Project};
+use super::{MachineError, Machines, OpenPort, PortOrigin, SshInfo, State, Status};
+use super::{console, follow, forwards, nat, schedule};
+use crate::model::{Forward, Login, Machine, Project};
 use crate::provider::{self, EndReason, Ended};
 use crate::provision::StepLogs;
 use crate::ssh::Session;
@@ -242,6 +243,16 @@ impl Machines<'_> {
                 }
             },
         };
+        let declared = |forward: &Forward| record.applied.ports.contains(forward);
+        let of = |forward: Forward, other: PortOrigin| OpenPort {
+            origin: if declared(&forward) { PortOrigin::File } else { other },
+            forward,
+        };
+        let mut ports: Vec<OpenPort> =
+            record.ports.iter().map(|forward| of(forward.clone(), PortOrigin::Corrected)).collect();
+        ports.extend(forwards::added(&dir).into_iter().map(|forward| of(forward, PortOrigin::Added)));
+        let followed = follow::opened(&dir).into_iter();
+        ports.extend(followed.map(|forward| OpenPort { forward, origin: PortOrigin::Followed }));
         Ok(Status {
             id: Some(record.id),
             name: record.name,
@@ -250,7 +261,7 @@ impl Machines<'_> {
             project: record.project,
             box_name: record.applied.box_name,
             pid: live.as_ref().map(|l| l.pid),
-            ports: record.ports.into_iter().chain(forwards::added(&dir)).collect(),
+            ports,
             places: record.places,
             ssh: record.ssh,
             uptime: live.map(|l| l.uptime),

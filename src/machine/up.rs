@@ -113,6 +113,7 @@ impl Machines<'_> {
         );
         self.tell_boot(&machine.name, &boot, session.as_ref().ok().filter(|_| options.timings));
         let session = session?;
+        self.follow_ports(project, machine, &record, options)?;
         if !was_running {
             self.tell_ready(&record);
             self.check_mounts(machine, &session)?;

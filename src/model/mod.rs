@@ -82,6 +82,8 @@ pub struct Machine {
     pub ssh: Ssh,
     /// Ports of the host that lead into the guest (the SSH one is not among them).
     pub ports: Vec<Forward>,
+    /// Ports that programs of the guest open lead in from the same ports of 127.0.0.1.
+    pub auto_forward: bool,
     /// Where its first card leads to.
     pub nat: Nat,
     /// Cards in private networks, in the order in which the guest finds them.
@@ -123,6 +125,7 @@ impl Machine {
             kernel: KernelChoice::default(),
             ssh: Ssh::default(),
             ports: Vec::new(),
+            auto_forward: false,
             nat: Nat::default(),
             cards: Vec::new(),
             steps: Vec::new(),

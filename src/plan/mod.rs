@@ -64,6 +64,7 @@ impl Applied {
             kernel,
             ssh: _,
             ports,
+            auto_forward: _,
             nat,
             cards,
             steps: _,

@@ -213,6 +213,23 @@ fn service() -> (std::net::TcpListener, impl Fn(&str) -> String) {
     (listener, move |host: &str| format!("wget -q -T 5 -O- http://{host}:{port}/"))
 }
 
+/// `auto_forward`: a server of the guest is reached from the host as long as it listens.
+fn ports_as_they_open(project: &Project) {
+    let port = free_port();
+    project.ssh(&format!(
+        "mkdir -p /tmp/own && echo opened > /tmp/own/index.html && httpd -p {port} -h /tmp/own"
+    ));
+    assert!(fetch(port).contains("opened"));
+    project.rvm(&["port"]).ok().says(&format!("{port} (host), as long as the guest listens"));
+    project.rvm(&["port", "remove", &port.to_string()]).code(1).says("auto_forward");
+    project.ssh(&format!("kill $(ps | sed -n 's/^ *\\([0-9]*\\) .*[h]ttpd -p {port} .*/\\1/p')"));
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+        assert!(std::time::Instant::now() < deadline, "the port stays open");
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+}
+
 /// The host fetches from forwards, of the file and added, while the guest reboots; they lead in again when
 /// it is back.
 fn fetched_over_a_reboot(project: &Project, ports: &[u16]) {
@@ -264,7 +281,7 @@ pub fn forwarded_ports(provider: &str) {
     project.vagrantfile(
         provider,
         &format!(
-            "{MICRO}nat = \"no-host\"\n[[port]]\nguest = \"80-81\"\nhost = \"{free}-{}\"\n{SERVER}",
+            "{MICRO}nat = \"no-host\"\nauto_forward = true\n[[port]]\nguest = \"80-81\"\nhost = \"{free}-{}\"\n{SERVER}",
             free + 1
         ),
     );
@@ -276,6 +293,8 @@ pub fn forwarded_ports(provider: &str) {
         .rvm(&["ssh", "-c", &request("$(ip route | sed -n 's/^default via \\([^ ]*\\) .*/\\1/p')")])
         .code(1);
     drop(service);
+
+    ports_as_they_open(&project);
 
     let more = free_port();
     let word = format!("{more}:80");
@@ -290,7 +309,7 @@ pub fn forwarded_ports(provider: &str) {
     fetched_over_a_reboot(&project, &[free, more]);
     project.rvm(&["halt", "-f"]).ok();
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while !project.pids_of("__forward", "machines").is_empty() {
+    while ["__forward", "__follow"].iter().any(|word| !project.pids_of(word, "machines").is_empty()) {
         assert!(std::time::Instant::now() < deadline, "the forward outlives its machine");
         std::thread::sleep(std::time::Duration::from_millis(100));
     }

@@ -1,0 +1,345 @@
+//! `auto_forward`: ports that programs of a guest open lead in from the same ports of 127.0.0.1, and cease to
+//! when they close. One process for each machine that wants it, `rvm __follow FOLDER`: a shell in the guest
+//! tells it who listens there, over a connection of the system's ssh client that carries the forwards, too.
+//!
+//! What the guest says is not trusted: it opens unprivileged ports of loopback only, a limited number of
+//! them, a few a second.
+
+use std::collections::BTreeSet;
+use std::io::{self, BufRead, BufReader, Read};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use rustix::process::setsid;
+use serde::{Deserialize, Serialize};
+
+use super::forwards::{self, READY};
+use super::record::Record;
+use super::{MachineError, Machines, UpOptions};
+use crate::model::{Cancel, Forward, Machine, Project, Protocol};
+use crate::provider;
+use crate::state::{Lock, Starter, store};
+use crate::vmm::sandbox;
+
+/// Folder in the machine's own.
+const FOLDER: &str = "follow";
+/// In it: what is to be done, who does it, which ports are open, and where the ssh client is told.
+const TASK: &str = "task.json";
+const LOCK: &str = "follow.lock";
+const OPEN: &str = "open.json";
+/// Beside the process's working folder, because the path of a socket is limited.
+const CONTROL: &str = "ssh.sock";
+/// Ports below are privileged on the host.
+const LOWEST: u16 = 1024;
+/// Ports that are open at once.
+const MOST: usize = 128;
+/// Longest line that a guest gets to say.
+const MOST_BYTES: u64 = 64 * 1024;
+/// After each change, so that a guest that opens and closes ports all the time costs little; and before
+/// a guest that reboots is connected to again.
+const PAUSE: Duration = Duration::from_millis(500);
+/// Between two tries to take the lock that somebody looks at.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// What is run in the guest: each second the kernel's tables of listeners, a line where they have changed.
+/// A line is due every ten seconds all the same: writing it fails once nobody is connected any more, which
+/// ends the loop. State 0A is LISTEN (include/net/tcp_states.h).
+const WATCH: &str = "last=-; n=0; while :; do \
+    now=$(sed -n 's/^ *[0-9]*: \\([0-9A-F]*:[0-9A-F]*\\) [0-9A-F]*:0000 0A .*/\\1/p' /proc/net/tcp /proc/net/tcp6 \
+    2>/dev/null | sort -u | tr '\\n' ' '); n=$((n + 1)); \
+    if [ \"$now\" != \"$last\" ] || [ $n -ge 10 ]; then echo \"$now\" || exit; last=$now; n=0; fi; sleep 1; done";
+
+/// What the process is to do.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Task {
+    /// Words for the ssh client that lead to the machine.
+    ssh: Vec<String>,
+    /// TCP ports of the guest that ports of the file lead to.
+    known: BTreeSet<u16>,
+}
+
+impl Machines<'_> {
+    /// Has the ports of a machine that runs followed, or not, as the file says. That it cannot be done is
+    /// told, and is no reason for an `up` to fail.
+    pub(super) fn follow_ports(
+        &self,
+        project: &Project,
+        machine: &Machine,
+        record: &Record,
+        options: &UpOptions,
+    ) -> Result<(), MachineError> {
+        let dir = self.layout.machine(&record.id).join(FOLDER);
+        let path = dir.join(TASK);
+        let failed = |e| MachineError::file("follow the ports of a machine with", &path, e);
+        let Some(words) = options.ssh_words.filter(|_| machine.auto_forward) else {
+            forwards::end_holder(&dir.join(LOCK)).map_err(failed)?;
+            return Ok(());
+        };
+        if record.identity.is_none() {
+            let text = "its ports are not followed (`auto_forward`): it is logged in to by password";
+            self.warn(&machine.name, text.into());
+            return Ok(());
+        }
+        let is_tcp = |port: &&Forward| port.protocol == Protocol::Tcp;
+        let known = record.ports.iter().filter(is_tcp).map(|port| port.guest).collect();
+        let task = Task { ssh: words(&self.ssh_info(project, &machine.name)?), known };
+        let same = store::read_json::<Task>(&path).ok().flatten().as_ref() == Some(&task);
+        if same && Lock::holder(&dir.join(LOCK)).map_err(failed)?.is_some() {
+            return Ok(());
+        }
+        forwards::end_holder(&dir.join(LOCK)).map_err(failed)?;
+        store::create_private_dir(&dir).map_err(failed)?;
+        store::write_json(&path, &task).map_err(failed)?;
+        let said = self.start_keeper("__follow", &dir).map_err(failed)?;
+        if said != READY {
+            self.warn(&machine.name, format!("its ports are not followed (`auto_forward`): {}", said.trim()));
+        }
+        Ok(())
+    }
+}
+
+/// The ports of the machine in `dir` that are open now because its guest listens.
+pub(super) fn opened(dir: &Path) -> Vec<Forward> {
+    let dir = dir.join(FOLDER);
+    match Lock::holder(&dir.join(LOCK)) {
+        Ok(Some(_)) => store::read_json(&dir.join(OPEN)).ok().flatten().unwrap_or_default(),
+        _ => Vec::new(),
+    }
+}
+
+/// The process: follows the ports of the machine that `dir` is a folder of until that ends.
+pub fn process(dir: &Path) -> ExitCode {
+    // A session and a group of its own, which is how it is ended together with its ssh client.
+    let _ = setsid();
+    let Ok(mut starter) = sandbox::prepare().and_then(|()| Starter::take()) else { return ExitCode::FAILURE };
+    match keep(dir, &mut starter) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            starter.tell(&error.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn keep(dir: &Path, starter: &mut Starter) -> io::Result<()> {
+    let _lock = lock(&dir.join(LOCK))?;
+    let task: Task = store::read_json(&dir.join(TASK))?.ok_or(io::ErrorKind::NotFound)?;
+    let machine = dir.parent().ok_or(io::ErrorKind::NotFound)?;
+    loop {
+        let mut follower = Follower { dir, machine, task: &task, open: Vec::new() };
+        follower.write()?;
+        store::remove(&dir.join(CONTROL))?;
+        let mut log = tempfile::tempfile()?;
+        let mut child = follower.connect(log.try_clone()?)?;
+        let heard = match child.stdout.take() {
+            Some(output) => follower.listen(output, starter),
+            None => Ok(()),
+        };
+        // It has said too much, or cannot be heard any more.
+        let _ = child.kill();
+        child.wait()?;
+        heard?;
+        if starter.waits() {
+            let mut text = String::new();
+            io::Seek::rewind(&mut log)?;
+            log.take(MOST_BYTES).read_to_string(&mut text)?;
+            return Err(io::Error::other(if text.is_empty() { "ssh gave up".into() } else { text }));
+        }
+        if matches!(provider::live(machine), Ok(None)) {
+            return store::remove(dir);
+        }
+        Cancel::new().wait(PAUSE);
+    }
+}
+
+fn lock(path: &Path) -> io::Result<Lock> {
+    for _ in 0..50 {
+        if let Ok(lock) = Lock::try_acquire(path, "rvm up")? {
+            return Ok(lock);
+        }
+        Cancel::new().wait(LOOK_AGAIN);
+    }
+    Err(io::Error::new(io::ErrorKind::ResourceBusy, "another process follows these ports"))
+}
+
+/// One connection to a guest.
+struct Follower<'a> {
+    dir: &'a Path,
+    machine: &'a Path,
+    task: &'a Task,
+    open: Vec<Forward>,
+}
+
+impl Follower<'_> {
+    fn ssh(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("ssh");
+        command.current_dir(self.dir).args(["-F", "none", "-T", "-o", "BatchMode yes"]);
+        command.args(["-o", &format!("ControlPath {CONTROL}")]).args(words).args(&self.task.ssh);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
+    fn connect(&self, log: std::fs::File) -> io::Result<Child> {
+        let words = [
+            "-o",
+            "ControlMaster yes",
+            "-o",
+            "ControlPersist no",
+            // A guest that hangs or reboots is noticed within half a minute.
+            "-o",
+            "ServerAliveInterval 10",
+            "-o",
+            "ServerAliveCountMax 3",
+            "-o",
+            "ConnectTimeout 10",
+        ];
+        let mut command = self.ssh(&words);
+        command.arg(WATCH).stdout(Stdio::piped()).stderr(Stdio::from(log)).spawn()
+    }
+
+    fn listen(&mut self, output: impl Read, starter: &mut Starter) -> io::Result<()> {
+        let mut reader = BufReader::new(output);
+        loop {
+            let mut line = Vec::new();
+            (&mut reader).take(MOST_BYTES).read_until(b'\n', &mut line)?;
+            if line.last() != Some(&b'\n') {
+                return Ok(());
+            }
+            let wanted = listeners(&String::from_utf8_lossy(&line));
+            if self.follow(&wanted)? {
+                Cancel::new().wait(PAUSE);
+            }
+            starter.tell(READY);
+        }
+    }
+
+    /// Opens and closes what is to be; whether there was something to do. What cannot be had is tried
+    /// again with the next line.
+    fn follow(&mut self, wanted: &BTreeSet<(u16, Option<IpAddr>)>) -> io::Result<bool> {
+        let others: BTreeSet<u16> =
+            forwards::added(self.machine).into_iter().map(|forward| forward.guest).collect();
+        let is_wanted =
+            |port: u16| port >= LOWEST && !self.task.known.contains(&port) && !others.contains(&port);
+        let wanted: Vec<(u16, Option<IpAddr>)> =
+            wanted.iter().filter(|(port, _)| is_wanted(*port)).copied().collect();
+        let mut changed = false;
+        for forward in std::mem::take(&mut self.open) {
+            if wanted.iter().any(|(port, _)| *port == forward.guest) {
+                self.open.push(forward);
+                continue;
+            }
+            // Cancelled by the port that it listens on.
+            self.tell("cancel", forward.guest, None);
+            changed = true;
+        }
+        for (port, ip) in wanted {
+            if self.open.len() >= MOST || self.open.iter().any(|forward| forward.guest == port) {
+                continue;
+            }
+            if self.tell("forward", port, ip) {
+                self.open.push(Forward {
+                    guest: port,
+                    host: port,
+                    host_ip: Ipv4Addr::LOCALHOST.into(),
+                    protocol: Protocol::Tcp,
+                    auto_correct: false,
+                });
+                changed = true;
+            }
+        }
+        if changed {
+            self.write()?;
+        }
+        Ok(changed)
+    }
+
+    /// Has the client that is connected open or close a forward; whether it did.
+    fn tell(&self, verb: &str, port: u16, ip: Option<IpAddr>) -> bool {
+        let to = match ip {
+            None => "localhost".to_owned(),
+            Some(IpAddr::V4(v4)) => v4.to_string(),
+            Some(IpAddr::V6(v6)) => format!("[{v6}]"),
+        };
+        let status = self.ssh(&["-O", verb, "-L", &format!("127.0.0.1:{port}:{to}:{port}")]).status();
+        status.is_ok_and(|status| status.success())
+    }
+
+    fn write(&self) -> io::Result<()> {
+        store::write_json(&self.dir.join(OPEN), &self.open)
+    }
+}
+
+/// Ports that are listened on, as [`WATCH`] says them: on any address or on loopback. `None`: `localhost`
+/// reaches it.
+fn listeners(line: &str) -> BTreeSet<(u16, Option<IpAddr>)> {
+    let parse = |word: &str| {
+        let (ip, port) = word.split_once(':')?;
+        let port = u16::from_str_radix(port, 16).ok()?;
+        let ip = address(ip)?;
+        let at = match ip.to_canonical() {
+            ip if ip.is_unspecified() => None,
+            ip if ip == IpAddr::from(Ipv4Addr::LOCALHOST) || ip == IpAddr::from(Ipv6Addr::LOCALHOST) => None,
+            ip if ip.is_loopback() => Some(ip),
+            _ => return None,
+        };
+        Some((port, at))
+    };
+    line.split_ascii_whitespace().filter_map(parse).collect()
+}
+
+/// An address in words of four bytes as the guest's processor stores them: little-endian.
+fn address(digits: &str) -> Option<IpAddr> {
+    let mut bytes = Vec::new();
+    for at in (0..digits.len()).step_by(8) {
+        let word = u32::from_str_radix(digits.get(at..at + 8)?, 16).ok()?;
+        bytes.extend(word.to_le_bytes());
+    }
+    match bytes.len() {
+        4 => Some(IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?)),
+        16 => Some(IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_guest_says_is_taken_apart() {
+        let line = "0100007F:1F90 00000000:0016 3500007F:2714 0F02000A:1F91 \
+                    00000000000000000000000000000000:0BB8 00000000000000000000000001000000:0BB9 \
+                    0000000000000000FFFF00000100007F:0BBA x:1 0100007F:10000 01:1 :1 0100007F \u{e4}\u{f6}\u{fc}\u{df}:1\n";
+        let expected = [
+            (22, None),
+            (3000, None),
+            (3001, None),
+            (3002, None),
+            (8080, None),
+            (10004, Some(IpAddr::from([127, 0, 0, 53]))),
+        ];
+        assert_eq!(listeners(line), BTreeSet::from(expected));
+        assert!(listeners("").is_empty());
+    }
+
+    /// The script on this host: a port that is opened is said.
+    #[test]
+    fn the_script_says_who_listens() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut child = Command::new("sh").args(["-c", WATCH]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut reader = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        assert!(listeners(&line).contains(&(port, None)), "{line}");
+        drop(listener);
+        while listeners(&line).contains(&(port, None)) {
+            line.clear();
+            assert_ne!(reader.read_line(&mut line).unwrap(), 0);
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
