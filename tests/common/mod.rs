@@ -338,8 +338,8 @@ impl Project {
             let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
             words.first() == Some(&&b"passt"[..]) && words.contains(&word.as_bytes())
         };
-        let numbers = entries.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok());
-        let pid: i32 = numbers.filter(is_it).next().expect("the machine has no passt");
+        let mut numbers = entries.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok());
+        let pid: i32 = numbers.find(is_it).expect("the machine has no passt");
         let pid = rustix::process::Pid::from_raw(pid).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
         let port = u16::try_from(port).unwrap();
