@@ -26,6 +26,9 @@ struct Seen {
     owner: (u32, u32),
 }
 
+/// Names in a folder, each with the number of its file where that was told.
+type Listed = Vec<(Vec<u8>, u64)>;
+
 /// A guest's kernel, as far as it talks to the server, and the shared folder.
 struct Guest {
     server: Server,
@@ -191,7 +194,7 @@ impl Guest {
 
     /// The names in a folder, each with what is said of its file where `plus` is set, by as many
     /// requests as it takes with buffers of `size` bytes.
-    fn list(&mut self, node: u64, plus: bool, size: u32) -> Result<Vec<(Vec<u8>, u64)>, i32> {
+    fn list(&mut self, node: u64, plus: bool, size: u32) -> Result<Listed, i32> {
         let handle = self.open_folder(node)?;
         let (mut all, mut offset) = (Vec::new(), 0);
         loop {
@@ -219,7 +222,7 @@ impl Guest {
         mut offset: u64,
         plus: bool,
         size: u32,
-    ) -> Result<(Vec<(Vec<u8>, u64)>, u64), i32> {
+    ) -> Result<(Listed, u64), i32> {
         let mut body = Answer::default();
         body.u64(handle).u64(offset).u32(size).u32(0).u64(0).u64(0);
         let opcode = if plus { op::READDIRPLUS } else { op::READDIR };
