@@ -16,7 +16,7 @@ packages=(
   # the lab
   busybox-static cpio kmod
   # the tests talk to these two on loopback
-  openssh-server dropbear-bin
+  openssh-server dropbear-bin rsync
   # the tests run a playbook
   ansible-core
 )

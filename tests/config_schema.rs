@@ -197,6 +197,9 @@ fn file_with(schema: &Value, place: &str, key: &str, value: Value) -> String {
         ("disk", "filesystem") => _ = entries.insert("size".into(), json!("1GiB")),
         _ => {}
     }
+    if place == "disk" {
+        entries.insert("name".into(), json!("x"));
+    }
     entries.insert(key.into(), value);
     let entries = Value::Object(entries);
     let root = match place {

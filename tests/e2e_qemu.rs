@@ -5,6 +5,8 @@
 mod common;
 #[path = "common/examples.rs"]
 mod examples;
+#[path = "common/folders.rs"]
+mod folders;
 
 use common::Project;
 use common::cases::MICRO;

@@ -36,6 +36,7 @@ fn load(toml: &str) -> Project {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, "true\n").unwrap();
     }
+    std::fs::create_dir(dir.path().join("code")).unwrap();
     let file = dir.path().join("Vagrantfile.toml");
     std::fs::write(&file, toml).unwrap();
     let home = dir.path().to_str().unwrap().to_owned();
@@ -144,7 +145,9 @@ fn variables_of_the_environment_stay_open() {
 #[test]
 fn every_line_that_is_lost_is_told_with_its_number() {
     for (lines, line, reason) in [
-        ("x = 1\nconfig.vm.synced_folder 'a', '/b'", 1, "shared folders"),
+        ("x = 1\nconfig.vm.synced_folder 'a', '/b', type: 'afs'", 1, "shared folders of type `afs`"),
+        ("config.vm.synced_folder '.', '/etc'", 0, "does not need itself"),
+        ("config.vm.synced_folder '.', '/b', owner: x", 0, "x"),
         ("config.vm.hostname = `hostname`", 0, "runs nothing"),
         ("config.vm.hostname = IO.read('x')", 0, "reads no other file"),
         ("config.vm.hostname = undefined_name", 0, "not defined in this file"),
@@ -172,6 +175,23 @@ fn every_line_that_is_lost_is_told_with_its_number() {
         let told = lost.iter().any(|(at, why)| *at == line && why.contains(reason));
         assert!(told, "{lines}\n{lost:?}");
     }
+}
+
+#[test]
+fn shared_folders() {
+    let imported = imported(&block(
+        "config.vm.box = 'micro'\n\
+         config.vm.synced_folder '.', '/vagrant', disabled: true\n\
+         config.vm.synced_folder '.', '/srv/app', type: 'nfs', mount_options: ['ro,noatime', 'vers=3']\n\
+         config.vm.synced_folder '.', '/srv/app/', create: true, owner: 'www-data', group: 'adm'\n\
+         config.vm.synced_folder '.', '/srv/copy', type: 'rsync', rsync__exclude: ['.git/', 'x'],\n\
+           rsync__args: ['-a'], rsync__auto: false, group: 'www-data'\n\
+         config.vm.synced_folder '.', '/srv/ro', mount_options: ['ro', 'dmode=775']",
+    ));
+    let machine = load(&imported.toml).machines.remove(0);
+    let guests: Vec<_> = machine.folders.iter().map(|folder| folder.guest.as_str()).collect();
+    assert_eq!(guests, ["/srv/app", "/srv/copy", "/srv/ro"]);
+    insta::assert_snapshot!(imported.toml);
 }
 
 #[test]

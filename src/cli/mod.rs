@@ -36,6 +36,7 @@ mod port;
 mod prompt;
 mod provision;
 mod reload;
+mod rsync;
 mod schema;
 mod signals;
 mod ssh;
@@ -50,6 +51,7 @@ mod trace;
 pub mod ui;
 mod up;
 mod validate;
+mod volume;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -147,6 +149,10 @@ enum Verb {
     Copy(copy::CopyArgs),
     /// Copy a file or folder into a machine
     Upload(copy::UploadArgs),
+    /// Copy folders of type `rsync` into running machines once more
+    Rsync(rsync::RsyncArgs),
+    /// Copy folders of type `rsync` whenever they change, until Ctrl-C
+    RsyncAuto(rsync::RsyncAutoArgs),
     /// Attach this terminal to the console of a machine
     Console(console::ConsoleArgs),
     /// Print configuration for the ssh client
@@ -172,6 +178,9 @@ enum Verb {
     Forward(forward::ForwardArgs),
     /// Print the running machines as an inventory of Ansible
     Inventory(inventory::InventoryArgs),
+    /// Manage volumes, which outlive machines
+    #[command(subcommand)]
+    Volume(volume::VolumeVerb),
     /// Manage boxes, which machines are made from
     #[command(subcommand)]
     Box(boxes::BoxVerb),
@@ -224,6 +233,7 @@ impl Verb {
             Verb::Inventory(args) => args.json,
             Verb::Box(boxes::BoxVerb::List(args)) => args.json.json,
             Verb::Network(network::NetworkVerb::List(args)) => args.json.json,
+            Verb::Volume(volume::VolumeVerb::List(args)) => args.json.json,
             Verb::Doctor(args) => args.json.json,
             Verb::Explain(args) => args.json.json,
             Verb::Logs(args) => args.json.json,
@@ -241,6 +251,9 @@ impl Verb {
             }
             Verb::Init(_)
             | Verb::Upload(_)
+            | Verb::Rsync(_)
+            | Verb::RsyncAuto(_)
+            | Verb::Volume(volume::VolumeVerb::Remove(_))
             | Verb::Box(boxes::BoxVerb::Add(_) | boxes::BoxVerb::Remove(_)) => To::Stdout,
             _ => To::Stderr,
         }
@@ -262,6 +275,8 @@ impl Verb {
             Verb::Exec(args) => exec::run(app, &args),
             Verb::Copy(args) => copy::run(app, &args),
             Verb::Upload(args) => copy::upload(app, &args),
+            Verb::Rsync(args) => rsync::run(app, &args),
+            Verb::RsyncAuto(args) => rsync::auto(app, &args),
             Verb::Console(args) => console::run(app, &args),
             Verb::SshConfig(args) => ssh_config::run(app, &args),
             Verb::Provision(args) => provision::run(app, &args),
@@ -274,6 +289,7 @@ impl Verb {
             Verb::Proxy(args) => forward::proxy(app, &args),
             Verb::Forward(args) => forward::forward(app, &args),
             Verb::Inventory(args) => inventory::run(app, &args),
+            Verb::Volume(verb) => volume::run(app, &verb),
             Verb::Box(verb) => boxes::run(app, &verb),
             Verb::Logs(args) => logs::run(app, &args),
             Verb::Boot(args) => boot::run(app, &args),

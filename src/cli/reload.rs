@@ -42,8 +42,12 @@ pub fn run(app: &App, args: &ReloadArgs) -> Outcome {
     let targets = target::resolve(app, &machines, &args.many.names(&args.names))?;
     machines.locks = lock::read(&targets, None)?;
     let timings = Timings::new(app, &args.timings, &collector, begin)?;
-    let options =
-        UpOptions { provision: args.steps.choice(), timings: args.timings.wanted(), ..UpOptions::default() };
+    let options = UpOptions {
+        provision: args.steps.choice(),
+        timings: args.timings.wanted(),
+        ssh_words: Some(super::ssh::words),
+        ..UpOptions::default()
+    };
     steps::check_choice(&options.provision, &targets)?;
     let files = Files::of(&targets);
     let up = Mutex::new(Vec::new());

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeValue;
 
-use crate::model::{DiskSource, ExtraDisk, ImageFormat};
+use crate::model::{DiskSource, ExtraDisk, ImageFormat, Volume};
 
 use super::keys::Place;
 use super::report::brief;
@@ -19,23 +19,23 @@ const ROOT: &str = "root";
 /// The disk that tells a machine who it is.
 const SEED: &str = "seed";
 /// Longest name: an ext4 label; a disk's serial takes 20 bytes.
-const LONGEST_NAME: usize = 16;
+pub(super) const LONGEST_NAME: usize = 16;
 /// Disks beside the root disk; a machine has a limited number of places for devices.
 const MOST_DISKS: usize = 6;
 pub(super) const ROOT_SIZE: (u64, u64) = (MIB, 64 * 1024 * 1024 * MIB);
 /// A file system with a journal needs some room.
 pub(super) const SIZE: (u64, u64) = (16 * MIB, 64 * 1024 * 1024 * MIB);
 /// Places that a machine cannot do without.
-const NEEDED: &[&str] = &[
+pub(super) const NEEDED: &[&str] = &[
     "/", "/bin", "/boot", "/etc", "/home", "/lib", "/lib32", "/lib64", "/root", "/sbin", "/tmp", "/usr",
     "/var",
 ];
 /// Places below which nothing is kept.
-const VIRTUAL: &[&str] = &["/dev", "/proc", "/run", "/sys"];
+pub(super) const VIRTUAL: &[&str] = &["/dev", "/proc", "/run", "/sys"];
 const FORMATS: [(&str, ImageFormat); 2] = [("raw", ImageFormat::Raw), ("qcow2", ImageFormat::Qcow2)];
-const FILESYSTEMS: [(&str, bool); 2] = [("ext4", true), ("none", false)];
+pub(super) const FILESYSTEMS: [(&str, bool); 2] = [("ext4", true), ("none", false)];
 
-/// Images of the project: who has each, where that is said, and whether it is only read.
+/// Images and volumes of the project: who has each, where that is said, and whether it is only read.
 pub(super) type ImageOwners = HashMap<PathBuf, (String, usize, bool)>;
 
 /// What a table says of disks.
@@ -72,12 +72,14 @@ impl Reader<'_> {
         disks
     }
 
+    /// What it says, or the name of its volume.
     fn disk_name(&mut self, disk: &Table<'_>) -> Option<Sp<String>> {
-        if disk.raw("name").is_none() {
+        let key = if disk.raw("name").is_none() && disk.raw("volume").is_some() { "volume" } else { "name" };
+        if disk.raw(key).is_none() {
             self.wrong(&disk.span, "this disk has no `name`", "add `name = \"data\"`");
             return None;
         }
-        let name = self.text(disk, "name", "\"data\"")?;
+        let name = self.text(disk, key, "\"data\"")?;
         let text = name.value.value.as_str();
         if text.len() > LONGEST_NAME || !super::machines::is_label(text) {
             let message = format!("a disk cannot be called {:?}", brief(&name.value.shown));
@@ -110,17 +112,22 @@ impl Reader<'_> {
             Some(_) => self.boolean(disk, "read_only"),
             None => Some(false),
         };
-        let source = match disk.raw("image") {
-            Some(_) => self.existing_image(disk),
-            None => self.new_disk(disk),
+        let source = match (disk.raw("volume"), disk.raw("image")) {
+            (Some(_), _) => self.of_volume(disk),
+            (None, Some(_)) => self.existing_image(disk),
+            (None, None) => self.new_disk(disk),
         };
         let mount = match disk.raw("mount") {
             Some(_) => Some(self.mount_point(disk)?),
             None => None,
         };
-        if let (Some(DiskSource::New { filesystem: false, .. }), Some(span)) =
-            (&source, disk.key_span("mount"))
-        {
+        let bare = match &source {
+            Some(DiskSource::New { filesystem, .. } | DiskSource::Volume(Volume { filesystem, .. })) => {
+                !filesystem
+            }
+            _ => false,
+        };
+        if let (true, Some(span)) = (bare, disk.key_span("mount")) {
             let help = "remove `mount`, or `filesystem = \"none\"`";
             self.wrong(&span, "a disk without a file system cannot be mounted", help);
             return None;
@@ -138,6 +145,20 @@ impl Reader<'_> {
             self.wrong(span, format!("`{key}` {why}"), help);
         }
         span.is_none()
+    }
+
+    fn of_volume(&mut self, disk: &Table<'_>) -> Option<DiskSource> {
+        let mut fine = true;
+        for key in ["size", "filesystem"] {
+            let why = "is said where the volume is declared";
+            fine &= self.not_here(disk, key, why, "move it to the `[[volume]]` at the top of the file");
+        }
+        for key in ["image", "format"] {
+            let why = "is that of an image, and this disk is a `volume`";
+            fine &= self.not_here(disk, key, why, &format!("remove `{key}`, or `volume`"));
+        }
+        let volume = self.volume_of(disk)?;
+        fine.then_some(DiskSource::Volume(volume))
     }
 
     fn existing_image(&mut self, disk: &Table<'_>) -> Option<DiskSource> {
@@ -181,8 +202,8 @@ impl Reader<'_> {
             );
         }
         if disk.raw("size").is_none() {
-            let help = "add `size = \"10GiB\"` for a new one, or `image` for one that exists";
-            self.wrong(&disk.span, "this disk has neither `size` nor `image`", help);
+            let help = "add `size = \"10GiB\"` for a new one, `image` for one that exists, or `volume`";
+            self.wrong(&disk.span, "this disk has neither `size` nor `image` nor `volume`", help);
         }
         let size = self.size(disk, "size", None, SIZE)?.value;
         let filesystem = match disk.raw("filesystem") {
@@ -267,14 +288,22 @@ impl Reader<'_> {
         span: &Range<usize>,
         owners: &mut ImageOwners,
     ) {
-        let DiskSource::Image { path, .. } = &disk.source else { return };
-        let identity = path.canonicalize().unwrap_or_else(|_| path.clone());
+        let (identity, what) = match &disk.source {
+            DiskSource::Image { path, .. } => {
+                (path.canonicalize().unwrap_or_else(|_| path.clone()), "image of this disk")
+            }
+            // No absolute path, as those of images are.
+            DiskSource::Volume(volume) => (PathBuf::from(&volume.name), "volume"),
+            DiskSource::New { .. } => return,
+        };
         match owners.get(&identity) {
             Some((owner, first, read_only)) if !(*read_only && disk.read_only) => {
                 let line = self.problems.line_of(*first);
-                let message =
-                    format!("the image of this disk belongs to machine `{owner}` already (line {line})");
-                let help = "two cannot write one image: make a copy, or set `read_only = true` on both";
+                let message = format!("the {what} belongs to machine `{owner}` already (line {line})");
+                let help = match disk.source {
+                    DiskSource::Volume(_) => "two cannot write one volume: set `read_only = true` on both",
+                    _ => "two cannot write one image: make a copy, or set `read_only = true` on both",
+                };
                 self.wrong(span, message, help);
             }
             Some(_) => {}

@@ -3,7 +3,7 @@
 //! `docs/config.md`, which says what each means, with it.
 
 use super::kinds::Kind;
-use super::{disks, networks, shares};
+use super::{disks, folders, networks, shares};
 
 /// A key and what its value is. What it means is said in `docs/config.md`.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +30,7 @@ const MACHINE: &[Key] = &[
         "disk",
         Kind::SizeOrTables { least: disks::ROOT_SIZE.0, most: disks::ROOT_SIZE.1, tables: Place::Disk },
     ),
+    key("folder", Kind::SwitchOrTables(Place::Folder)),
     key("hostname", Kind::Text),
     key("provider", Kind::Word(&["kvm", "qemu"])),
     key("kernel", Kind::Word(&["stock", "fast"])),
@@ -53,6 +54,7 @@ const TOP_ONLY: &[Key] = &[
     key("vars", Kind::Variables),
     key("profiles", Kind::Named(Place::Profile)),
     key("network", Kind::Tables(Place::Network)),
+    key("volume", Kind::Tables(Place::Volume)),
     key("machine", Kind::Tables(Place::Machine)),
     key("hook", Kind::Tables(Place::Hook)),
     key("after_all", Kind::Tables(Place::AfterAll)),
@@ -73,6 +75,7 @@ const DISK: &[Key] = &[
     key("size", Kind::Size { least: disks::SIZE.0, most: disks::SIZE.1, bare: false }),
     key("filesystem", Kind::Word(&["ext4", "none"])),
     key("mount", Kind::Text),
+    key("volume", Kind::Text),
     key("image", Kind::Text),
     key("format", Kind::Word(&["raw", "qcow2"])),
     key("read_only", Kind::Boolean),
@@ -84,6 +87,28 @@ const SSH: &[Key] = &[
     key("forward_x11", Kind::Boolean),
     key("keep_alive", Kind::Boolean),
     key("options", Kind::Texts),
+];
+/// Keys of a `[[folder]]`.
+const FOLDER: &[Key] = &[
+    key("guest", Kind::Text),
+    key("host", Kind::Text),
+    key("type", Kind::Word(&["virtiofs", "rsync", "tmpfs"])),
+    key("readonly", Kind::Boolean),
+    key("owner", Kind::Text),
+    key("exclude", Kind::Texts),
+    key("delete", Kind::Boolean),
+    key("watch", Kind::Boolean),
+    key("create", Kind::Boolean),
+    key("size", Kind::Size { least: folders::SIZE.0, most: folders::SIZE.1, bare: false }),
+    key("options", Kind::Texts),
+    key("disabled", Kind::Boolean),
+];
+/// Keys of a `[[volume]]`.
+const VOLUME: &[Key] = &[
+    key("name", Kind::Text),
+    key("size", Kind::Size { least: disks::SIZE.0, most: disks::SIZE.1, bare: false }),
+    key("filesystem", Kind::Word(&["ext4", "none"])),
+    key("shared", Kind::Boolean),
 ];
 /// Keys of a `[[port]]`.
 const PORT: &[Key] = &[
@@ -192,11 +217,21 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("ram", "memory"),
     ("host_name", "hostname"),
     ("disks", "disk"),
-    ("volume", "disk"),
-    ("volumes", "disk"),
+    ("folders", "folder"),
+    ("synced_folder", "folder"),
+    ("synced_folders", "folder"),
+    ("mounts", "folder"),
+    ("volumes", "volume"),
     ("mount_point", "mount"),
     ("mountpoint", "mount"),
     ("readonly", "read_only"),
+    ("read_only", "readonly"),
+    ("ro", "readonly"),
+    ("mount_options", "options"),
+    ("rsync__exclude", "exclude"),
+    ("excludes", "exclude"),
+    ("rsync__auto", "watch"),
+    ("auto", "watch"),
     ("fs", "filesystem"),
     ("fstype", "filesystem"),
     ("username", "user"),
@@ -261,6 +296,11 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("src", "source"),
     ("dst", "destination"),
     ("dest", "destination"),
+    ("source", "host"),
+    ("src", "host"),
+    ("destination", "guest"),
+    ("target", "guest"),
+    ("dst", "guest"),
     ("type", "shell"),
 ];
 
@@ -277,6 +317,10 @@ pub(super) enum Place {
     Disk,
     /// `[ssh]`.
     Ssh,
+    /// `[[folder]]`.
+    Folder,
+    /// `[[volume]]`.
+    Volume,
     /// `[[port]]`.
     Port,
     /// `[[ready]]`.
@@ -307,6 +351,8 @@ impl Place {
         Place::Profile,
         Place::Disk,
         Place::Ssh,
+        Place::Folder,
+        Place::Volume,
         Place::Port,
         Place::Ready,
         Place::Network,
@@ -327,6 +373,8 @@ impl Place {
             Place::Profile => "in a profile",
             Place::Disk => "in a disk",
             Place::Ssh => "in `ssh`",
+            Place::Folder => "in a folder",
+            Place::Volume => "in a volume",
             Place::Port => "in a port",
             Place::Ready => "in a readiness check",
             Place::Network => "in a network",
@@ -348,6 +396,8 @@ impl Place {
             Place::Profile => "profile",
             Place::Disk => "disk",
             Place::Ssh => "ssh",
+            Place::Folder => "folder",
+            Place::Volume => "volume",
             Place::Port => "port",
             Place::Ready => "ready",
             Place::Network => "network",
@@ -379,6 +429,8 @@ impl Place {
             Place::Profile => &[MACHINE],
             Place::Disk => &[DISK],
             Place::Ssh => &[SSH],
+            Place::Folder => &[FOLDER],
+            Place::Volume => &[VOLUME],
             Place::Port => &[PORT],
             Place::Ready => &[READY],
             Place::Network => &[NETWORK],
@@ -402,10 +454,11 @@ impl Place {
 /// What to do about a key that does not belong where it is.
 pub(super) fn help_for(key: &str, place: Place) -> String {
     let here = |name: &str| place.keys().any(|known| known == name);
-    let other = OTHER_NAMES.iter().find(|(other, _)| key.eq_ignore_ascii_case(other));
-    if let Some((_, name)) = other.filter(|(_, name)| here(name)) {
+    let other = OTHER_NAMES.iter().find(|(other, name)| key.eq_ignore_ascii_case(other) && here(name));
+    if let Some((_, name)) = other {
         return match *name {
-            "machine" | "disk" | "port" | "ready" | "network" | "provision" | "hook"
+            "machine" | "disk" | "folder" | "volume" | "port" | "ready" | "network" | "provision"
+            | "hook"
                 if place != Place::Container =>
             {
                 format!("it is written `[[{name}]]` here")
@@ -417,6 +470,10 @@ pub(super) fn help_for(key: &str, place: Place) -> String {
             _ => format!("it is called `{name}` here"),
         };
     }
+    if key == "volume" && matches!(place, Place::Machine | Place::Profile) {
+        return "declare it at the top of the file; a `[[disk]]` here takes it, with `volume = \"NAME\"`"
+            .into();
+    }
     if let Some(near) = super::suggest::nearest(key, place.keys()) {
         return format!("did you mean `{near}`?");
     }
@@ -427,6 +484,7 @@ pub(super) fn help_for(key: &str, place: Place) -> String {
         (Place::Disk, "in a `[[disk]]`"),
         (Place::Ssh, "in `[ssh]`"),
         (Place::Port, "in a `[[port]]`"),
+        (Place::Folder, "in a `[[folder]]`"),
         (Place::Step, "in a `[[provision]]`"),
         (Place::Ready, "in a `[[ready]]`"),
         (Place::Network, "in a `[[network]]` at the top of the file"),

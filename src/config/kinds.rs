@@ -40,6 +40,8 @@ pub(super) enum Kind {
     SizeOrShare { least: u64, most: u64 },
     /// A size with a unit, or a list of these tables.
     SizeOrTables { least: u64, most: u64, tables: Place },
+    /// `true` or `false`, or a list of these tables.
+    SwitchOrTables(Place),
     /// A time.
     Time,
     /// `true` or `false`.
@@ -74,6 +76,7 @@ impl Kind {
             Kind::Size { .. } => "[size](#sizes-and-times)",
             Kind::SizeOrShare { .. } => "[size](#sizes-and-times) or share",
             Kind::SizeOrTables { .. } => "[size](#sizes-and-times), or list of tables",
+            Kind::SwitchOrTables(_) => "true/false, or list of tables",
             Kind::Time => "[time](#sizes-and-times)",
             Kind::Boolean => "true/false",
             Kind::Word(_) => "word",
@@ -103,6 +106,9 @@ impl Kind {
             }
             Kind::SizeOrTables { tables, .. } => {
                 json!({ "anyOf": [text(&[SIZE]), list(tables.schema_ref())] })
+            }
+            Kind::SwitchOrTables(tables) => {
+                json!({ "anyOf": [Kind::Boolean.schema(), list(tables.schema_ref())] })
             }
             Kind::Time => json!({ "anyOf": [whole(1, LONGEST_TIME), text(&[TIME])] }),
             Kind::Boolean => json!({ "anyOf": [{ "type": "boolean" }, text(&[r"^\s*(true|false)\s*$"])] }),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::model::{Forward, KernelChoice, Nat, Probe, ProviderKind};
 
 use super::disks::Disks;
+use super::folders::Folders;
 use super::keys::Place;
 use super::machines::{is_box_name, is_label};
 use super::report::brief;
@@ -25,6 +26,7 @@ pub(super) struct Layer {
     pub nested: Option<bool>,
     pub memory: Option<u64>,
     pub disks: Disks,
+    pub folders: Folders,
     pub hostname: Option<Sp<String>>,
     pub provider: Option<ProviderKind>,
     pub kernel: Option<KernelChoice>,
@@ -68,6 +70,7 @@ impl Reader<'_> {
             nested: self.boolean(table, "nested"),
             memory: self.memory(table),
             disks: self.disks(table),
+            folders: self.folders(table),
             hostname: self.hostname(table),
             provider: self.choice(table, "provider", &PROVIDERS).map(|choice| choice.value),
             kernel: self.choice(table, "kernel", &KERNELS).map(|choice| choice.value),

@@ -21,7 +21,7 @@ use super::version;
 use super::walk::{Reader, Table};
 
 /// Read when the file names no other; it may be missing.
-const DEFAULT_ENV_FILE: &str = ".env";
+pub(super) const DEFAULT_ENV_FILE: &str = ".env";
 /// Ends the names of listed ENV files that may be missing.
 const LOCAL_ENDING: &str = ".local";
 /// Syntax errors shown: later ones mostly follow from the first.
@@ -64,6 +64,7 @@ pub fn load_with(file: &Path, inputs: &Inputs<'_>) -> Result<Project, ConfigErro
         host,
         root: root.clone(),
         networks: Default::default(),
+        volumes: Vec::new(),
     };
     reader.check_content(&source);
     let Some(main) = reader.parse(&source, 0).filter(|_| reader.problems.is_empty()) else {
@@ -81,6 +82,7 @@ pub fn load_with(file: &Path, inputs: &Inputs<'_>) -> Result<Project, ConfigErro
     reader.vars.set_files(env_file, incomplete);
     reader.variables(&top);
     reader.declare_networks(&top);
+    reader.declare_volumes(&top);
     let machines = reader.machines(&top);
     let hooks = reader.hooks(&top, &machines);
     let after_all = reader.after_all(&top, &machines);

@@ -15,6 +15,7 @@ mod error;
 mod expand;
 mod files;
 mod find;
+mod folders;
 mod hooks;
 mod include;
 mod index;
@@ -44,6 +45,7 @@ mod units;
 mod variables;
 mod vars;
 mod version;
+mod volumes;
 mod walk;
 
 pub use error::ConfigError;

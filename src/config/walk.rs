@@ -71,6 +71,8 @@ pub(super) struct Reader<'a> {
     pub problems: Problems,
     /// The private networks so far.
     pub networks: super::networks::Networks,
+    /// The volumes of the project.
+    pub volumes: Vec<crate::model::Volume>,
 }
 
 impl<'a> Reader<'a> {

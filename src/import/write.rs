@@ -19,7 +19,7 @@ const KEYS: &[&str] = &[
     "message",
 ];
 /// The order of tables.
-const TABLES: &[&str] = &["disk", "network", "port", "provision", "hook", "after_all"];
+const TABLES: &[&str] = &["disk", "folder", "network", "port", "provision", "hook", "after_all"];
 
 /// The file.
 pub(super) fn write(layers: &[Layer], from: &str, left: &[Left]) -> String {

@@ -60,7 +60,8 @@ impl Machines<'_> {
     ) -> Result<(), MachineError> {
         let dir = self.layout.machine(&record.id);
         let choice = self.choose_provider(machine, record, forced)?;
-        let extra = self.extra_disks(machine, &dir)?;
+        let extra = self.extra_disks(machine, record, &dir)?;
+        let shares = self.shares(machine, record, choice.kind)?;
         let seats = self.take_seats(project, machine, record)?;
         let private: Vec<IpNet> = seats.iter().flat_map(|seat| seat.spec.subnets.clone()).collect();
         let addresses = NatAddresses::choose(&private);
@@ -112,7 +113,7 @@ impl Machines<'_> {
             ],
             mac: provider::mac_of(&record.id),
             cards: seats.iter().map(|seat| seat.member.mac).collect(),
-            shares: Vec::new(),
+            shares,
         };
         spec.disks.extend(extra);
         console::rotate(&dir);

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::record::Record;
 use super::{MachineError, Machines};
 use crate::image::{self, SeedDisk};
 use crate::model::{DiskSource, ExtraDisk, ImageFormat, Machine, Stream};
@@ -24,15 +25,23 @@ fn file_of(dir: &Path, name: &str) -> PathBuf {
 impl Machines<'_> {
     /// Makes the disks that are not there yet, grows those that the file says are larger, and looks
     /// at the images that are the user's own. The machine does not run.
-    pub(super) fn extra_disks(&self, machine: &Machine, dir: &Path) -> Result<Vec<DiskSpec>, MachineError> {
+    pub(super) fn extra_disks(
+        &self,
+        machine: &Machine,
+        record: &Record,
+        dir: &Path,
+    ) -> Result<Vec<DiskSpec>, MachineError> {
         let mut specs = Vec::with_capacity(machine.disks.len());
         for disk in &machine.disks {
             let (path, format) = match &disk.source {
                 DiskSource::New { size, filesystem } => {
                     let path = file_of(dir, &disk.name);
-                    self.made_disk(&machine.name, disk, &path, *size, *filesystem)?;
+                    let what = format!("Disk `{}`", disk.name);
+                    let label = filesystem.then_some(disk.name.as_str());
+                    self.made_disk(&machine.name, &what, &path, *size, label)?;
                     (path, ImageFormat::Raw)
                 }
+                DiskSource::Volume(volume) => (self.volume_disk(record, disk, volume)?, ImageFormat::Raw),
                 DiskSource::Image { path, format } => {
                     image::check_image(path, *format)?;
                     (path.clone(), *format)
@@ -44,20 +53,20 @@ impl Machines<'_> {
         Ok(specs)
     }
 
-    fn made_disk(
+    /// Makes or grows the disk at `path`. `what` begins a sentence; with a `label` a new one has a file system.
+    pub(super) fn made_disk(
         &self,
         machine: &str,
-        disk: &ExtraDisk,
+        what: &str,
         path: &Path,
         size: u64,
-        filesystem: bool,
+        label: Option<&str>,
     ) -> Result<(), MachineError> {
-        let (name, mebibytes) = (&disk.name, size >> 20);
+        let mebibytes = size >> 20;
         let meta = match std::fs::symlink_metadata(path) {
             Ok(meta) => meta,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                self.detail(machine, format!("Disk `{name}` is new: {mebibytes} MiB."));
-                let label = filesystem.then_some(name.as_str());
+                self.detail(machine, format!("{what} is new: {mebibytes} MiB."));
                 return Ok(image::create_disk(path, size, label, &self.cancel)?);
             }
             Err(error) => return Err(MachineError::file("examine", path, error)),
@@ -65,12 +74,12 @@ impl Machines<'_> {
         let has = image::grow_disk(path, size)?;
         if has > size {
             let text = format!(
-                "disk `{name}` has {} MiB, the file says {mebibytes} MiB: disks are not made smaller",
+                "{what} has {} MiB, the file says {mebibytes} MiB: it is not made smaller",
                 has >> 20
             );
             self.warn(machine, text);
         } else if meta.len() < size {
-            self.detail(machine, format!("Disk `{name}` grows to {mebibytes} MiB."));
+            self.detail(machine, format!("{what} grows to {mebibytes} MiB."));
         }
         Ok(())
     }
@@ -123,7 +132,7 @@ pub(super) fn seed_disks(disks: &[ExtraDisk]) -> Vec<SeedDisk> {
                 name: disk.name.clone(),
                 mount: disk.mount.clone()?,
                 read_only: disk.read_only,
-                ours: matches!(disk.source, DiskSource::New { .. }),
+                ours: matches!(disk.source, DiskSource::New { .. } | DiskSource::Volume(_)),
             })
         })
         .collect();

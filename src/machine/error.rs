@@ -7,6 +7,8 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::BootCause;
+use super::folders::FolderError;
+use super::volumes::VolumeError;
 use crate::image::ImageError;
 use crate::model::Code;
 use crate::net::{NetError, NetworkError, PortError};
@@ -146,6 +148,12 @@ pub enum MachineError {
         /// What the last try gave; may hold lines of output, each on a line of its own.
         last: String,
     },
+    /// A folder.
+    #[error(transparent)]
+    Folder(FolderError),
+    /// A volume.
+    #[error(transparent)]
+    Volume(VolumeError),
     /// SSH.
     #[error(transparent)]
     Ssh(SshError),
@@ -182,6 +190,8 @@ impl MachineError {
             MachineError::Network(e) => e.code(),
             MachineError::Provider(e) => e.code(),
             MachineError::Boot { cause, .. } => cause.code(),
+            MachineError::Folder(e) => e.code(),
+            MachineError::Volume(e) => e.code(),
             MachineError::Ssh(e) => e.code(),
             MachineError::Provision(e) => e.code(),
         }
@@ -220,6 +230,8 @@ impl MachineError {
             }
             MachineError::Provider(e) => e.hint(),
             MachineError::Boot { hint, .. } => Some(hint.clone()),
+            MachineError::Folder(e) => e.hint(),
+            MachineError::Volume(e) => e.hint(),
             MachineError::Ssh(e) => e.hint(),
             MachineError::Provision(e) => e.hint(),
             _ => None,
@@ -256,6 +268,8 @@ from!(
     Net(NetError),
     Network(NetworkError),
     Provider(ProviderError),
+    Folder(FolderError),
+    Volume(VolumeError),
     Ssh(SshError),
     Provision(ProvisionError)
 );

@@ -2,7 +2,7 @@
 
 use super::boot::login_mark;
 use super::record::Record;
-use super::{MachineError, Machines, UpOptions, forwards};
+use super::{MachineError, Machines, UpOptions, folders, forwards};
 use crate::model::{Forward, Machine, Project, Protocol, ProviderKind};
 use crate::plan::{self, Change, How, Live, Made, Observed, Plan, Subject, Wanted, forward_text, mebibytes};
 use crate::provider;
@@ -20,6 +20,8 @@ impl Machines<'_> {
         let dir = self.layout.machine(record.map_or("", |record| &record.id));
         let stamps = Stamps::look(&dir)?;
         let login = login_mark(&project.login_for(&machine.name), &stamps);
+        let folders = folders::wanted(machine, record.and_then(|record| record.provider));
+        let machine = &Machine { folders, ..machine.clone() };
         let observed = self.observe(machine, record)?;
         let digest = self.locked_box(project, machine).map(|locked| locked.digest.as_str());
         Ok((plan::up(Wanted { machine, login: &login, digest }, &observed), stamps))
@@ -46,7 +48,7 @@ impl Machines<'_> {
         let differs = machine.memory != record.applied.memory;
         let memory = if differs { self.most_memory(record) } else { None };
         let opened = forwards::added(&self.layout.machine(&record.id));
-        Live { memory, ports: record.identity.is_some(), opened }
+        Live { memory, ports: record.identity.is_some(), opened, shares: record.shares.clone() }
     }
 
     /// What the machine was started with, where its balloon can take some of it away and give it back:

@@ -11,6 +11,7 @@ mod diagnose;
 mod disks;
 mod error;
 mod exec;
+pub mod folders;
 pub mod follow;
 pub mod forwards;
 mod hooks;
@@ -30,6 +31,7 @@ mod stop;
 mod tests;
 mod timing;
 mod up;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -51,6 +53,7 @@ pub use error::MachineError;
 pub use networks::Place;
 pub use preview::{Preview, Start, StepPreview, Undeclared};
 pub use sample::Sample;
+pub use volumes::{VolumeError, VolumeStatus, VolumeUser};
 
 /// State of a machine, asked of the live process, with Vagrant's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

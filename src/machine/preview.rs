@@ -1,5 +1,7 @@
 //! What `up` would do: looked at without a lock, and without changing anything.
 
+use std::path::Path;
+
 use super::record::Record;
 use super::{MachineError, Machines, Status};
 use crate::image::{self, BoxImage};
@@ -89,7 +91,8 @@ impl Machines<'_> {
         };
         if !preview.runs() {
             let image = self.box_of(project, machine, record.as_ref(), &mut preview);
-            let start = self.start_of(machine, record.as_ref(), image, given, &mut preview.problems);
+            let start =
+                self.start_of(&project.root, machine, record.as_ref(), image, given, &mut preview.problems);
             preview.start = Some(start);
         }
         self.steps_of(project, machine, &stamps, &mut preview);
@@ -137,6 +140,7 @@ impl Machines<'_> {
 
     fn start_of(
         &self,
+        project: &Path,
         machine: &Machine,
         record: Option<&Record>,
         image: Option<BoxImage>,
@@ -152,13 +156,18 @@ impl Machines<'_> {
             Ok(choice) => start.provider = Some(choice.kind),
             Err(error) => problems.push(error),
         }
+        let own_id = record.map_or("", |record| &record.id);
         for disk in &machine.disks {
-            if let DiskSource::Image { path, format } = &disk.source
-                && let Err(error) = image::check_image(path, *format)
-            {
-                problems.push(error.into());
-            }
+            let checked = match &disk.source {
+                DiskSource::Image { path, format } => {
+                    image::check_image(path, *format).map_err(MachineError::from)
+                }
+                DiskSource::Volume(volume) => self.check_volume(project, own_id, disk, volume),
+                DiskSource::New { .. } => Ok(()),
+            };
+            problems.extend(checked.err());
         }
+        problems.extend(self.folder_problems(machine, start.provider));
         for declared in &machine.ports {
             let mut free = |port, _| !given.contains(&port);
             match net::choose(std::slice::from_ref(declared), &mut free) {

@@ -150,7 +150,7 @@ impl Machines<'_> {
         Ok(list)
     }
 
-    fn login_info(&self, record: Record) -> Result<SshInfo, MachineError> {
+    pub(super) fn login_info(&self, record: Record) -> Result<SshInfo, MachineError> {
         let addr = record.ssh.ok_or_else(|| MachineError::NotRunning(record.name.clone()))?;
         let known_hosts = self.layout.machine(&record.id).join(KNOWN_HOSTS);
         Ok(SshInfo {

@@ -9,9 +9,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::folders::Accounts;
 use super::{MachineError, Machines, Place};
 use crate::image::BoxImage;
-use crate::model::{Forward, ProviderKind, SshClient, hex};
+use crate::model::{Folder, Forward, ProviderKind, SshClient, hex};
 use crate::net::NatAddresses;
 use crate::plan::{Applied, LoginMark};
 use crate::state::store;
@@ -68,6 +69,12 @@ pub(super) struct Record {
     /// Whom the seed of the last start lets in; records of an older rvm do not say.
     #[serde(default)]
     pub login: Option<LoginMark>,
+    /// Folders of the host that the virtual machine was last started with.
+    #[serde(default)]
+    pub shares: Vec<Folder>,
+    /// What the guest said of the owners of such folders.
+    #[serde(default)]
+    pub accounts: Accounts,
 }
 
 impl Record {
@@ -101,6 +108,8 @@ impl Record {
             user: String::new(),
             identity: None,
             login: None,
+            shares: Vec::new(),
+            accounts: Accounts::new(),
         })
     }
 }

@@ -85,7 +85,9 @@ impl Machines<'_> {
         provider::stop(&dir)?;
         self.leave_networks(id)?;
         self.unpoint(&record);
-        self.discard(id)
+        self.discard(id)?;
+        self.tell_kept(&record);
+        Ok(())
     }
 
     /// A folder without a record: an `up` was killed before it wrote one.

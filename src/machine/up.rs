@@ -101,7 +101,8 @@ impl Machines<'_> {
             self.save(&record)?;
         }
         let pending: Vec<Change> = plan.pending().cloned().collect();
-        if was_running && options.provision == ProvisionChoice::Skip && machine.ready.is_empty() {
+        let in_place = was_running && self.folders_in_place(machine, &record);
+        if in_place && options.provision == ProvisionChoice::Skip && machine.ready.is_empty() {
             return Ok(UpOutcome { was_running, pending, ran: Vec::new(), skipped: Vec::new() });
         }
         let mut boot = Boot::begin(!was_running);
@@ -118,6 +119,7 @@ impl Machines<'_> {
             self.tell_ready(&record);
             self.check_mounts(machine, &session)?;
         }
+        self.place_folders(machine, &mut record, &session, !was_running, options.ssh_words)?;
         let (outcome, session) =
             self.run_steps(project, machine, &record, session, &options.provision, was_running)?;
         self.finish(project, machine, &record, session, &options.provision)?;
@@ -171,7 +173,7 @@ impl Machines<'_> {
         self.check_cancel(&machine.name)?;
         let _watch = self.time(&machine.name, Phase::Disk);
         self.stage(&machine.name, format!("Creating from box {}.", machine.box_name));
-        let applied = Applied::of(machine);
+        let applied = Applied { folders: Vec::new(), ..Applied::of(machine) };
         let mut record = match half {
             Some(half) => Record { applied, ..half },
             None => Record::new(&machine.name, &project.root, &project.file, applied)?,

@@ -89,6 +89,14 @@ codes! {
     BootHostKey = "E0329",
     BootEmergency = "E0330",
     BootFileSystem = "E0331",
+    FolderUnserved = "E0340",
+    FolderOfHost = "E0341",
+    FolderNotMounted = "E0342",
+    FolderNotCopied = "E0343",
+    FolderNotWatched = "E0344",
+    VolumeInUse = "E0350",
+    VolumeAttached = "E0351",
+    NoSuchVolume = "E0352",
 
     // 04: provision
     StepFailed = "E0401",

@@ -104,6 +104,8 @@ pub enum Phase {
     Ssh,
     /// Asking the guest how long its kernel took; done for `--timings` alone.
     Ask,
+    /// Mounting and copying its folders.
+    Folders,
     /// A provision step, by its name.
     Step(String),
     /// After the steps, until what its `ready` asks for holds.
@@ -130,6 +132,7 @@ impl Phase {
             Phase::UserSpace => "user_space",
             Phase::Ssh => "ssh",
             Phase::Ask => "ask",
+            Phase::Folders => "folders",
             Phase::Step(_) => "step",
             Phase::Ready => "ready",
         }

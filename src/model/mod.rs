@@ -8,6 +8,7 @@ mod code;
 mod docker;
 mod event;
 mod exclude;
+mod folder;
 mod hook;
 mod lock;
 mod network;
@@ -26,6 +27,7 @@ pub use code::Code;
 pub use docker::{Container, Docker, Restart};
 pub use event::{Event, Phase, Reporter, Silent, Stopwatch, Stream};
 pub use exclude::Exclude;
+pub use folder::{Folder, FolderKind, HostFolder, Owner, PROJECT_FOLDER, Volume};
 pub use hook::{AfterAll, Hook, Hooked, Moment, Side};
 pub use lock::{LockedBox, LockedKernel, Locks, content_digest, timestamp};
 pub use network::{Card, Nat, Network, station, unusable};
@@ -72,6 +74,8 @@ pub struct Machine {
     pub disk: Option<u64>,
     /// Disks beside the root disk, in the order in which the guest finds them.
     pub disks: Vec<ExtraDisk>,
+    /// Folders of the host and in memory, each at a place of its own; outer ones before those in them.
+    pub folders: Vec<Folder>,
     /// Host name inside the guest.
     pub hostname: String,
     /// Forced provider; `None`: chosen by what the host can do.
@@ -121,6 +125,7 @@ impl Machine {
             memory: 1 << 30,
             disk: None,
             disks: Vec::new(),
+            folders: Vec::new(),
             provider: None,
             kernel: KernelChoice::default(),
             ssh: Ssh::default(),
@@ -186,6 +191,8 @@ pub enum DiskSource {
         /// Made with an empty ext4 on it.
         filesystem: bool,
     },
+    /// A disk of its own that outlives the machine.
+    Volume(Volume),
     /// An image of the user's.
     Image {
         /// Absolute path of the file or block device.

@@ -59,6 +59,8 @@ pub enum Subject {
     RootDisk,
     /// A disk beside it, by name.
     Disk(String),
+    /// A folder, by its place in the guest.
+    Folder(String),
     /// Virtual CPUs.
     Cpus,
     /// Virtual machines inside it.
@@ -91,6 +93,7 @@ impl fmt::Display for Subject {
             Subject::Box => "box",
             Subject::RootDisk => "disk",
             Subject::Disk(name) => return write!(f, "disk {name}"),
+            Subject::Folder(guest) => return write!(f, "folder {guest}"),
             Subject::Cpus => "cpus",
             Subject::Nested => "nested",
             Subject::Memory => "memory",
@@ -172,6 +175,7 @@ pub(super) fn changes(made: &Made, wanted: Wanted<'_>, live: Option<&Live>) -> V
     note(Subject::Kernel, applied.kernel.as_str().into(), wanted.kernel.as_str().into(), How::Reload);
     note(Subject::Nat, applied.nat.as_str().into(), wanted.nat.as_str().into(), How::Reload);
     disks(&applied.disks, &wanted.disks, &mut list);
+    super::folders::folders(&applied.folders, &wanted.folders, live, &mut list);
     forwards(&applied.ports, &wanted.ports, live, &mut list);
     cards(&applied.cards, &wanted.cards, &mut list);
     if let Some(old) = &made.login {
@@ -221,6 +225,7 @@ pub fn describe(disk: &ExtraDisk) -> String {
     let mut text = match &disk.source {
         DiskSource::New { size, filesystem: true } => mebibytes(*size),
         DiskSource::New { size, filesystem: false } => format!("{} without a file system", mebibytes(*size)),
+        DiskSource::Volume(volume) => format!("volume {}, {}", volume.name, mebibytes(volume.size)),
         DiskSource::Image { path, .. } => path.display().to_string(),
     };
     if let Some(mount) = &disk.mount {

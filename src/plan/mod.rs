@@ -1,6 +1,7 @@
 //! What `up` has to do: the declared machine compared with the one that exists. Pure.
 
 mod compare;
+mod folders;
 mod order;
 #[cfg(test)]
 mod tests;
@@ -8,9 +9,10 @@ mod tests;
 use serde::{Deserialize, Serialize};
 
 pub use compare::{Change, How, LoginMark, Subject, card_text, describe, forward_text, mebibytes, only_in};
+pub use folders::folder_text;
 pub use order::in_order;
 
-use crate::model::{Card, ExtraDisk, Forward, KernelChoice, Machine, Nat, ProviderKind};
+use crate::model::{Card, ExtraDisk, Folder, Forward, KernelChoice, Machine, Nat, ProviderKind};
 
 /// What a machine was made from and last started with; kept in its record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +24,9 @@ pub struct Applied {
     /// Disks beside the root disk.
     #[serde(default)]
     pub disks: Vec<ExtraDisk>,
+    /// Folders that are in place in the guest.
+    #[serde(default)]
+    pub folders: Vec<Folder>,
     /// Virtual CPUs.
     pub cpus: u8,
     /// Virtual machines inside it.
@@ -59,6 +64,7 @@ impl Applied {
             memory,
             disk,
             disks,
+            folders,
             hostname,
             provider,
             kernel,
@@ -81,6 +87,7 @@ impl Applied {
             box_name: box_name.clone(),
             disk: *disk,
             disks: disks.clone(),
+            folders: folders.clone(),
             cpus: *cpus,
             nested: *nested,
             memory: *memory,
@@ -101,6 +108,8 @@ impl Applied {
         let mut now = Applied::of(machine);
         now.box_name = self.box_name.clone();
         now.disk = self.disk;
+        // Folders are brought there once the guest lets us in; copies are made at each start.
+        now.folders = self.folders.iter().filter(|folder| !folder.is_copied()).cloned().collect();
         for disk in &mut now.disks {
             if let Some(old) =
                 self.disks.iter().find(|old| old.name == disk.name && compare::shrinks(old, disk))
@@ -147,6 +156,8 @@ pub struct Live {
     pub ports: bool,
     /// Ports that were opened while it ran: they can be closed.
     pub opened: Vec<Forward>,
+    /// Folders of the host that its guest can mount.
+    pub shares: Vec<Folder>,
 }
 
 /// One thing to do.

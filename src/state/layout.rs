@@ -13,6 +13,7 @@ use crate::model::Code;
 /// kernels/…                kernels built or unpacked once (room `image`)
 /// machines/ID/…            one folder a machine: record, disk, keys, sockets, logs
 /// networks/ID/…            one folder a private network: its members, socket, log (room `net`)
+/// volumes/ID/…             one folder a volume: its disk (room `machine`)
 /// locks/…                  lock files
 /// ssh_config               the machines that run, for ~/.ssh/config (room `cli`)
 /// ```
@@ -102,6 +103,11 @@ impl Layout {
     /// All private networks.
     pub fn networks(&self) -> PathBuf {
         self.home.join("networks")
+    }
+
+    /// All volumes.
+    pub fn volumes(&self) -> PathBuf {
+        self.home.join("volumes")
     }
 
     /// Lock file of that name.

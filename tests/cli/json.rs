@@ -59,6 +59,7 @@ fn what_needs_no_machine_has_its_shape() {
     shaped(&place, "top", &["top", "-i", "0.2"]);
     shaped(&place, "validate", &["validate"]);
     shaped(&place, "network-list", &["network", "list"]);
+    shaped(&place, "volume-list", &["volume", "list"]);
     shaped(&place, "box-list", &["box", "list"]);
     assert!(shaped(&place, "doctor", &["doctor"]).contains("checks[].fix"));
     assert!(shaped(&place, "explain", &["explain"]).contains("errors[].next"));

@@ -17,6 +17,9 @@ ip link set lo up
 # The network needs the name for its DHCP request, the SSH server its keys.
 /usr/lib/rvm/seed
 
+# Folders of the host, and those in memory.
+mount -a -t virtiofs,tmpfs
+
 # Sets up the card $1 as its line of the seed says; fails where it still has to ask for an address.
 private_card() {
     name=$1

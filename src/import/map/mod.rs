@@ -4,6 +4,7 @@ mod ansible;
 mod boxes;
 mod check;
 mod docker;
+mod folders;
 mod hooks;
 mod network;
 mod provider;
@@ -109,7 +110,7 @@ impl Mapper<'_, '_> {
                 "vm.network" => self.network(scope, &args, &options, at),
                 "vm.provision" => self.provision(scope, &args, options, at),
                 "vm.disk" => self.disk(scope, &args, &options, at),
-                "vm.synced_folder" => self.folder(&options, at),
+                "vm.synced_folder" => self.folder(scope, &args, &options, at),
                 "trigger.before" => self.trigger("before", scope, &args, &options, at),
                 "trigger.after" => self.trigger("after", scope, &args, &options, at),
                 "vm.usable_port_range" => self.needless(at, "rvm takes any free port"),

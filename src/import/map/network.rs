@@ -1,4 +1,4 @@
-//! `config.vm.network`, `config.vm.synced_folder`.
+//! `config.vm.network`.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -190,14 +190,6 @@ impl Mapper<'_, '_> {
         }
         self.add(scope, Table { kind: "network", entries, at });
         Ok(())
-    }
-
-    pub(super) fn folder(&mut self, options: &[Opt], at: Lines) {
-        let disabled = find(options, "disabled").is_some_and(|opt| opt.value == Value::Bool(true));
-        match disabled {
-            true => self.needless(at, "no folder is shared unless one asks for it"),
-            false => self.lost(at, "shared folders are not there yet; a `file` step copies one"),
-        }
     }
 }
 

@@ -1,21 +1,20 @@
 //! Requests about the content of folders.
 
-use std::collections::VecDeque;
-use std::ffi::CStr;
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
 
 use rustix::fs::{FileType, RawDir, SeekFrom};
 use rustix::io::Errno;
 
 use super::abi::{self, Answer, Args};
-use super::handles::{Entry, Handle, Kind, Listing};
+use super::handles::{Handle, Kind};
 use super::{Server, VALID, system};
 
 /// Most bytes of a listing at once.
 const MAX_LISTING: usize = 64 << 10;
-/// Most bytes of entries that are fetched from the host at once, and kept until the guest wants them.
-const FETCH: usize = 4 << 10;
+/// Most bytes of entries that are fetched from the host at once.
+const FETCH: usize = 32 << 10;
+/// Fewest.
+const FETCH_MIN: usize = 1 << 10;
 /// Bytes of `struct fuse_entry_out`, which a listing may have before each entry.
 const ENTRY: usize = 128;
 
@@ -23,7 +22,7 @@ impl Server {
     pub(super) fn open_folder(&mut self, node: u64) -> Result<(), Errno> {
         self.handles.check_room()?;
         let file = system::reopen_folder(self.nodes.folder(node)?)?;
-        let kind = Kind::Folder(Listing { position: Some(0), ..Listing::default() });
+        let kind = Kind::Folder { position: Some(0) };
         let handle = self.handles.add(Handle { node, file, kind });
         self.answer.u64(handle).u32(0).u32(0);
         Ok(())
@@ -43,12 +42,7 @@ impl Server {
         let limit = room.min(size as usize).min(MAX_LISTING);
         // Out of the table meanwhile, because entering files needs all else.
         let mut handle = self.handles.take_folder(number)?;
-        let result = match &mut handle {
-            Handle { node: of, file, kind: Kind::Folder(listing) } if *of == node => {
-                self.list_from(node, file, listing, offset, plus, limit)
-            }
-            _ => Err(Errno::BADF),
-        };
+        let result = self.list_from(node, &mut handle, offset, plus, limit);
         self.handles.put_back(number, handle);
         result
     }
@@ -56,48 +50,60 @@ impl Server {
     fn list_from(
         &mut self,
         node: u64,
-        file: &OwnedFd,
-        listing: &mut Listing,
+        handle: &mut Handle,
         offset: u64,
         plus: bool,
         limit: usize,
     ) -> Result<(), Errno> {
-        if listing.position.take() != Some(offset) {
-            listing.ahead.clear();
-            // The file system judges what is a place in a folder.
-            rustix::fs::seek(file, SeekFrom::Start(offset))?;
+        if handle.node != node {
+            return Err(Errno::BADF);
         }
+        if handle.kind != (Kind::Folder { position: Some(offset) }) {
+            // The file system judges what is a place in a folder.
+            rustix::fs::seek(&handle.file, SeekFrom::Start(offset))?;
+        }
+        handle.kind = Kind::Folder { position: None };
+        let mut buffer = [MaybeUninit::uninit(); FETCH];
+        // About as many as fit; one of the longest name at least.
+        let fetch = (if plus { limit / 4 } else { limit }).clamp(FETCH_MIN, FETCH);
+        let Some(buffer) = buffer.get_mut(..fetch) else { return Err(Errno::INVAL) };
+        let mut entries = RawDir::new(&handle.file, buffer);
         let mut position = offset;
         loop {
             let done = self.answer.bytes().len();
-            // Not for the few that would still fit.
-            if listing.ahead.is_empty() && done * 2 <= limit {
-                fetch(file, &mut listing.ahead)?;
+            if entries.is_buffer_empty() && done * 2 > limit {
+                // All that was fetched was told, and most of what came next would not fit.
+                handle.kind = Kind::Folder { position: Some(position) };
+                return Ok(());
             }
-            let Some(entry) = listing.ahead.front() else { break };
-            let padded = entry.name.count_bytes().next_multiple_of(8);
-            let len = abi::DIRENT + padded + if plus { ENTRY } else { 0 };
-            if done + len > limit {
-                if done == 0 {
-                    // Too small for any.
-                    return Err(Errno::INVAL);
+            let entry = match entries.next() {
+                Some(entry) => entry?,
+                None => {
+                    handle.kind = Kind::Folder { position: Some(position) };
+                    return Ok(());
                 }
-                break;
+            };
+            let name = entry.file_name();
+            let len = abi::DIRENT + name.count_bytes().next_multiple_of(8) + if plus { ENTRY } else { 0 };
+            if self.answer.bytes().len() + len > limit {
+                // Not even one: the buffer is too small for any.
+                return if self.answer.bytes().is_empty() { Err(Errno::INVAL) } else { Ok(()) };
             }
-            position = entry.next;
-            // It may have been removed since.
-            if !plus || self.entry_before(node, file, &entry.name) {
-                self.answer.dirent(entry.inode, entry.next, raw_kind(entry.kind), entry.name.to_bytes());
+            let (inode, next) = (entry.ino(), entry.next_entry_cookie());
+            let kind = entry.file_type();
+            if plus && !self.entry_before(node, &handle.file, name) {
+                // It was removed since.
+                position = next;
+                continue;
             }
-            listing.ahead.pop_front();
+            self.answer.dirent(inode, next, raw_kind(kind), name.to_bytes());
+            position = next;
         }
-        listing.position = Some(position);
-        Ok(())
     }
 
     /// Writes what `LOOKUP` of `name` would; nothing of it for the folder itself and the one above, and
     /// where the guest knows too many files already. False when there is no such file.
-    fn entry_before(&mut self, folder: u64, file: &OwnedFd, name: &CStr) -> bool {
+    fn entry_before(&mut self, folder: u64, file: &std::os::fd::OwnedFd, name: &std::ffi::CStr) -> bool {
         if matches!(name.to_bytes(), b"." | b"..") {
             self.answer.zeros(ENTRY);
             return true;
@@ -110,25 +116,6 @@ impl Server {
         }
         true
     }
-}
-
-/// Adds what the host says next of a folder; nothing at its end.
-fn fetch(file: &OwnedFd, entries: &mut VecDeque<Entry>) -> Result<(), Errno> {
-    let mut buffer = [MaybeUninit::uninit(); FETCH];
-    let mut source = RawDir::new(file, &mut buffer);
-    while let Some(entry) = source.next() {
-        let entry = entry?;
-        entries.push_back(Entry {
-            inode: entry.ino(),
-            next: entry.next_entry_cookie(),
-            kind: entry.file_type(),
-            name: entry.file_name().to_owned(),
-        });
-        if source.is_buffer_empty() {
-            break;
-        }
-    }
-    Ok(())
 }
 
 /// `DT_*` of `readdir(3)`.

@@ -1,10 +1,8 @@
 //! What the guest has open.
 
-use std::collections::{HashMap, VecDeque};
-use std::ffi::CString;
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::FileType;
 use rustix::io::Errno;
 
 /// Most files and folders that a guest may have open in a share at a time.
@@ -22,7 +20,7 @@ pub struct Handle {
 }
 
 /// What something was opened for.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A file.
     File {
@@ -30,30 +28,10 @@ pub enum Kind {
         write: bool,
     },
     /// A folder.
-    Folder(Listing),
-}
-
-/// How far a folder was listed.
-#[derive(Debug, Default)]
-pub struct Listing {
-    /// Where the guest is; at the beginning of a folder that was just opened, and not known after an error.
-    pub position: Option<u64>,
-    /// What the host said already that comes next. To ask for it again would be no good: some file systems
-    /// count entries, and miss some when others were removed meanwhile.
-    pub ahead: VecDeque<Entry>,
-}
-
-/// An entry of a folder.
-#[derive(Debug)]
-pub struct Entry {
-    /// Its number.
-    pub inode: u64,
-    /// Where the next one is found.
-    pub next: u64,
-    /// What it is, as far as the folder tells.
-    pub kind: FileType,
-    /// Its name.
-    pub name: CString,
+    Folder {
+        /// From where the host would go on to list it, if that is known.
+        position: Option<u64>,
+    },
 }
 
 /// All of them, by numbers that are never used twice.
@@ -121,7 +99,7 @@ impl Handles {
     /// Takes a folder out of the table, to be [put back](Self::put_back).
     pub fn take_folder(&mut self, number: u64) -> Result<Handle, Errno> {
         match self.handles.get(&number) {
-            Some(Handle { kind: Kind::Folder(_), .. }) => self.remove(number),
+            Some(Handle { kind: Kind::Folder { .. }, .. }) => self.remove(number),
             _ => Err(Errno::BADF),
         }
     }

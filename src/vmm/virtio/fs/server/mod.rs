@@ -178,11 +178,8 @@ impl Server {
 
     /// What is not found in a share whose folder was removed will never be found.
     fn vanished(&self, error: Errno) -> Errno {
-        if error != Errno::NOENT {
-            return error;
-        }
         match system::stat_of(self.nodes.root()) {
-            Ok(stat) if stat.stx_nlink == 0 => Errno::STALE,
+            Ok(stat) if error == Errno::NOENT && stat.stx_nlink == 0 => Errno::STALE,
             _ => error,
         }
     }

@@ -96,35 +96,6 @@ fn a_large_folder_is_listed_whole_whatever_the_buffer() {
     assert_eq!(guest.getattr(node).unwrap_err(), libc::ESTALE);
 }
 
-/// `rm -r` removes what it was told of before it asks for more. In memory, too: there some kernels count.
-#[test]
-fn a_folder_that_is_emptied_while_it_is_listed_becomes_empty() {
-    for outer in [tempfile::tempdir().unwrap(), tempfile::tempdir_in("/dev/shm").unwrap()] {
-        for plus in [false, true] {
-            let mut guest = Guest::at(tempfile::tempdir_in(outer.path()).unwrap());
-            for number in 0..700 {
-                std::fs::write(guest.path(format!("file-{number}")), "").unwrap();
-            }
-            let handle = guest.open_folder(ROOT).unwrap();
-            let mut offset = 0;
-            loop {
-                let (names, next) = guest.list_some(ROOT, handle, offset, plus, 1500).unwrap();
-                for (name, _) in &names {
-                    match std::str::from_utf8(name).unwrap() {
-                        "." | ".." => {}
-                        name => guest.unlink(ROOT, name).unwrap(),
-                    }
-                }
-                if names.is_empty() {
-                    break;
-                }
-                offset = next;
-            }
-            assert_eq!(std::fs::read_dir(guest.share()).unwrap().count(), 0);
-        }
-    }
-}
-
 #[test]
 fn owners_are_the_right_ones_on_both_sides() {
     let mut guest = Guest::new();

@@ -26,9 +26,6 @@ struct Seen {
     owner: (u32, u32),
 }
 
-/// Names in a folder, each with the number of its file where that was told.
-type Listed = Vec<(Vec<u8>, u64)>;
-
 /// A guest's kernel, as far as it talks to the server, and the shared folder.
 struct Guest {
     server: Server,
@@ -43,16 +40,9 @@ impl Guest {
     }
 
     fn with(read_only: bool, nodes: usize, handles: usize) -> Self {
-        Self::with_limits(tempfile::tempdir().unwrap(), read_only, nodes, handles)
-    }
-
-    fn at(outer: tempfile::TempDir) -> Self {
-        Self::with_limits(outer, false, MAX_NODES, MAX_HANDLES)
-    }
-
-    fn with_limits(outer: tempfile::TempDir, read_only: bool, nodes: usize, handles: usize) -> Self {
         // What the sandbox does for the process; another mask would only be in the way of tests of modes.
         rustix::process::umask(Mode::empty());
+        let outer = tempfile::tempdir().unwrap();
         let share = outer.path().join("share");
         std::fs::create_dir(&share).unwrap();
         let server = Server::with_limits(&share, read_only, OWNER, nodes, handles).unwrap();
@@ -194,51 +184,33 @@ impl Guest {
 
     /// The names in a folder, each with what is said of its file where `plus` is set, by as many
     /// requests as it takes with buffers of `size` bytes.
-    fn list(&mut self, node: u64, plus: bool, size: u32) -> Result<Listed, i32> {
-        let handle = self.open_folder(node)?;
+    fn list(&mut self, node: u64, plus: bool, size: u32) -> Result<Vec<(Vec<u8>, u64)>, i32> {
+        let answer = self.call(op::OPENDIR, node, &[0; 8])?;
+        let handle = Args::new(&answer).u64().unwrap();
         let (mut all, mut offset) = (Vec::new(), 0);
         loop {
-            let (names, next) = self.list_some(node, handle, offset, plus, size)?;
-            if names.is_empty() {
+            let mut body = Answer::default();
+            body.u64(handle).u64(offset).u32(size).u32(0).u64(0).u64(0);
+            let opcode = if plus { op::READDIRPLUS } else { op::READDIR };
+            let answer = self.call_with_room(opcode, node, body.bytes(), 16 + size as usize)?;
+            if answer.is_empty() {
                 break;
             }
-            all.extend(names);
-            offset = next;
+            let mut rest = &answer[..];
+            while !rest.is_empty() {
+                let known = if plus { Args::new(rest).u64().unwrap() } else { 0 };
+                rest = &rest[if plus { 128 } else { 0 }..];
+                let mut args = Args::new(rest);
+                let (_inode, next) = (args.u64().unwrap(), args.u64().unwrap());
+                let len = args.u32().unwrap() as usize;
+                all.push((rest[24..24 + len].to_vec(), known));
+                offset = next;
+                rest = &rest[(24 + len).next_multiple_of(8)..];
+            }
         }
         self.release(handle).unwrap();
         all.sort();
         Ok(all)
-    }
-
-    fn open_folder(&mut self, node: u64) -> Result<u64, i32> {
-        self.call(op::OPENDIR, node, &[0; 8]).map(|answer| Args::new(&answer).u64().unwrap())
-    }
-
-    /// What one request gives, and where the next one has to begin.
-    fn list_some(
-        &mut self,
-        node: u64,
-        handle: u64,
-        mut offset: u64,
-        plus: bool,
-        size: u32,
-    ) -> Result<(Listed, u64), i32> {
-        let mut body = Answer::default();
-        body.u64(handle).u64(offset).u32(size).u32(0).u64(0).u64(0);
-        let opcode = if plus { op::READDIRPLUS } else { op::READDIR };
-        let answer = self.call_with_room(opcode, node, body.bytes(), 16 + size as usize)?;
-        let (mut names, mut rest) = (Vec::new(), &answer[..]);
-        while !rest.is_empty() {
-            let known = if plus { Args::new(rest).u64().unwrap() } else { 0 };
-            rest = &rest[if plus { 128 } else { 0 }..];
-            let mut args = Args::new(rest);
-            let (_inode, next) = (args.u64().unwrap(), args.u64().unwrap());
-            let len = args.u32().unwrap() as usize;
-            names.push((rest[24..24 + len].to_vec(), known));
-            offset = next;
-            rest = &rest[(24 + len).next_multiple_of(8)..];
-        }
-        Ok((names, offset))
     }
 
     fn release(&mut self, handle: u64) -> Result<(), i32> {

@@ -1,0 +1,113 @@
+//! Folders and volumes, end to end on the provider `qemu`.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::common::Project;
+use crate::common::cases::MICRO;
+
+/// One machine with one of each; what outlives what.
+#[test]
+fn copies_memory_volumes_and_the_project_folder() {
+    let provider = "qemu";
+    let file = |more: &str| {
+        format!(
+            "{MICRO}[[folder]]\nhost = \"src\"\nguest = \"/srv/it's app\"\ntype = \"rsync\"\nexclude = [\"*.log\"]\n\
+             [[folder]]\nguest = \"/srv/it's app/cache\"\ntype = \"tmpfs\"\nsize = \"8MiB\"\nowner = \"vagrant\"\n\
+             [[volume]]\nname = \"data\"\nsize = \"32MiB\"\n\
+             [[disk]]\nvolume = \"data\"\nmount = \"/srv/data\"\n{more}"
+        )
+    };
+    let project = Project::new(provider, &file(""));
+    project.write("src/main.c", "one");
+    project.write("src/sub/it's \"odd\" $HOME", "two");
+    project.write("src/noise.log", "three");
+    project.rvm(&["up"]).ok().says("2 files").says("the guest has no rsync").says("Volume `data` is new");
+    let app = "/srv/it\\'s\\ app";
+    assert_eq!(
+        project.ssh(&format!("cat {app}/main.c {app}/sub/*; stat -c %U:%G {app}/main.c")),
+        "onetwovagrant:vagrant"
+    );
+    project.rvm(&["ssh", "-c", &format!("test -e {app}/noise.log")]).code(1);
+    let mounted = project.ssh("grep cache /proc/self/mounts");
+    assert!(mounted.contains("tmpfs") && mounted.contains("size=8192k"), "{mounted}");
+    project.ssh(&format!("echo quick >{app}/cache/file; echo kept | sudo tee /srv/data/file; sync"));
+    assert_eq!(project.ssh("grep -c '^rvm-tmpfs' /etc/fstab"), "1");
+
+    // The project folder is the very one, both ways, and there again when the guest reboots by itself.
+    project.write("note", "from the host");
+    assert_eq!(
+        project.ssh("cat /vagrant/note && echo from the guest >/vagrant/note && stat -c %U /vagrant/note"),
+        "from the hostvagrant"
+    );
+    assert_eq!(std::fs::read_to_string(project.root.join("note")).unwrap(), "from the guest\n");
+
+    // What is there is not brought anew; what changed is, when asked for.
+    project.write("src/main.c", "changed");
+    project.rvm(&["up"]).ok().says("Running already").says_not("up to date");
+    assert_eq!(project.ssh(&format!("cat {app}/main.c")), "one");
+    project.ssh(&format!("touch {app}/stray {app}/own.log"));
+    project.rvm(&["rsync"]).ok().says("1 file").says("1 removed");
+    assert_eq!(project.ssh(&format!("cat {app}/main.c; ls {app}")), "changedcache\nmain.c\nown.log\nsub");
+    assert_eq!(project.ssh(&format!("cat {app}/cache/file")), "quick", "what is mounted in it stays");
+
+    // The folder in memory leaves the file, and the guest.
+    project.vagrantfile(
+        provider,
+        &file("[[folder]]\nguest = \"/srv/more\"\ntype = \"tmpfs\"\n")
+            .replace("/srv/it's app/cache", "/srv/other"),
+    );
+    project.rvm(&["plan", "--exit-code"]).code(2).says("folder /srv/more").says("not in the file any more");
+    project.rvm(&["up"]).ok().says("/srv/more is in memory");
+    project.rvm(&["plan", "--exit-code"]).ok();
+    let fstab = project.ssh("cat /etc/fstab; grep -c ' tmpfs .*rvm\\|^rvm-tmpfs' /proc/self/mounts");
+    assert!(fstab.contains("/srv/more") && !fstab.contains("cache") && fstab.ends_with("\n2"), "{fstab}");
+
+    follows_changes(&project, app);
+
+    project.rvm(&["volume", "remove", "-f", "data"]).code(1).says("E0351").says("default in");
+    project.rvm(&["volume", "list"]).ok().says("default (running)");
+    let list = project.json("volume-list", &["volume", "list"]);
+    assert_eq!(list["volumes"][0]["machines"][0]["machine"], "default");
+    project.rvm(&["destroy", "-f"]).ok().says("Volume `data` is kept");
+    project.rvm(&["up"]).ok().says_not("Volume `data` is new");
+    assert_eq!(project.ssh("cat /srv/data/file"), "kept");
+    project.rvm(&["destroy", "-f"]).ok();
+    project.rvm(&["volume", "remove", "data"]).code(1).says("-f` does not ask");
+    project.rvm(&["volume", "remove", "-f", "data"]).ok();
+    assert_eq!(std::fs::read_dir(project.home.join("volumes")).unwrap().count(), 0);
+}
+
+/// `rvm rsync-auto` copies what changes, ends well at Ctrl-C, and by itself with the machine.
+fn follows_changes(project: &Project, app: &str) {
+    let watch = || {
+        let mut child = project.command(&["rsync-auto"]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let ready = lines.find(|line| line.as_ref().unwrap().contains("Watching for"));
+        assert!(ready.is_some(), "it does not watch");
+        (child, lines)
+    };
+    let (mut child, mut lines) = watch();
+    project.write("src/new/deep/file", "fresh");
+    let told = lines.find(|line| line.as_ref().unwrap().contains("up to date"));
+    assert!(told.is_some_and(|line| line.unwrap().contains("1 file")));
+    assert_eq!(project.ssh(&format!("cat {app}/new/deep/file")), "fresh");
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+
+    let (mut child, _lines) = watch();
+    project.rvm(&["halt", "-f"]).ok();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        assert!(Instant::now() < deadline, "it watches on without a machine");
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    assert_eq!(status.code(), Some(1));
+    project.rvm(&["up"]).ok();
+}
