@@ -161,8 +161,8 @@ fn storage_has_roles_networks_and_disks() {
 
 #[test]
 fn hooks_surround_commands_on_both_sides() {
-    let project = example("hooks", "SITE_IP=192.168.50.5\nTAGS=deploy\n");
-    project.rvm(&["up"]).ok();
+    let project = example("hooks", "SITE_IP=192.168.50.5\n");
+    with(&project, ("TAGS", "deploy"), &["up"]).ok();
     assert_eq!(std::fs::read_to_string(project.root.join("up.log")).unwrap(), "site is up\n");
     assert_eq!(project.ssh("cat /srv/played; sudo touch /srv/played"), "deploy");
     assert_eq!(project.machine("site")["networks"][0]["addresses"][0], "192.168.50.5");
