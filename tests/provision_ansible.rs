@@ -86,6 +86,7 @@ impl Site {
             cancel: &Cancel::new(),
             logs: &StepLogs::of(self.dir.path()),
             host: HostSide { dir: self.dir.path(), inventory, password: None },
+            pins: None,
             boot_timeout: Duration::from_secs(20),
         };
         provision::run(&context, steps, &ProvisionChoice::Auto, &mut stamps)

@@ -6,7 +6,7 @@ use std::fs;
 
 use provision_support::{Local, Userland, packages};
 use rvm::model::Step;
-use rvm::provision::ProvisionError;
+use rvm::provision::{ProvisionError, Stamps};
 
 #[test]
 fn packages_need_a_package_manager() {
@@ -48,6 +48,73 @@ fn only_missing_packages_are_installed() {
         assert!(install.contains("DPkg::Lock::Timeout=120"), "{install}");
         let error = local.run(&[packages("bad", &["git", "-o=x"])]).unwrap_err();
         assert!(error.to_string().contains("`-o=x` is not a package name"), "{error}");
+    }
+}
+
+/// `apt-get` with a mirror of one version, which installs and tells what it would install, as Debian's does.
+fn mirror(local: &Local, version: &str) {
+    let home = local.home.path().display();
+    debian(
+        local,
+        "",
+        &format!(
+            "case \"$*\" in
+              *' -s '*) echo 'Inst libnginx [0.9] ({version} Debian:13/stable [amd64])'
+                        echo 'Inst nginx ({version} Debian:13/stable [all]) []'
+                        echo 'Conf nginx ({version} Debian:13/stable [all])' ;;
+              *install*) for word; do case $word in Dir::Etc::Preferences=*) cp \"${{word#*=}}\" {home}/pins ;; esac; done
+                         printf 'installed nginx {version}\\ninstalled libnginx {version}\\n' >{home}/new ;;
+            esac"
+        ),
+    );
+    // Of one package it says whether it is there, without one what there is.
+    let query = format!(
+        "#!/bin/sh\ncase \"$*\" in *Status-Status*) echo 'installed base 1.0'; echo 'config-files gone 1'; cat {home}/new 2>/dev/null; true ;; \
+         *) exit 1 ;; esac\n"
+    );
+    local.userland.add_program("dpkg-query", &query);
+}
+
+#[test]
+fn versions_are_kept_and_those_that_are_locked_are_asked_for() {
+    for userland in Userland::all() {
+        let mut local = Local::new(userland);
+        mirror(&local, "1.26-1");
+        local.run(&[packages("p", &["nginx"])]).unwrap();
+        let stamps = Stamps::look(local.machine_dir.path()).unwrap();
+        let installed: Vec<_> = stamps.installed().iter().map(|(n, v)| format!("{n} {v}")).collect();
+        assert_eq!(
+            installed,
+            ["libnginx 1.26-1", "nginx 1.26-1"],
+            "what was there before is not of the step"
+        );
+        assert!(!local.at("pins").exists(), "nothing is locked");
+
+        // Another desk, to begin with one with a mirror that has what is locked.
+        local.pins = Some(stamps.installed().clone());
+        local.pins.as_mut().unwrap().insert("other".into(), "7".into());
+        local.run(&[packages("same", &["nginx"])]).unwrap();
+        let pins = fs::read_to_string(local.at("pins")).unwrap();
+        assert!(pins.contains("\nPackage: nginx\nPin: version 1.26-1\nPin-Priority: 1001\n"), "{pins}");
+        assert_eq!(pins.matches("Package: ").count(), 3);
+        local.output();
+        mirror(&local, "1.28-1");
+        let error = local.run(&[packages("gone", &["nginx"])]).unwrap_err();
+        assert!(error.to_string().contains("the mirror has not what Vagrantfile.lock holds"), "{error}");
+        assert!(error.hint().unwrap().contains("rvm lock --update"));
+        let told = local.output();
+        for name in ["nginx", "libnginx"] {
+            assert!(
+                told.contains(&format!("{name} is locked as 1.26-1, and the mirror has 1.28-1")),
+                "{told:?}"
+            );
+        }
+        let log = fs::read_to_string(local.at("apt.log")).unwrap();
+        assert!(log.lines().last().unwrap().contains(" -s "), "nothing is installed: {log}");
+        assert!(log.contains("update"), "it was looked for in fresh lists");
+        // What the file says of a version counts more than what is locked.
+        local.pins = Some([("nginx".to_owned(), "1.26-1".to_owned())].into());
+        local.run(&[packages("said", &["nginx=1.28-1"])]).unwrap();
     }
 }
 

@@ -38,6 +38,7 @@ impl Run {
             cancel: &self.cancel,
             logs: &StepLogs::of(self.machine_dir.path()),
             host: HostSide { dir: self.machine_dir.path(), inventory: "", password: None },
+            pins: None,
             boot_timeout: Duration::from_secs(20),
         };
         provision::run(&context, steps, &ProvisionChoice::Auto, &mut stamps)

@@ -249,6 +249,12 @@ fn merge(locks: &Locks, found: &Locks) -> Locks {
         merged.boxes.entry(name.clone()).or_insert_with(|| locked.clone());
     }
     merged.fast = merged.fast.or_else(|| found.fast.clone());
+    for (name, packages) in &found.packages {
+        let locked = merged.packages.entry(name.clone()).or_default();
+        for (package, version) in packages {
+            locked.entry(package.clone()).or_insert_with(|| version.clone());
+        }
+    }
     merged
 }
 

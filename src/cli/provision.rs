@@ -6,6 +6,7 @@ use super::Outcome;
 use super::after;
 use super::app::App;
 use super::hooks;
+use super::lock;
 use super::many::{Many, ManyFlags, Order};
 use super::steps::{self, WithFlag};
 use super::target;
@@ -29,8 +30,9 @@ pub struct ProvisionArgs {
 
 /// Runs the steps, those too that have succeeded before.
 pub fn run(app: &App, args: &ProvisionArgs) -> Outcome {
-    let machines = args.many.patient(app.machines()?);
+    let mut machines = args.many.patient(app.machines()?);
     let targets = target::resolve(app, &machines, &args.many.names(&args.names))?;
+    machines.locks = lock::read(&targets, None)?;
     let choice = match (args.with.provision_with.as_slice(), &args.from) {
         ([], None) => ProvisionChoice::Force,
         (_, Some(step)) => ProvisionChoice::From(step.clone()),
@@ -46,5 +48,6 @@ pub fn run(app: &App, args: &ProvisionArgs) -> Outcome {
         app.ui.stage(&target.name, &format!("Provisioned: {steps}."));
         Ok(steps)
     });
+    lock::keep(app, &machines, &targets);
     after::run(app, &machines, &targets, &choice, outcome)
 }

@@ -65,6 +65,15 @@ struct RawFile {
     #[serde(default, rename = "box")]
     boxes: Vec<Spanned<RawBox>>,
     kernel: Option<RawKernels>,
+    #[serde(default)]
+    packages: Vec<RawPackages>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPackages {
+    r#box: Spanned<String>,
+    versions: Vec<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -110,6 +119,14 @@ fn parse(path: &Path, text: &str) -> Result<Locks, ConfigError> {
         }
         locks.boxes.insert(locked.name.clone(), locked);
     }
+    for raw in file.packages {
+        let place = raw.r#box.span();
+        let name = checked(raw.r#box, is_box_name, "the name of a box", &mut problems);
+        let versions = packages(raw.versions, &mut problems).into_iter().collect();
+        if locks.packages.insert(name.clone(), versions).is_some() {
+            problems.add(&place, format!("packages of box `{}` are locked twice", brief(&name)), RENEW);
+        }
+    }
     if let Some(fast) = file.kernel.and_then(|kernels| kernels.fast) {
         let digest = checked(fast.digest, is_digest, "16 or 64 hexadecimal digits", &mut problems);
         let version = checked(fast.version, is_release, "the release of a kernel", &mut problems);
@@ -146,8 +163,19 @@ fn locked_box(raw: RawBox, problems: &mut Problems) -> LockedBox {
     let time = |text: &str| seconds(text).is_some();
     let snapshot = checked(raw.snapshot, time, "a time such as `20261125T101500Z`", problems);
     let kernel = checked(raw.kernel, is_release, "the release of a kernel", problems);
-    let mut packages = Vec::with_capacity(raw.packages.len());
-    for package in raw.packages {
+    let packages = packages(raw.packages, problems);
+    if problems.count() == before && content_digest(&recipe, &packages) != digest {
+        let message = format!("the digest of box `{name}` does not fit its recipe and packages");
+        let help = format!("it was edited by hand, or merged; `rvm lock --update {name}` locks the box anew");
+        problems.add(&place, message, help);
+    }
+    LockedBox { name, digest, recipe, suite, snapshot: seconds(&snapshot).unwrap_or(0), kernel, packages }
+}
+
+/// `name version` each, sorted.
+fn packages(raw: Vec<Spanned<String>>, problems: &mut Problems) -> Vec<(String, String)> {
+    let mut packages = Vec::with_capacity(raw.len());
+    for package in raw {
         let span = package.span();
         match package.get_ref().split_once(' ').filter(|(name, version)| is_package(name, version)) {
             Some((name, version)) => packages.push((name.to_owned(), version.to_owned())),
@@ -158,12 +186,7 @@ fn locked_box(raw: RawBox, problems: &mut Problems) -> LockedBox {
         }
     }
     packages.sort();
-    if problems.count() == before && content_digest(&recipe, &packages) != digest {
-        let message = format!("the digest of box `{name}` does not fit its recipe and packages");
-        let help = format!("it was edited by hand, or merged; `rvm lock --update {name}` locks the box anew");
-        problems.add(&place, message, help);
-    }
-    LockedBox { name, digest, recipe, suite, snapshot: seconds(&snapshot).unwrap_or(0), kernel, packages }
+    packages
 }
 
 fn checked(
@@ -213,6 +236,13 @@ pub fn render_locks(locks: &Locks, rvm: &str) -> String {
              snapshot = \"{}\"\nkernel = \"{kernel}\"\npackages = [\n",
             timestamp(*snapshot)
         ));
+        for (name, version) in packages {
+            text.push_str(&format!("    \"{name} {version}\",\n"));
+        }
+        text.push_str("]\n");
+    }
+    for (name, packages) in locks.packages.iter().filter(|(_, packages)| !packages.is_empty()) {
+        text.push_str(&format!("\n[[packages]]\nbox = \"{name}\"\nversions = [\n"));
         for (name, version) in packages {
             text.push_str(&format!("    \"{name} {version}\",\n"));
         }
@@ -271,7 +301,12 @@ mod tests {
             packages,
         };
         let fast = LockedKernel { digest: "656799cbc8df457c".into(), version: "6.12.117".into() };
-        Locks { boxes: [(locked.name.clone(), locked)].into(), fast: Some(fast) }
+        let steps = [("nginx-light".to_owned(), "1.26.3-3+deb13u1".to_owned())].into();
+        Locks {
+            boxes: [(locked.name.clone(), locked)].into(),
+            fast: Some(fast),
+            packages: [("debian/13".to_owned(), steps)].into(),
+        }
     }
 
     /// What is wrong with that text, with its line.
@@ -310,6 +345,7 @@ mod tests {
             ("sudo 1.9.16p2-3", "sudo $(reboot)", "is no package"),
             ("sudo 1.9.16p2-3", "sudo", "is no package"),
             ("sudo 1.9.16p2-3", "-o 1", "is no package"),
+            ("nginx-light 1.26.3-3+deb13u1", "nginx-light $(reboot)", "is no package"),
             ("suite = \"trixie\"", "suite = \"../x\"", "is not a release"),
             ("20261125T", "20261325T", "is not a time"),
             ("name = \"debian/13\"", "name = \"../13\"", "is not the name of a box"),

@@ -162,6 +162,7 @@ impl Machines<'_> {
             cancel: &self.cancel,
             logs: &StepLogs::of(&self.layout.machine(&record.id)),
             host: HostSide { dir: &project.root, inventory: "", password: password(&project.login) },
+            pins: None,
             boot_timeout: machine.boot_timeout,
         };
         provision::run_step(&context, &after.step).map_err(|source| failed(after, source))

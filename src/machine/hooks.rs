@@ -67,6 +67,7 @@ impl Machines<'_> {
                         inventory: "",
                         password: password(&project.login),
                     },
+                    pins: None,
                     boot_timeout: machine.boot_timeout,
                 };
                 provision::run_step(&context, &hook.step)

@@ -1,13 +1,22 @@
 //! What the projects' lock files pin, and what there is to be pinned.
 
+use std::collections::BTreeMap;
+
+use super::record::Record;
 use super::{MachineError, Machines};
 use crate::image::{ImageError, Kernel};
 use crate::model::{KernelChoice, LockedBox, LockedKernel, Locks, Machine, Project};
+use crate::provision::Stamps;
 
 impl Machines<'_> {
     /// The box of a machine as its project pins it.
     pub(super) fn locked_box(&self, project: &Project, machine: &Machine) -> Option<&LockedBox> {
         self.locks.get(&project.root)?.boxes.get(&machine.box_name)
+    }
+
+    /// Versions that packages of steps are locked in.
+    pub(super) fn pins(&self, project: &Project, record: &Record) -> Option<&BTreeMap<String, String>> {
+        self.locks.get(&project.root)?.packages.get(&record.image.as_ref()?.name)
     }
 
     /// Refuses a kernel that is another one than the project pins.
@@ -44,6 +53,16 @@ impl Machines<'_> {
             {
                 locks.boxes.insert(image.name.clone(), image.lock());
             }
+            // Those of a machine that was made from another box than the locked one are of its time.
+            let of_locked =
+                self.locked_box(project, machine).is_none_or(|locked| locked.digest == image.digest);
+            let installed = Stamps::look(&self.layout.machine(&record.id))?;
+            if of_locked && !installed.installed().is_empty() {
+                let packages = locks.packages.entry(image.name.clone()).or_default();
+                for (name, version) in installed.installed() {
+                    packages.entry(name.clone()).or_insert_with(|| version.clone());
+                }
+            }
             if record.applied.kernel == KernelChoice::Fast
                 && let Some(kernel) = self.images.find_kernel(None, KernelChoice::Fast)?
             {
@@ -73,6 +92,15 @@ impl Machines<'_> {
                     None => self.images.ensure_box(name, None, self.report, &self.cancel)?.lock(),
                 };
                 locks.boxes.insert(name.clone(), locked);
+                if !renew(name) {
+                    let mut packages = kept.packages.get(name).cloned().unwrap_or_default();
+                    for (package, version) in made.packages.get(name).into_iter().flatten() {
+                        packages.entry(package.clone()).or_insert_with(|| version.clone());
+                    }
+                    if !packages.is_empty() {
+                        locks.packages.insert(name.clone(), packages);
+                    }
+                }
             }
             if machine.kernel == KernelChoice::Fast && locks.fast.is_none() {
                 locks.fast = match &kept.fast {

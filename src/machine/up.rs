@@ -268,6 +268,7 @@ impl Machines<'_> {
                 inventory: &inventory,
                 password: password(&project.login),
             },
+            pins: self.pins(project, record),
             boot_timeout: machine.boot_timeout,
         };
         let choice = choice.known_to(&machine.steps);

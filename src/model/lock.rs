@@ -11,6 +11,8 @@ pub struct Locks {
     pub boxes: BTreeMap<String, LockedBox>,
     /// The kernel of `kernel = "fast"`.
     pub fast: Option<LockedKernel>,
+    /// What `packages` steps have installed in machines of a box, by its name: names and versions.
+    pub packages: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 /// One box.

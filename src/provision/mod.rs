@@ -22,6 +22,7 @@ mod tries;
 mod upload;
 mod why;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -66,6 +67,8 @@ pub struct Context<'a> {
     pub logs: &'a StepLogs,
     /// For steps that run on the host.
     pub host: HostSide<'a>,
+    /// Versions that packages are locked in, by name; where there are none, the mirror's are taken.
+    pub pins: Option<&'a BTreeMap<String, String>>,
     /// How long a guest that reboots may take until it lets us in again.
     pub boot_timeout: Duration,
 }
@@ -161,6 +164,7 @@ pub fn run(
         let _watch = Stopwatch::start(context.report, context.machine, phase);
         stamps.forget(&step.name)?;
         runner.run(step, &content)?;
+        stamps.add_installed(std::mem::take(&mut runner.installed));
         let parts = why::parts(step, &content, stamps);
         stamps.record_with(&step.name, &digest, parts)?;
         outcome.ran.push(step.name.clone());

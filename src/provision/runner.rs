@@ -1,5 +1,7 @@
 //! Runs one step in the guest.
 
+use std::collections::BTreeMap;
+
 use super::content::{Content, EntryKind};
 use super::guest::{Facts, Root};
 use super::host::Host;
@@ -8,13 +10,21 @@ use super::output::Output;
 use super::shell::{Ended, Job, JobError, without_crlf};
 use super::upload::{self, Upload, UploadError};
 use super::{Context, ProvisionError, ansible, docker, packages};
-use crate::model::{Ansible, Docker, Event, FileCopy, Step, StepKind, Stream};
-use crate::ssh::{ExecStatus, SshError};
+use crate::model::{Ansible, Docker, Event, FileCopy, Secret, Step, StepKind, Stream};
+use crate::ssh::{ExecStatus, Input, SshError, quote};
+
+/// Longest list of packages that is looked at, in bytes.
+const MAX_LIST: usize = 8 << 20;
+
+/// Most packages of one guest whose versions are looked at.
+const MAX_PACKAGES: usize = 5000;
 
 /// Runs steps; learns what it needs to know about the guest at the first one.
 pub(super) struct Runner<'a> {
     pub(super) context: &'a Context<'a>,
     pub(super) facts: Option<Facts>,
+    /// Packages that steps have installed since this was last emptied: names and versions.
+    pub(super) installed: Vec<(String, String)>,
 }
 
 /// Why a try of a step did not succeed.
@@ -37,7 +47,7 @@ impl From<ProvisionError> for Fault {
 
 impl<'a> Runner<'a> {
     pub fn new(context: &'a Context<'a>) -> Self {
-        Runner { context, facts: None }
+        Runner { context, facts: None, installed: Vec::new() }
     }
 
     /// Runs a step once.
@@ -86,8 +96,23 @@ impl<'a> Runner<'a> {
             return Err(self.unable(step, why, None).into());
         }
         let sudo = self.root(step)?;
-        let job = Job { script: manager.script().as_bytes(), args: names, env: &[], sudo };
-        match self.job(step, &job, output) {
+        let before = self.versions(manager)?;
+        let pins = self.pins(manager, names);
+        let env: Vec<(String, Secret)> =
+            pins.into_iter().map(|pins| ("RVM_PINS".to_owned(), Secret::new(pins))).collect();
+        let job = Job { script: manager.script().as_bytes(), args: names, env: &env, sudo };
+        let result = self.job(step, &job, output);
+        if result.is_ok() {
+            let after = self.versions(manager)?;
+            self.installed
+                .extend(after.into_iter().filter(|(name, version)| before.get(name) != Some(version)));
+        }
+        match result {
+            Err(Fault::Error(ProvisionError::StepFailed { code: packages::NOT_AS_LOCKED, .. })) => {
+                let why = "the mirror has not what Vagrantfile.lock holds (see its output)".to_owned();
+                let hint = "`rvm lock --update` takes what there is today; a mirror that keeps old versions has the locked ones";
+                Err(self.unable(step, why, Some(hint.into())).into())
+            }
             Err(Fault::Error(ProvisionError::StepFailed {
                 code: packages::UNREACHABLE,
                 machine,
@@ -98,6 +123,38 @@ impl<'a> Runner<'a> {
             }
             other => other,
         }
+    }
+
+    /// What is installed in the guest, where versions are locked.
+    fn versions(&self, manager: &dyn packages::PackageManager) -> Result<BTreeMap<String, String>, Fault> {
+        let Some(list) = manager.list() else { return Ok(BTreeMap::new()) };
+        let mut answer = Vec::new();
+        let mut out = |stream, data: &[u8]| {
+            if stream == Stream::Stdout && answer.len() < MAX_LIST {
+                answer.extend_from_slice(data);
+            }
+        };
+        let command = format!("sh -c {}", quote(list));
+        self.context
+            .guest
+            .exec(&command, Input::None, &mut out, self.context.cancel, None)
+            .map_err(Fault::Broken)?;
+        let answer = String::from_utf8_lossy(&answer);
+        // The guest says so; what is no package's name and version has no place in a lock file.
+        let pairs = answer.lines().filter_map(|line| line.split_once(' '));
+        let pairs = pairs.filter(|(name, version)| packages::is_version(name, version)).take(MAX_PACKAGES);
+        Ok(pairs.map(|(name, version)| (name.to_owned(), version.to_owned())).collect())
+    }
+
+    /// The lines for the script. What the file itself says of a version counts more.
+    fn pins(&self, manager: &dyn packages::PackageManager, names: &[String]) -> Option<String> {
+        let pins = self.context.pins.filter(|_| manager.list().is_some())?;
+        let said = |pinned: &str| {
+            names.iter().any(|name| name.split_once(['=', '/']).is_some_and(|(name, _)| name == pinned))
+        };
+        let lines = pins.iter().filter(|(name, _)| !said(name));
+        let lines: Vec<String> = lines.map(|(name, version)| format!("{name} {version}")).collect();
+        (!lines.is_empty()).then(|| lines.join("\n"))
     }
 
     fn docker(

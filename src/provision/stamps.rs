@@ -48,6 +48,9 @@ pub struct Stamps {
 struct Record {
     version: u32,
     steps: BTreeMap<String, Stamp>,
+    /// What steps have installed, by name, with the version.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    installed: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -85,7 +88,8 @@ impl Stamps {
             move |source| ProvisionError::Stamps { path, source }
         };
         let record = store::read_json::<Record>(&path).map_err(fail(&path))?;
-        let record = record.unwrap_or(Record { version: VERSION, steps: BTreeMap::new() });
+        let record =
+            record.unwrap_or(Record { version: VERSION, steps: BTreeMap::new(), installed: BTreeMap::new() });
         if record.version != VERSION {
             let why = format!("its version is {}, this rvm writes {VERSION}", record.version);
             return Err(fail(&path)(io::Error::new(io::ErrorKind::InvalidData, why)));
@@ -123,6 +127,16 @@ impl Stamps {
         let when = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         self.record.steps.insert(step.to_owned(), Stamp { digest: digest.clone(), when, parts });
         self.save()
+    }
+
+    /// Packages that steps have installed: names and versions.
+    pub fn installed(&self) -> &BTreeMap<String, String> {
+        &self.record.installed
+    }
+
+    /// Adds packages that a step has installed; the next stamp writes them.
+    pub fn add_installed(&mut self, packages: impl IntoIterator<Item = (String, String)>) {
+        self.record.installed.extend(packages);
     }
 
     /// The parts that the step succeeded with; empty where that is not known.

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -79,6 +80,7 @@ pub struct Local {
     pub seen: Seen,
     pub secrets: Vec<String>,
     pub cancel: Cancel,
+    pub pins: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Default)]
@@ -100,6 +102,7 @@ impl Local {
             seen: Seen::default(),
             secrets: Vec::new(),
             cancel: Cancel::new(),
+            pins: None,
         }
     }
 
@@ -118,6 +121,7 @@ impl Local {
             cancel: &self.cancel,
             logs: &self.logs(),
             host: HostSide { dir: self.home.path(), inventory: "", password: None },
+            pins: self.pins.as_ref(),
             boot_timeout: Duration::from_secs(20),
         };
         provision::run(&context, steps, choice, &mut stamps)

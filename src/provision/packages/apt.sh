@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs the packages "$@" that are missing. Runs as root; names are checked on the host. Ends with
-# 219 when a mirror cannot be reached.
+# 219 when a mirror cannot be reached. RVM_PINS has lines of a name and the version that it is locked in;
+# where the mirror would give another one of these, it says so and ends with 218.
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
 missing=
 for package; do
@@ -22,6 +23,36 @@ fi
 net='-o Acquire::http::Timeout=30 -o Acquire::https::Timeout=30 -o Acquire::Retries=1'
 unreachable='Could not resolve|Temporary failure resolving|Could not connect|Cannot initiate the connection'
 unreachable="$unreachable|Connection timed out|Connection failed|Unable to connect|Connection refused|Network is unreachable"
+
+pinned=
+if [ -n "${RVM_PINS:-}" ]; then
+  work=$(mktemp -d) || exit
+  trap 'rm -rf "$work"' EXIT
+  pinned="-o Dir::Etc::Preferences=$work/pins"
+  {
+    cat /etc/apt/preferences 2>/dev/null
+    echo "$RVM_PINS" | while read -r name version; do
+      printf '\nPackage: %s\nPin: version %s\nPin-Priority: 1001\n' "$name" "$version"
+    done
+  } >"$work/pins"
+fi
+
+# Whether something that is locked would come in another version; what, is in a file.
+differs() {
+  [ -n "$pinned" ] || return 1
+  # shellcheck disable=SC2086 # a list of options, a list of words
+  apt-get -q -s $pinned install $missing 2>/dev/null |
+    sed -n 's/^Inst \([^ ]*\) \(\[[^]]*\] \)\{0,1\}(\([^ )]*\).*/\1 \3/p' >"$work/plan"
+  : >"$work/differs"
+  while read -r name version; do
+    echo "$RVM_PINS" | while read -r locked want; do
+      if [ "$locked" = "$name" ] && [ "$want" != "$version" ]; then
+        echo "$name is locked as $want, and the mirror has $version" >>"$work/differs"
+      fi
+    done
+  done <"$work/plan"
+  [ -s "$work/differs" ]
+}
 
 # apt-get waits for the lock of dpkg by itself, but not for that of the package lists, which
 # a first boot's own timers may hold.
@@ -51,7 +82,7 @@ install() {
     dpkg --configure -a
   fi
   # shellcheck disable=SC2086 # a list of words without special characters
-  apt-get -q -y $net -o DPkg::Lock::Timeout=120 -o Dpkg::Use-Pty=0 \
+  apt-get -q -y $net $pinned -o DPkg::Lock::Timeout=120 -o Dpkg::Use-Pty=0 \
     -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold install $missing
 }
 
@@ -61,6 +92,10 @@ if [ -z "$(find $lists -maxdepth 1 -name '*_Packages*' 2>/dev/null)" ] ||
   [ -z "$(find $lists $lists/partial -maxdepth 0 -mtime -1 2>/dev/null)" ]; then
   update || exit
   updated=1
+fi
+if differs && { [ -n "$updated" ] || { update || exit; updated=1; differs; }; }; then
+  cat "$work/differs" >&2
+  exit 218
 fi
 install
 code=$?

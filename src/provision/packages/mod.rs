@@ -12,6 +12,12 @@ pub(super) trait PackageManager {
     /// Whether the word can be a package's name, as this manager spells them.
     fn takes(&self, name: &str) -> bool;
 
+    /// A command that lists what is installed: a line with name, blank and version each. `None`: versions
+    /// are not locked with this manager.
+    fn list(&self) -> Option<&'static str> {
+        None
+    }
+
     /// The packages that are a container engine with the client `docker`.
     fn engine(&self) -> &'static [&'static str];
 
@@ -19,6 +25,9 @@ pub(super) trait PackageManager {
     /// installed, and ends with [`UNREACHABLE`] when a mirror cannot be reached.
     fn script(&self) -> &'static str;
 }
+
+/// Exit code of a script that would have to install something in another version than the locked one.
+pub(super) const NOT_AS_LOCKED: i32 = 218;
 
 /// Exit code of a script that could not reach a mirror.
 pub(super) const UNREACHABLE: i32 = 219;
@@ -28,6 +37,12 @@ fn is_word(name: &str, first: fn(&char) -> bool, others: &str) -> bool {
     name.len() <= 200
         && name.chars().next().is_some_and(|c| first(&c))
         && name.chars().all(|c| c.is_ascii_alphanumeric() || others.contains(c))
+}
+
+/// Whether these can be the name of a package and its version (Debian Policy sections 5.6.1 and 5.6.12).
+pub(super) fn is_version(name: &str, version: &str) -> bool {
+    is_word(name, |c| c.is_ascii_alphanumeric(), "+.-")
+        && is_word(version, |c| c.is_ascii_alphanumeric(), ".+:~-")
 }
 
 /// Debian's and Ubuntu's.
@@ -43,7 +58,11 @@ impl PackageManager for Apt {
         is_word(name, |c| c.is_ascii_lowercase() || c.is_ascii_digit(), ".+:=~_-")
     }
 
-    /// Newer releases have the client in a package of its own, older ones know no such package.
+    fn list(&self) -> Option<&'static str> {
+        Some(r"dpkg-query -W -f '${db:Status-Status} ${Package} ${Version}\n' | sed -n 's/^installed //p'")
+    }
+
+    /// Newer releases have the client in a package of its own, which this one recommends.
     fn engine(&self) -> &'static [&'static str] {
         &["docker.io"]
     }
@@ -134,6 +153,18 @@ pub(super) fn unserved(facts: &Facts) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn versions_that_a_lock_file_takes() {
+        for (name, version) in [("g++", "4:14.2.0-1"), ("libssl3t64", "3.5.1-1+deb13u1"), ("a", "1~rc1")] {
+            assert!(is_version(name, version), "{name} {version}");
+        }
+        for (name, version) in
+            [("a", ""), ("", "1"), ("a", "1 2"), ("a", "1\""), ("a\n", "1"), ("a", "1=2"), ("-a", "1")]
+        {
+            assert!(!is_version(name, version), "{name:?} {version:?}");
+        }
+    }
 
     #[test]
     fn only_names_of_packages_are_taken() {
