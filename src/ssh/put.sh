@@ -6,6 +6,7 @@
 # $8 owner and group as numbers, or -. Only root may give something away.
 LC_ALL=C; export LC_ALL
 path=$2 kind=$3 name=$4 size=$5 mode=$6 parents=$7 owner=$8
+# shellcheck disable=SC2088 # a tilde that was typed
 case $path in
   '~' | '') path=$1 ;;
   '~/'*) path=$1/${path#'~/'} ;;
@@ -37,7 +38,7 @@ if [ "$kind" = folder ]; then
     make "$path"
     [ "$mode" = - ] || chmod "$mode" "$path" || denied "$path"
   fi
-  [ -w "$path" ] && cd -- "$path" || denied "$path"
+  { [ -w "$path" ] && cd -- "$path"; } || denied "$path"
   # The archive of one who keeps what they write says nothing of owners.
   if [ "$owner" = - ]; then tar -xpof - || exit 1; else tar -xpf - || exit 1; fi
   exit 223
