@@ -11,6 +11,9 @@ use crate::model::Cancel;
 /// Most questions that [`at_once`] asks at the same time.
 const QUESTIONS: usize = 64;
 
+/// How long one thread asks alone: twenty machines that are switched off answer in a few milliseconds.
+const SOON: Duration = Duration::from_millis(20);
+
 /// What becomes of the jobs behind one that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Behind {
@@ -91,15 +94,41 @@ pub fn at_once<I: Sync, T: Send>(items: &[I], ask: impl Fn(&I) -> T + Sync) -> V
     }
     let answers: Vec<Mutex<Option<T>>> = items.iter().map(|_| Mutex::new(None)).collect();
     let next = AtomicUsize::new(0);
-    crew(items.len().min(QUESTIONS), &|| {
+    let serve = || {
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
             let (Some(item), Some(answer)) = (items.get(at), answers.get(at)) else { return };
             *answer.lock().unwrap_or_else(|e| e.into_inner()) = Some(ask(item));
         }
-    });
+    };
+    with_help(items.len().min(QUESTIONS), &serve);
     let answer = |answer: Mutex<Option<T>>| answer.into_inner().unwrap_or_else(|e| e.into_inner());
     answers.into_iter().filter_map(answer).collect()
+}
+
+/// Runs `serve` on this thread, and on so many in all once it takes longer than [`SOON`]: most machines answer
+/// in less time than a thread takes to start.
+fn with_help(size: usize, serve: &(dyn Fn() + Sync)) {
+    if size < 2 {
+        return serve();
+    }
+    let (done, changed) = (Mutex::new(false), Condvar::new());
+    let help = || {
+        let done = done.lock().unwrap_or_else(|e| e.into_inner());
+        let waited = changed.wait_timeout_while(done, SOON, |done| !*done);
+        let is_done = waited.map_or_else(|poisoned| *poisoned.into_inner().0, |(done, _)| *done);
+        if !is_done {
+            crew(size.saturating_sub(1), serve);
+        }
+    };
+    thread::scope(|scope| {
+        // Without a helper this one does it all, if it takes long.
+        let helper = thread::Builder::new().spawn_scoped(scope, help);
+        tracing::trace!(helped = helper.is_ok(), size, "asks");
+        serve();
+        *done.lock().unwrap_or_else(|e| e.into_inner()) = true;
+        changed.notify_all();
+    });
 }
 
 /// Runs `serve` on so many threads, this one among them. Where the host gives fewer, fewer do the work.
