@@ -24,6 +24,8 @@ pub struct Facts {
     pub probe: Option<Result<Probe, String>>,
     /// Version of `qemu-system-x86_64`; `Some(None)` where it does not tell.
     pub qemu: Option<Option<(u32, u32)>>,
+    /// `passt` is older than August 2024.
+    pub passt_is_old: bool,
     /// Programs that were looked for and are there.
     pub programs: Vec<&'static str>,
     /// The user.
@@ -118,6 +120,7 @@ pub fn look(home: &Path) -> Facts {
         probe: (kvm == Kvm::Open).then(probe),
         kvm,
         qemu: program("qemu-system-x86_64", &path).map(|file| version_of(&file)),
+        passt_is_old: program("passt", &path).is_some_and(|file| is_old(&file)),
         programs: PROGRAMS.into_iter().filter(|name| program(name, &path).is_some()).collect(),
         user: user(),
         free: free_space(home),
@@ -187,6 +190,13 @@ fn program(name: &str, path: &str) -> Option<PathBuf> {
 fn version_of(qemu: &Path) -> Option<(u32, u32)> {
     let output = Command::new(qemu).arg("--version").stdin(Stdio::null()).output().ok()?;
     version(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// Its version says nothing where a distribution built it; an option that came in August 2024 does.
+fn is_old(passt: &Path) -> bool {
+    let output = Command::new(passt).arg("--help").stdin(Stdio::null()).output();
+    let knows = |text: &[u8]| String::from_utf8_lossy(text).contains("--map-host-loopback");
+    output.is_ok_and(|output| !knows(&output.stdout) && !knows(&output.stderr))
 }
 
 /// Major and minor number behind the word `version`.
