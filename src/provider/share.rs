@@ -29,6 +29,9 @@ pub struct ShareSpec {
     /// Absolute path of a folder of the host, without symbolic links. The guest sees what is below it,
     /// and nothing else.
     pub source: PathBuf,
+    /// Paths relative to it at which the guest finds nothing, and can put nothing.
+    #[serde(default)]
+    pub hidden: Vec<PathBuf>,
     /// The host refuses whatever would change it.
     pub read_only: bool,
     /// User and group whom the guest takes for the owner of all that is the host user's. What the guest
@@ -51,6 +54,7 @@ impl ShareSpec {
         vmm::Share {
             tag: self.tag.clone(),
             source: self.source.clone(),
+            hidden: self.hidden.clone(),
             read_only: self.read_only,
             owner: self.owner,
         }

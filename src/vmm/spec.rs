@@ -110,6 +110,8 @@ pub struct Share {
     pub tag: String,
     /// The folder. Nothing outside it can be reached through it.
     pub source: PathBuf,
+    /// Paths relative to it at which the guest finds nothing, and can put nothing.
+    pub hidden: Vec<PathBuf>,
     /// Refuse whatever would change it.
     pub read_only: bool,
     /// User and group whose the files of this process's user seem to be in the guest.

@@ -37,6 +37,14 @@ fn copies_memory_volumes_and_the_project_folder() {
     project.ssh(&format!("echo quick >{app}/cache/file; echo kept | sudo tee /srv/data/file; sync"));
     assert_eq!(project.ssh("grep -c '^rvm-tmpfs' /etc/fstab"), "1");
 
+    project.write(".env", "TOKEN=hunter2\n");
+    project.write("seen", "");
+    project
+        .rvm(&["ssh", "-c", "ls -a /vagrant; cat /vagrant/.env; echo x >/vagrant/.env"])
+        .code(1)
+        .says("seen")
+        .says_not(".env\n")
+        .says_not("hunter2");
     // The project folder is the very one, both ways, and there again when the guest reboots by itself.
     project.write("note", "from the host");
     assert_eq!(
@@ -60,11 +68,31 @@ fn copies_memory_volumes_and_the_project_folder() {
         &file("[[folder]]\nguest = \"/srv/more\"\ntype = \"tmpfs\"\n")
             .replace("/srv/it's app/cache", "/srv/other"),
     );
-    project.rvm(&["plan", "--exit-code"]).code(2).says("folder /srv/more").says("not in the file any more");
+    project
+        .rvm(&["plan", "--exit-code"])
+        .code(2)
+        .says("folder /srv/more")
+        .says("- folder /srv/it's app/cache");
     project.rvm(&["up"]).ok().says("/srv/more is in memory");
     project.rvm(&["plan", "--exit-code"]).ok();
     let fstab = project.ssh("cat /etc/fstab; grep -c ' tmpfs .*rvm\\|^rvm-tmpfs' /proc/self/mounts");
     assert!(fstab.contains("/srv/more") && !fstab.contains("cache") && fstab.ends_with("\n2"), "{fstab}");
+
+    let boot = "cat /proc/sys/kernel/random/boot_id";
+    let before = project.ssh(boot);
+    // The connection may be gone before the command's exit code comes back.
+    project.rvm(&["ssh", "-c", "sudo reboot"]);
+    let deadline = Instant::now() + Duration::from_secs(120);
+    loop {
+        let run = project.rvm(&["ssh", "-c", boot]);
+        if run.code == 0 && run.stdout.trim() != before {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the guest does not come back");
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    assert_eq!(project.ssh("grep -c ' virtiofs \\|^rvm-tmpfs' /proc/self/mounts"), "3");
+    assert_eq!(project.ssh("cat /vagrant/note"), "from the guest");
 
     follows_changes(&project, app);
 

@@ -21,7 +21,8 @@ const STATFS: u32 = 17;
 const SETATTR: u32 = 4;
 
 fn share(folder: &tempfile::TempDir) -> Share {
-    Share { tag: "data".into(), source: folder.path().into(), read_only: false, owner: (1000, 1000) }
+    let source = folder.path().into();
+    Share { tag: "data".into(), source, hidden: Vec::new(), read_only: false, owner: (1000, 1000) }
 }
 
 fn started(folder: &tempfile::TempDir, features: u64) -> Driver {

@@ -30,7 +30,7 @@ fn fresh() -> PathBuf {
 
 pub fn run(u: &mut Unstructured<'_>) -> Result<()> {
     let share =
-        Share { tag: "fuzz".into(), source: fresh(), read_only: u.ratio(1, 8)?, owner: (1000, 1000) };
+        Share { tag: "fuzz".into(), source: fresh(), hidden: vec!["a".into()], read_only: u.ratio(1, 8)?, owner: (1000, 1000) };
     let Some(mut rig) = Rig::start(Fs::new(&share).unwrap(), u)? else { return Ok(()) };
     let init = [7u32, 31, 0, u32::MAX].map(u32::to_le_bytes).concat();
     let result = offer(&mut rig, u, 26, 0, &init).and_then(|()| ask(&mut rig, u));

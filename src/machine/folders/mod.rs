@@ -210,6 +210,7 @@ impl Machines<'_> {
             specs.push(ShareSpec {
                 tag: mount::tag(&folder.guest),
                 source,
+                hidden: host.hidden.clone(),
                 read_only: *read_only,
                 owner: owner.unwrap_or(FIRST_USER),
             });

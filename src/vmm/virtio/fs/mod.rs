@@ -75,8 +75,10 @@ impl Fs {
 }
 
 fn open_server(share: &Share) -> Result<Server, FsError> {
-    Server::open(&share.source, share.read_only, share.owner)
-        .map_err(|source| FsError::Source { path: share.source.clone(), source })
+    let mut server = Server::open(&share.source, share.read_only, share.owner)
+        .map_err(|source| FsError::Source { path: share.source.clone(), source })?;
+    share.hidden.iter().for_each(|path| server.hide(path));
+    Ok(server)
 }
 
 impl VirtioDevice for Fs {

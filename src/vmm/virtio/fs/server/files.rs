@@ -10,7 +10,7 @@ use super::abi::{self, Args};
 use super::handles::{Handle, Kind};
 use super::names::mode_of;
 use super::nodes::Stamp;
-use super::system::{self, Identity, check_name};
+use super::system::{self, Identity};
 use super::{MAX_TRANSFER, Outcome, Server};
 use crate::vmm::virtio::chain::Chain;
 use crate::vmm::virtio::iov;
@@ -61,7 +61,7 @@ impl Server {
         let (bits, mode) = (args.u32()?, args.u32()?);
         args.skip(8)?;
         let access = Access::parse(bits)?;
-        let name = check_name(args.string()?)?;
+        let name = self.allowed(parent, args.string()?)?;
         self.handles.check_room()?;
         if !self.nodes.has_room() {
             return Err(Errno::NFILE);

@@ -91,6 +91,10 @@ impl Server {
             }
             let (inode, next) = (entry.ino(), entry.next_entry_cookie());
             let kind = entry.file_type();
+            if self.is_hidden(node, name) {
+                position = next;
+                continue;
+            }
             if plus && !self.entry_before(node, &handle.file, name) {
                 // It was removed since.
                 position = next;

@@ -12,6 +12,7 @@ mod attributes;
 mod files;
 mod folders;
 mod handles;
+mod hidden;
 mod names;
 mod nodes;
 mod system;
@@ -63,6 +64,7 @@ pub struct Server {
     nodes: Nodes,
     handles: Handles,
     descriptors: Option<Descriptors>,
+    hidden: hidden::Hidden,
     started: bool,
     answer: Answer,
     body: Vec<u8>,
@@ -97,6 +99,7 @@ impl Server {
             nodes: Nodes::new(root, nodes)?,
             handles: Handles::new(handles),
             descriptors: Descriptors::open().ok(),
+            hidden: hidden::Hidden::default(),
             started: false,
             answer: Answer::default(),
             body: Vec::new(),

@@ -33,6 +33,9 @@ impl Server {
 
     pub(super) fn lookup(&mut self, parent: u64, args: &mut Args<'_>) -> Result<(), Errno> {
         let name = check_name(args.string()?)?;
+        if self.is_hidden(parent, name) {
+            return Err(Errno::NOENT);
+        }
         self.answer_entry(parent, name).map(drop)
     }
 
@@ -51,7 +54,7 @@ impl Server {
     /// link in a folder of a project.
     pub(super) fn symlink(&mut self, parent: u64, args: &mut Args<'_>) -> Result<(), Errno> {
         self.writable()?;
-        let name = check_name(args.string()?)?;
+        let name = self.allowed(parent, args.string()?)?;
         let target = args.string()?;
         if target.count_bytes() >= TARGET_MAX {
             return Err(Errno::NAMETOOLONG);
@@ -65,7 +68,7 @@ impl Server {
         let mode = args.u32()?;
         // Device number, umask (which the guest's kernel has applied), nothing.
         args.skip(12)?;
-        let name = check_name(args.string()?)?;
+        let name = self.allowed(parent, args.string()?)?;
         let kind = match FileType::from_raw_mode(mode) {
             kind @ (FileType::RegularFile | FileType::Fifo | FileType::Socket) => kind,
             _ => return Err(Errno::PERM),
@@ -77,14 +80,14 @@ impl Server {
     pub(super) fn mkdir(&mut self, parent: u64, args: &mut Args<'_>) -> Result<(), Errno> {
         self.writable()?;
         let (mode, _umask) = (args.u32()?, args.u32()?);
-        let name = check_name(args.string()?)?;
+        let name = self.allowed(parent, args.string()?)?;
         rustix::fs::mkdirat(self.nodes.folder(parent)?, name, mode_of(mode))?;
         self.answer_entry(parent, name).map(drop)
     }
 
     pub(super) fn unlink(&mut self, parent: u64, args: &mut Args<'_>, folder: bool) -> Result<(), Errno> {
         self.writable()?;
-        let name = check_name(args.string()?)?;
+        let name = self.allowed(parent, args.string()?)?;
         let flags = if folder { AtFlags::REMOVEDIR } else { AtFlags::empty() };
         rustix::fs::unlinkat(self.nodes.folder(parent)?, name, flags)
     }
@@ -104,7 +107,7 @@ impl Server {
         if flags.contains(RenameFlags::WHITEOUT) {
             return Err(Errno::INVAL);
         }
-        let (old, new) = (check_name(args.string()?)?, check_name(args.string()?)?);
+        let (old, new) = (self.allowed(parent, args.string()?)?, self.allowed(target, args.string()?)?);
         let (from, to) = (self.nodes.folder(parent)?, self.nodes.folder(target)?);
         rustix::fs::renameat_with(&from, old, &to, new, flags)?;
         if let Ok(stat) = system::stat_in(&to, new) {
@@ -121,7 +124,7 @@ impl Server {
     pub(super) fn link(&mut self, parent: u64, args: &mut Args<'_>) -> Result<(), Errno> {
         self.writable()?;
         let node = args.u64()?;
-        let name = check_name(args.string()?)?;
+        let name = self.allowed(parent, args.string()?)?;
         if self.nodes.kind(node)? == FileType::Directory {
             return Err(Errno::PERM);
         }

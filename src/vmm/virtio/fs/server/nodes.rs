@@ -133,6 +133,14 @@ impl Nodes {
         }
     }
 
+    /// Which file it is; `None` for what the guest does not know.
+    pub fn identity(&self, id: u64) -> Option<Identity> {
+        match id {
+            ROOT => Some(self.root_identity),
+            _ => Some(self.nodes.get(&id)?.identity),
+        }
+    }
+
     fn get(&self, id: u64) -> Result<&Node, Errno> {
         self.nodes.get(&id).ok_or(Errno::STALE)
     }

@@ -3,6 +3,7 @@
 mod changes;
 mod escape;
 mod files;
+mod hidden;
 mod limits;
 
 use std::os::unix::ffi::OsStrExt;
