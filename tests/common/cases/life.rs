@@ -135,6 +135,7 @@ fn timings(project: &Project, provider: &str) {
         "user_space",
         "ssh",
         "ask",
+        "folders",
         "step",
     ];
     assert_eq!(names, expected);
