@@ -15,7 +15,7 @@ use super::vars::Text;
 use super::walk::{Reader, Sp, Table};
 
 const PROVIDERS: [(&str, ProviderKind); 2] = [("kvm", ProviderKind::Kvm), ("qemu", ProviderKind::Qemu)];
-const NATS: [(&str, Nat); 2] = [("open", Nat::Open), ("no-host", Nat::NoHost)];
+const NATS: [(&str, Nat); 3] = [("open", Nat::Open), ("no-host", Nat::NoHost), ("closed", Nat::Closed)];
 const KERNELS: [(&str, KernelChoice); 2] = [("stock", KernelChoice::Stock), ("fast", KernelChoice::Fast)];
 
 /// The keys of one machine as they stand; at the top of the file, those of all.

@@ -189,7 +189,7 @@ impl Machines<'_> {
             disks: seed_disks(&machine.disks),
             hosts: match machine.nat {
                 Nat::Open => vec![(addresses.gateway.into(), net::HOST_NAME.into())],
-                Nat::NoHost => Vec::new(),
+                Nat::NoHost | Nat::Closed => Vec::new(),
             },
             mac: provider::mac_of(&record.id),
             networks: seed_networks(project, machine, seats),

@@ -12,8 +12,10 @@ pub enum Nat {
     /// Wherever this host reaches, and to what listens on the host's own loopback addresses.
     #[default]
     Open,
-    /// Not to this host.
+    /// Not to this host's loopback addresses.
     NoHost,
+    /// Nowhere: the guest is answered, and reaches nobody in the world.
+    Closed,
 }
 
 impl Nat {
@@ -22,6 +24,7 @@ impl Nat {
         match self {
             Nat::Open => "open",
             Nat::NoHost => "no-host",
+            Nat::Closed => "closed",
         }
     }
 }

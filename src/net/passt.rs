@@ -1,7 +1,7 @@
 //! Starts `passt` for one machine.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
@@ -70,7 +70,7 @@ pub fn start(
     forwards: &[Forward],
     peer: &UnixStream,
 ) -> Result<(), NetError> {
-    let resolvers = if way == Nat::Open { Vec::new() } else { nat::resolvers_beyond_loopback() };
+    let resolvers = if way == Nat::NoHost { nat::resolvers_beyond_loopback() } else { Vec::new() };
     let peer = peer.try_clone().map_err(NetError::Io)?;
     let output = Command::new("sh")
         .args(["-c", LAUNCH, "passt"])
@@ -96,8 +96,14 @@ fn arguments(way: Nat, addresses: &NatAddresses, resolvers: &[IpAddr], forwards:
             args.extend(["-a".into(), guest.to_string(), "-n".into(), prefix.to_string()]);
             args.extend(["-g".into(), gateway.to_string()]);
         }
-        // With the host's own address, which it has then, a guest cannot reach what listens there.
+        // It has the host's own address then, so that it reaches what listens there only if it changes its own.
         Nat::NoHost => args.push("--no-map-gw".into()),
+        // What the guest begins leaves from a loopback address, from where no route leads out. IPv6 has no
+        // other loopback address than the one that programs of the host trust.
+        Nat::Closed => {
+            args.extend(["-4", "--no-map-gw", "--no-icmp", "--no-dhcp-dns"].map(String::from));
+            args.extend(["-o".into(), NOWHERE.to_string()]);
+        }
     }
     for resolver in resolvers {
         args.extend(["-D".into(), resolver.to_string()]);
@@ -108,6 +114,9 @@ fn arguments(way: Nat, addresses: &NatAddresses, resolvers: &[IpAddr], forwards:
     }
     args
 }
+
+/// Not 127.0.0.1, from where some programs of the host would take it for one of theirs.
+const NOWHERE: Ipv4Addr = Ipv4Addr::new(127, 82, 86, 77);
 
 fn explain(code: Option<i32>, stderr: &str) -> NetError {
     // What a shell says of a program that is not there (POSIX: 127 not found, 126 not executable).
@@ -147,6 +156,8 @@ mod tests {
         let resolver = "192.0.2.53".parse().unwrap();
         let args = arguments(Nat::NoHost, &addresses, &[resolver], &[]).join(" ");
         assert_eq!(args, "--quiet --fd 3 --no-map-gw -D 192.0.2.53");
+        let args = arguments(Nat::Closed, &addresses, &[], &[]).join(" ");
+        assert_eq!(args, "--quiet --fd 3 -4 --no-map-gw --no-icmp --no-dhcp-dns -o 127.82.86.77");
     }
 
     #[test]

@@ -10,6 +10,7 @@ network = [{ private = "pair", ip = "10.81.0.5/24" }]
 
 [[machine]]
 name = "two"
+nat = "closed"
 network = [{ private = "pair" }]
 "#;
 
@@ -20,6 +21,12 @@ pub fn two_machines_and_a_killed_switch(provider: &str) {
     project.rvm(&["up"]).ok();
     let reaches = || project.rvm(&["ssh", "two", "-c", "sudo ping -c 1 -W 60 one"]).ok();
     reaches().says("10.81.0.5");
+    // The one without a way out knows the network's resolver only.
+    for (name, has_more) in [("one", true), ("two", false)] {
+        let resolvers = project.rvm(&["ssh", name, "-c", "cat /etc/resolv.conf"]).ok().stdout;
+        let found = resolvers.lines().filter(|line| line.starts_with("nameserver")).count();
+        assert_eq!(found > 1, has_more, "{name}: {resolvers}");
+    }
     let list = project.json("network-list", &["network", "list"]);
     assert!(list["networks"][0]["members"][0]["frames"]["received"].is_number(), "{list}");
     let kill = |word: &str| {
