@@ -177,6 +177,7 @@ cases! { "kvm":
     faults::broken_files_are_named,
     faults::a_full_disk_is_named,
     many::machines_that_need_each_other,
+    shares::a_shared_folder_is_one_folder,
     walls::a_running_machine_is_shut_in,
     systems::debian_12_stock,
     systems::debian_12_fast,

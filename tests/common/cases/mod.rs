@@ -9,6 +9,7 @@ pub mod many;
 pub mod networks;
 pub mod plan;
 pub mod programs;
+pub mod shares;
 pub mod steps;
 pub mod systems;
 pub mod walls;

@@ -1,0 +1,138 @@
+//! Shared folders, as a guest's kernel uses them.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+
+use super::MICRO;
+use crate::common::Project;
+
+/// One machine with the project folder and one for reading: what goes on on one side is seen on the other.
+pub fn a_shared_folder_is_one_folder(provider: &str) {
+    let fixed = "[[folder]]\nhost = \"../fixed\"\nguest = \"/srv/fixed\"\nreadonly = true\n";
+    let project = Project::new(provider, &format!("{MICRO}{fixed}"));
+    let outside = project.root.parent().unwrap().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("secret"), "of the host").unwrap();
+    let fixed = project.root.parent().unwrap().join("fixed");
+    fs::create_dir(&fixed).unwrap();
+    fs::write(fixed.join("file"), "fixed").unwrap();
+    project.write("src/file", "from the host");
+    project.rvm(&["up"]).ok();
+    assert_eq!(
+        project.ssh("cat /vagrant/src/file; stat -c ' %U %G' /vagrant/src/file"),
+        "from the host vagrant vagrant"
+    );
+
+    owners(&project);
+    changes_of_the_host(&project);
+    much_work(&project);
+    no_way_out(&project, &outside);
+    read_only(&project, &fixed);
+
+    // What is open when the guest goes down hard is no trouble for the next one.
+    project.ssh("nohup tail -f /vagrant/src/file >/dev/null 2>&1 &");
+    project.rvm(&["reload"]).ok();
+    assert_eq!(project.ssh("cat /vagrant/src/file"), "replaced");
+
+    // A folder that goes away is an error in the guest, and the machine goes on. Another one of that name is
+    // another folder.
+    fs::remove_dir_all(&fixed).unwrap();
+    fs::create_dir(&fixed).unwrap();
+    fs::write(fixed.join("file"), "another").unwrap();
+    project.rvm(&["ssh", "-c", "cat /srv/fixed/file"]).code(1).says("can't open");
+    assert_eq!(project.ssh("cat /vagrant/src/file"), "replaced");
+    assert_eq!(project.state("default"), "running");
+}
+
+/// What anybody in the guest makes is the host user's, with the permissions that it was given.
+fn owners(project: &Project) {
+    project.ssh(
+        "echo me >/vagrant/mine; sudo sh -c 'umask 027; echo root >/vagrant/roots; chown 0:0 /vagrant/roots'",
+    );
+    assert_eq!(project.ssh("stat -c '%U %a' /vagrant/mine /vagrant/roots"), "vagrant 644\nvagrant 640");
+    let me = rustix::process::geteuid().as_raw();
+    for (name, mode) in [("mine", 0o644), ("roots", 0o640)] {
+        let meta = fs::metadata(project.root.join(name)).unwrap();
+        assert_eq!((meta.uid(), meta.permissions().mode() & 0o7777), (me, mode), "{name}");
+    }
+    project.ssh("chmod 4755 /vagrant/mine; rm -f /vagrant/roots");
+    assert_eq!(fs::metadata(project.root.join("mine")).unwrap().permissions().mode() & 0o7777, 0o755);
+    assert!(!project.root.join("roots").exists());
+}
+
+/// The guest has seen a file; the host writes to it, puts another in its place, removes it.
+fn changes_of_the_host(project: &Project) {
+    // The guest may believe what it was told for a second.
+    let becomes = |what: &str| {
+        project.ssh(&format!("for i in $(seq 3000); do [ \"$({what})\" ] && exit; done; {what}; exit 1"));
+    };
+    project.write("src/file", "written to, longer than before");
+    becomes("grep longer /vagrant/src/file");
+    project.write("src/new", "replaced");
+    fs::rename(project.root.join("src/new"), project.root.join("src/file")).unwrap();
+    becomes("grep replaced /vagrant/src/file");
+    project.write("src/fresh", "x");
+    assert_eq!(project.ssh("cat /vagrant/src/fresh"), "x");
+    fs::remove_file(project.root.join("src/fresh")).unwrap();
+    becomes("[ -e /vagrant/src/fresh ] || echo gone");
+    // And the guest moves what the host knows.
+    project
+        .ssh("mkdir /vagrant/moved && mv /vagrant/src /vagrant/moved/ && mv /vagrant/moved/src /vagrant/src");
+    assert_eq!(fs::read(project.root.join("src/file")).unwrap(), b"replaced");
+    project.ssh("rmdir /vagrant/moved");
+}
+
+/// An archive, what git does to its objects, a journal that is synced at each line, large files.
+fn much_work(project: &Project) {
+    let script = r#"set -e
+        cd /tmp && mkdir -p tree && cd tree
+        for d in $(seq 20); do mkdir d$d; for f in $(seq 20); do echo $d.$f >d$d/f$f; done; ln -s f1 d$d/link; done
+        tar cf ../tree.tar . && mkdir /vagrant/tree && cd /vagrant/tree && sudo tar xf /tmp/tree.tar
+        diff -r /tmp/tree /vagrant/tree
+        for i in $(seq 50); do echo $i >tmp.$i; chmod 444 tmp.$i; ln tmp.$i object.$i; rm -f tmp.$i; done
+        for i in $(seq 50); do mv object.$i d1/; done
+        [ $(find . -type f | wc -l) = 450 ]
+        for i in $(seq 30); do echo line $i | dd of=journal oflag=append conv=notrunc,fsync 2>/dev/null; done
+        dd if=/dev/urandom of=/tmp/large bs=1M count=8 2>/dev/null && cp /tmp/large large && sync && cmp /tmp/large large
+        exec 3>gone && rm gone && echo still >&3 && exec 3>&-
+        echo done"#;
+    assert_eq!(project.ssh(script), "done");
+    let tree = project.root.join("tree");
+    assert_eq!(fs::read_to_string(tree.join("d7/f13")).unwrap(), "7.13\n");
+    assert_eq!(fs::read_link(tree.join("d7/link")).unwrap(), Path::new("f1"));
+    assert_eq!(fs::read_to_string(tree.join("journal")).unwrap().lines().count(), 30);
+    assert_eq!(fs::metadata(tree.join("large")).unwrap().len(), 8 << 20);
+    assert_eq!(fs::read_dir(tree.join("d1")).unwrap().count(), 71);
+    project.ssh("rm -r /vagrant/tree /tmp/tree*");
+    assert!(!tree.exists());
+}
+
+/// Links lead where they lead in the guest, whoever made them.
+fn no_way_out(project: &Project, outside: &Path) {
+    symlink(outside, project.root.join("by-host")).unwrap();
+    symlink("../outside/secret", project.root.join("relative")).unwrap();
+    let secret = outside.join("secret");
+    project.ssh(&format!("ln -s {} /vagrant/by-guest", secret.display()));
+    for path in ["by-host/secret", "relative", "by-guest", "../outside/secret"] {
+        project.rvm(&["ssh", "-c", &format!("sudo cat /vagrant/{path}")]).code(1).says("can't open");
+    }
+    project.ssh("ln -s /etc/hostname /vagrant/own && cat /vagrant/own && sudo mknod /vagrant/pipe p");
+    project.rvm(&["ssh", "-c", "sudo mknod /vagrant/disk b 254 0"]).code(1).says("not permitted");
+    assert_eq!(fs::read(secret).unwrap(), b"of the host");
+    project.ssh("rm /vagrant/by-host /vagrant/relative /vagrant/by-guest /vagrant/own /vagrant/pipe");
+    assert_eq!(fs::read_dir(outside).unwrap().count(), 1);
+}
+
+fn read_only(project: &Project, fixed: &Path) {
+    // Also where the guest was told otherwise.
+    project.ssh("sudo mount -o remount,rw /srv/fixed");
+    for command in
+        ["echo x >/srv/fixed/file", "touch /srv/fixed/new", "rm /srv/fixed/file", "chmod 777 /srv/fixed/file"]
+    {
+        project.rvm(&["ssh", "-c", &format!("sudo sh -c '{command}'")]).code(1).says("read-only file system");
+    }
+    assert_eq!(project.ssh("cat /srv/fixed/file"), "fixed");
+    assert_eq!(fs::read(fixed.join("file")).unwrap(), b"fixed");
+    assert_eq!(fs::read_dir(fixed).unwrap().count(), 1);
+}
