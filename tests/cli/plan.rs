@@ -120,7 +120,7 @@ fn a_machine_of_an_older_rvm_is_compared() {
     }
     let changes = &document(&place.run(&["plan", "--json"]))["machines"][0]["changes"];
     let port = json!({ "what": "port", "old": "127.0.0.1:8080 → 80", "new": null, "applied_by": "up" });
-    assert_eq!(changes[1], port);
+    assert!(changes.as_array().unwrap().contains(&port), "{changes}");
     assert_eq!(place.files(), before, "looking changes nothing");
 }
 
