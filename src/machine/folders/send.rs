@@ -45,7 +45,7 @@ command -v tar >/dev/null || fail "the guest has no tar"
 cd -- "$1" || exit 220
 tar -xpf - && exit 223
 # Not every tar says why a file was cut short.
-left=$(df -Pk . | sed -n '2s/.* \([0-9]*\) *[0-9]*% .*/\1/p')
+left=$(df -Pk . | sed -n '2s/.* \([0-9][0-9]*\)  *[0-9][0-9]*% .*/\1/p')
 [ "${left:-64}" -ge 64 ] || echo 'No space left on device' >&2
 exit 220
 "#;
