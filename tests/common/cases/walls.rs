@@ -78,7 +78,10 @@ fn looked_into(process: &Path, project: &Project) {
     for entry in fs::read_dir(process.join("fd")).unwrap() {
         let Ok(target) = fs::read_link(entry.unwrap().path()) else { continue };
         let text = target.to_string_lossy();
+        // The list of its own descriptors: how the server of the folder changes the permissions of a file.
+        let own = process.join("fd");
         let known = ["/dev/kvm", "/dev/null"].contains(&&*text)
+            || target == own
             || ["socket:", "anon_inode:", "pidfd:"].iter().any(|kind| text.starts_with(kind))
             || target == shared
             || folders.iter().any(|folder| target.starts_with(folder));
