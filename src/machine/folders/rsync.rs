@@ -30,6 +30,9 @@ pub(super) fn program(path: &str) -> Option<PathBuf> {
     std::env::split_paths(path).map(|dir| dir.join("rsync")).find(|file| file.is_file())
 }
 
+/// Exit status when a file cannot be written (rsync(1)).
+const WRITE: i32 = 11;
+
 /// Makes the guest's folder like that of the host.
 pub(super) fn run(
     rsync: &Rsync<'_>,
@@ -66,6 +69,11 @@ pub(super) fn run(
             sent.warnings.push(format!("not all was copied: {said}"));
             Ok(sent)
         }
+        // The end of the guest's rsync can overtake what it has to say.
+        Some(WRITE) if said.is_empty() => Err(Fault::Said(format!(
+            "rsync could not write a file in the guest and did not say why (exit status {WRITE}); \
+             \"No space left on device\" is the usual cause"
+        ))),
         _ if said.is_empty() => Err(Fault::Said(format!("rsync ended with {status}"))),
         _ => Err(Fault::Said(said)),
     }
