@@ -9,7 +9,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use rustix::process::setsid;
 use rustix::stdio::stdin;
@@ -17,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::launch::{CONTROL_SOCKET, ENDED, LOCK, SPEC};
 use super::{EndReason, Ended, Engine, ProviderError, VmSpec, kvm, qemu};
-use crate::model::{Cancel, ProviderKind};
+use crate::model::ProviderKind;
 use crate::state::{Lock, Starter, store};
 use crate::vmm::control;
 use crate::vmm::sandbox;
@@ -113,15 +112,10 @@ fn run_locked(dir: &Path, net: OwnedFd, starter: &mut Starter) -> Result<EndReas
     result
 }
 
-/// Takes the machine's lock. Somebody who asks for its holder has it for a moment.
+/// Takes the machine's lock.
 fn lock(path: &Path) -> io::Result<Lock> {
-    for _ in 0..50 {
-        if let Ok(lock) = Lock::try_acquire(path, "virtual machine")? {
-            return Ok(lock);
-        }
-        Cancel::new().wait(Duration::from_millis(20));
-    }
-    Err(io::Error::new(io::ErrorKind::ResourceBusy, "this machine runs already"))
+    let lock = Lock::take(path, "virtual machine")?;
+    lock.ok_or_else(|| io::Error::new(io::ErrorKind::ResourceBusy, "this machine runs already"))
 }
 
 /// Takes the network socket that is standard input; `/dev/null` takes its place.

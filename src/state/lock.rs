@@ -14,6 +14,10 @@ use crate::model::{Cancel, Code};
 /// Pause between two looks at a lock that somebody else has.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
+/// How often, and with which pause, a lock is tried that somebody may only look at.
+const LOOKS: u32 = 50;
+const LOOK: Duration = Duration::from_millis(20);
+
 /// Held until dropped; the kernel also drops it with the process.
 #[derive(Debug)]
 pub struct Lock {
@@ -119,6 +123,18 @@ impl Lock {
             Err(TryLockError::WouldBlock) => Ok(Err(name_of_holder(file))),
             Err(TryLockError::Error(error)) => Err(error),
         }
+    }
+
+    /// Takes a lock that others look at ([`Lock::holder`]), and have for that moment; `None` when somebody
+    /// has it for longer.
+    pub fn take(path: &Path, owner: &str) -> io::Result<Option<Lock>> {
+        for _ in 0..LOOKS {
+            if let Ok(lock) = Self::try_acquire(path, owner)? {
+                return Ok(Some(lock));
+            }
+            Cancel::new().wait(LOOK);
+        }
+        Ok(None)
     }
 
     /// Who holds the lock at `path` now; `None` when nobody does. For the moment that this takes,
