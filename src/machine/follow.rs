@@ -12,7 +12,6 @@ use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use rustix::process::setsid;
 use serde::{Deserialize, Serialize};
 
 use super::forwards::{self, READY};
@@ -21,7 +20,6 @@ use super::{MachineError, Machines, UpOptions};
 use crate::model::{Cancel, Forward, Machine, Project, Protocol};
 use crate::provider;
 use crate::state::{Lock, Starter, store};
-use crate::vmm::sandbox;
 
 /// Folder in the machine's own.
 const FOLDER: &str = "follow";
@@ -40,8 +38,6 @@ const MOST_BYTES: u64 = 64 * 1024;
 /// After each change, so that a guest that opens and closes ports all the time costs little; and before
 /// a guest that reboots is connected to again.
 const PAUSE: Duration = Duration::from_millis(500);
-/// Between two tries to take the lock that somebody looks at.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// What is run in the guest: each second the kernel's tables of listeners, a line where they have changed.
 /// A line is due every ten seconds all the same: writing it fails once nobody is connected any more, which
@@ -111,16 +107,7 @@ pub(super) fn opened(dir: &Path) -> Vec<Forward> {
 
 /// The process: follows the ports of the machine that `dir` is a folder of until that ends.
 pub fn process(dir: &Path) -> ExitCode {
-    // A session and a group of its own, which is how it is ended together with its ssh client.
-    let _ = setsid();
-    let Ok(mut starter) = sandbox::prepare().and_then(|()| Starter::take()) else { return ExitCode::FAILURE };
-    match keep(dir, &mut starter) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            starter.tell(&error.to_string());
-            ExitCode::FAILURE
-        }
-    }
+    forwards::keeper(|starter| keep(dir, starter))
 }
 
 fn keep(dir: &Path, starter: &mut Starter) -> io::Result<()> {
@@ -131,7 +118,7 @@ fn keep(dir: &Path, starter: &mut Starter) -> io::Result<()> {
         let mut follower = Follower { dir, machine, task: &task, open: Vec::new() };
         follower.write()?;
         store::remove(&dir.join(CONTROL))?;
-        let mut log = tempfile::tempfile()?;
+        let log = tempfile::tempfile()?;
         let mut child = follower.connect(log.try_clone()?)?;
         let heard = match child.stdout.take() {
             Some(output) => follower.listen(output, starter),
@@ -142,10 +129,7 @@ fn keep(dir: &Path, starter: &mut Starter) -> io::Result<()> {
         child.wait()?;
         heard?;
         if starter.waits() {
-            let mut text = String::new();
-            io::Seek::rewind(&mut log)?;
-            log.take(MOST_BYTES).read_to_string(&mut text)?;
-            return Err(io::Error::other(if text.is_empty() { "ssh gave up".into() } else { text }));
+            return Err(forwards::complaint(log)?);
         }
         if matches!(provider::live(machine), Ok(None)) {
             return store::remove(dir);
@@ -155,13 +139,8 @@ fn keep(dir: &Path, starter: &mut Starter) -> io::Result<()> {
 }
 
 fn lock(path: &Path) -> io::Result<Lock> {
-    for _ in 0..50 {
-        if let Ok(lock) = Lock::try_acquire(path, "rvm up")? {
-            return Ok(lock);
-        }
-        Cancel::new().wait(LOOK_AGAIN);
-    }
-    Err(io::Error::new(io::ErrorKind::ResourceBusy, "another process follows these ports"))
+    let lock = Lock::take(path, "rvm up")?;
+    lock.ok_or_else(|| io::Error::new(io::ErrorKind::ResourceBusy, "another process follows these ports"))
 }
 
 /// One connection to a guest.

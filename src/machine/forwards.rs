@@ -149,16 +149,29 @@ fn file_of(host: u16, protocol: Protocol) -> String {
 
 /// The process: keeps the forward that `path` describes until its machine ends.
 pub fn process(path: &Path) -> ExitCode {
+    keeper(|starter| keep(path, starter))
+}
+
+/// What a process does that keeps an ssh client for a machine; it is ended by [`end_holder`].
+pub(super) fn keeper(work: impl FnOnce(&mut Starter) -> io::Result<()>) -> ExitCode {
     // A session and a group of its own, which is how it is ended together with its ssh client.
     let _ = setsid();
     let Ok(mut starter) = sandbox::prepare().and_then(|()| Starter::take()) else { return ExitCode::FAILURE };
-    match keep(path, &mut starter) {
+    match work(&mut starter) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             starter.tell(&error.to_string());
             ExitCode::FAILURE
         }
     }
+}
+
+/// What an ssh client that ended too early had to say.
+pub(super) fn complaint(mut log: fs::File) -> io::Result<io::Error> {
+    let mut text = String::new();
+    io::Seek::rewind(&mut log)?;
+    log.take(MOST_BYTES).read_to_string(&mut text)?;
+    Ok(io::Error::other(if text.is_empty() { "ssh gave up".into() } else { text }))
 }
 
 fn keep(path: &Path, starter: &mut Starter) -> io::Result<()> {
@@ -168,7 +181,7 @@ fn keep(path: &Path, starter: &mut Starter) -> io::Result<()> {
     };
     let dir = path.parent().and_then(Path::parent).ok_or(io::ErrorKind::NotFound)?;
     loop {
-        let mut log = tempfile::tempfile()?;
+        let log = tempfile::tempfile()?;
         let mut child = Command::new("ssh")
             .args(arguments(&task))
             .stdin(Stdio::null())
@@ -185,10 +198,7 @@ fn keep(path: &Path, starter: &mut Starter) -> io::Result<()> {
         }
         child.wait()?;
         if starter.waits() {
-            let mut text = String::new();
-            io::Seek::rewind(&mut log)?;
-            log.take(MOST_BYTES).read_to_string(&mut text)?;
-            return Err(io::Error::other(if text.is_empty() { "ssh gave up".into() } else { text }));
+            return Err(complaint(log)?);
         }
         if matches!(provider::live(dir), Ok(None)) {
             return store::remove(path);
