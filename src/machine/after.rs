@@ -3,7 +3,7 @@
 use super::inventory::password;
 use super::{MachineError, Machines};
 use crate::model::{AfterAll, Cancel, Machine, Project, ProvisionChoice, RunPolicy, Side, Step};
-use crate::provision::{self, Digest, Host, HostSide, Parts, ProvisionError, Stamps, StepLogs, Why};
+use crate::provision::{self, Digest, Host, HostSide, Link, Parts, ProvisionError, Stamps, StepLogs, Why};
 
 /// Before the name of such a step in the stamps of a machine: a step of the machine may have the same.
 const STAMP: &str = "after all: ";
@@ -154,18 +154,8 @@ impl Machines<'_> {
             self.wait_ssh(&project.login_for(&machine.name), &mut record, machine.boot_timeout, &mut |_| ())?;
         let target = self.target(&project.login_for(&machine.name), &record)?;
         let connect = |_: &Cancel| self.connect_when_up(&target, &record, machine.boot_timeout, &mut |_| ());
-        let context = provision::Context {
-            machine: &machine.name,
-            guest: &provision::Link::new(session, &connect),
-            report: self.report,
-            masker: &project.masker,
-            cancel: &self.cancel,
-            logs: &StepLogs::of(&self.layout.machine(&record.id)),
-            host: HostSide { dir: &project.root, inventory: "", password: password(&project.login) },
-            pins: None,
-            boot_timeout: machine.boot_timeout,
-        };
-        provision::run_step(&context, &after.step).map_err(|source| failed(after, source))
+        self.step_in_guest(project, machine, &record, &Link::new(session, &connect), &after.step)
+            .map_err(|source| failed(after, source))
     }
 }
 

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::inventory::password;
+use super::record::Record;
 use super::{MachineError, Machines};
-use crate::model::{Cancel, Hook, Hooked, Machine, Project, Side};
-use crate::provision::{self, Host, ProvisionError, StepLogs};
+use crate::model::{Cancel, Hook, Hooked, Machine, Project, Side, Step};
+use crate::provision::{self, Host, HostSide, Link, ProvisionError, StepLogs};
 
 /// How long the guest of a machine that runs may take to let a hook in.
 const CONNECT: Duration = Duration::from_secs(60);
@@ -54,28 +55,35 @@ impl Machines<'_> {
                     Ok(session) => session,
                     Err(error) => return Err(self.boot_error(&record, CONNECT, &error)),
                 };
-                let dir = self.layout.machine(&record.id);
-                let context = provision::Context {
-                    machine: &machine.name,
-                    guest: &provision::Link::new(session, &connect),
-                    report: self.report,
-                    masker: &project.masker,
-                    cancel: &self.cancel,
-                    logs: &StepLogs::of(&dir),
-                    host: provision::HostSide {
-                        dir: &project.root,
-                        inventory: "",
-                        password: password(&project.login),
-                    },
-                    pins: None,
-                    boot_timeout: machine.boot_timeout,
-                };
-                provision::run_step(&context, &hook.step)
+                self.step_in_guest(project, machine, &record, &Link::new(session, &connect), &hook.step)
             }
         };
         result.map(|()| true).map_err(|source| {
             let (machine, hook) = (machine.name.clone(), hook.step.name.clone());
             ProvisionError::Hook { machine, hook, when, source: Box::new(source) }.into()
         })
+    }
+
+    /// Runs a step that is none of the machine's own in its guest: not stamped, and with no packages to lock.
+    pub(super) fn step_in_guest(
+        &self,
+        project: &Project,
+        machine: &Machine,
+        record: &Record,
+        guest: &Link<'_>,
+        step: &Step,
+    ) -> Result<(), ProvisionError> {
+        let context = provision::Context {
+            machine: &machine.name,
+            guest,
+            report: self.report,
+            masker: &project.masker,
+            cancel: &self.cancel,
+            logs: &StepLogs::of(&self.layout.machine(&record.id)),
+            host: HostSide { dir: &project.root, inventory: "", password: password(&project.login) },
+            pins: None,
+            boot_timeout: machine.boot_timeout,
+        };
+        provision::run_step(&context, step)
     }
 }
