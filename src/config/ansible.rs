@@ -15,12 +15,7 @@ pub(super) const KEYS: [&str; 5] = ["extra_vars", "limit", "tags", "skip_tags", 
 impl Reader<'_> {
     pub(super) fn ansible(&mut self, table: &Table<'_>) -> Option<StepKind> {
         let given = self.text(table, "ansible", "\"site.yml\"")?;
-        let playbook = self.host_path(&given, "playbook")?;
-        if !playbook.is_file() {
-            let message = format!("the playbook {:?} is not a file", brief(&given.value.shown));
-            self.wrong(&given.span, message, "name the playbook itself");
-            return None;
-        }
+        let playbook = self.host_file(&given, "playbook", "name the playbook itself")?;
         let args = self.script_args(table)?;
         let limit = match table.raw("limit") {
             Some(_) => Some(self.words(table, "limit", false)?.join(",")),

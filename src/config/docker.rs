@@ -61,13 +61,7 @@ impl Reader<'_> {
         let given = self.texts(table, "archives", "[\"images/app.tar\"]")?;
         let mut paths = Vec::new();
         for text in &given {
-            let path = self.host_path(text, "archive");
-            if path.as_ref().is_some_and(|path| !path.is_file()) {
-                let message = format!("the archive {:?} is not a file", brief(&text.value.shown));
-                self.wrong(&text.span, message, "name what `docker save` wrote");
-                continue;
-            }
-            paths.extend(path);
+            paths.extend(self.host_file(text, "archive", "name what `docker save` wrote"));
         }
         (paths.len() == given.len()).then_some(paths)
     }

@@ -209,12 +209,7 @@ impl Reader<'_> {
 
     fn script_path(&mut self, table: &Table<'_>) -> Option<PathBuf> {
         let given = self.text(table, "path", "\"scripts/setup.sh\"")?;
-        let path = self.host_path(&given, "script")?;
-        if !path.is_file() {
-            let message = format!("the script {:?} is not a file", brief(&given.value.shown));
-            self.wrong(&given.span, message, "name the script itself");
-            return None;
-        }
+        let path = self.host_file(&given, "script", "name the script itself")?;
         if let Err(error) = std::fs::File::open(&path) {
             let message = format!("cannot read the script {:?}: {error}", brief(&given.value.shown));
             self.wrong(&given.span, message, "check that you may read it");
@@ -284,6 +279,17 @@ impl Reader<'_> {
             return None;
         }
         path
+    }
+
+    /// Likewise a file; `help` says which one is meant.
+    pub fn host_file(&mut self, given: &Sp<Text>, what: &str, help: &str) -> Option<PathBuf> {
+        let path = self.host_path(given, what)?;
+        if !path.is_file() {
+            let message = format!("the {what} {:?} is not a file", brief(&given.value.shown));
+            self.wrong(&given.span, message, help);
+            return None;
+        }
+        Some(path)
     }
 
     /// `~/` is the home folder, other relative paths start at the folder of the file that they
