@@ -89,6 +89,13 @@ impl<'a> IoVecs<'a> {
         bytes(unsafe { libc::sendmsg(socket.as_raw_fd(), &message, flags) })
     }
 
+    /// `preadv(2)`; gives the number of bytes read.
+    fn read(&self, file: BorrowedFd<'_>, offset: libc::off64_t) -> io::Result<usize> {
+        // SAFETY: the first `count` entries are initialised and describe guest memory, which is
+        // borrowed for the call and of which no Rust reference exists.
+        bytes(unsafe { libc::preadv64(file.as_raw_fd(), self.as_ptr(), self.count as libc::c_int, offset) })
+    }
+
     /// `writev(2)`; gives the number of bytes taken.
     pub(super) fn write(&self, file: BorrowedFd<'_>) -> io::Result<usize> {
         // SAFETY: as for `send`.
@@ -101,12 +108,7 @@ impl<'a> IoVecs<'a> {
 /// # Errors
 /// `UnexpectedEof` when the file ends before, else what the system says.
 pub(super) fn read_at(file: BorrowedFd<'_>, slices: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
-    let call = |iov: &IoVecs<'_>, offset| {
-        // SAFETY: the first `count` entries are initialised and describe guest memory, which is
-        // borrowed for the call and of which no Rust reference exists.
-        bytes(unsafe { libc::preadv64(file.as_raw_fd(), iov.as_ptr(), iov.count as libc::c_int, offset) })
-    };
-    transfer(slices, offset, io::ErrorKind::UnexpectedEof, call)
+    transfer(slices, offset, io::ErrorKind::UnexpectedEof, |iov, offset| iov.read(file, offset))
 }
 
 /// Writes all `slices` to `file` at `offset`.
@@ -134,10 +136,7 @@ pub(super) fn read_up_to(
     limit: usize,
     offset: u64,
 ) -> io::Result<usize> {
-    transfer_up_to(slices, skip, limit, offset, |iov, offset| {
-        // SAFETY: as in `read_at`.
-        bytes(unsafe { libc::preadv64(file.as_raw_fd(), iov.as_ptr(), iov.count as libc::c_int, offset) })
-    })
+    transfer_up_to(slices, skip, limit, offset, |iov, offset| iov.read(file, offset))
 }
 
 /// Writes the first `limit` bytes of `slices` to `file` at `offset`, or to its end with `append`; gives
