@@ -7,7 +7,7 @@ use super::app::App;
 use super::error::CliError;
 use super::json::VERSION;
 use super::ui::table::{bytes, table};
-use super::{DONE, Json, Outcome, prompt};
+use super::{DONE, Json, Outcome, prompt, target};
 use crate::machine::{VolumeError, VolumeStatus};
 use crate::model::Code;
 
@@ -97,7 +97,7 @@ fn text(volumes: &[VolumeStatus]) -> String {
             let whose = volume.project.as_ref().map(|path| path.display().to_string());
             vec![
                 volume.name.clone(),
-                volume.id.get(..7).unwrap_or(&volume.id).to_owned(),
+                target::short(&volume.id).to_owned(),
                 bytes(volume.size),
                 bytes(volume.used),
                 if users.is_empty() { "-".into() } else { users },

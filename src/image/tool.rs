@@ -1,7 +1,7 @@
 //! Running the programs of a build: their output, their end, and a Ctrl-C in between.
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::ImageError;
-use crate::model::Cancel;
+use crate::model::{Cancel, each_line};
 
 /// Users' PATH often lacks the `sbin` folders.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -92,23 +92,9 @@ impl Tool {
     }
 }
 
-/// Sends each line, cut at 4 KiB, until the stream ends or nobody listens.
+/// Sends each line until the stream ends or nobody listens.
 fn forward(stream: impl Read + Send + 'static, to: Sender<String>) {
-    std::thread::spawn(move || {
-        let mut reader = BufReader::new(stream);
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            match (&mut reader).take(4096).read_until(b'\n', &mut line) {
-                Ok(0) | Err(_) => return,
-                Ok(_) => {}
-            }
-            let text = String::from_utf8_lossy(&line);
-            if to.send(text.trim_end().to_owned()).is_err() {
-                return;
-            }
-        }
-    });
+    std::thread::spawn(move || each_line(stream, |line| to.send(line).is_ok()));
 }
 
 fn follow(

@@ -34,7 +34,7 @@ pub use network::{Card, Nat, Network, station, unusable};
 pub use port::{Forward, PortRun, Protocol, port_runs};
 pub use secret::{Masker, Secret};
 pub use ssh::{Login, Ssh, SshClient};
-pub use text::{hex, mac_text};
+pub use text::{each_line, hex, mac_text};
 
 /// The folder that holds a `Vagrantfile`, with all that the file declares, checked.
 #[derive(Debug, Clone)]

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use super::exclude::Excluded;
 use super::remote::{Fault, printable};
 use super::{Job, Rsync, Sent};
-use crate::model::{Cancel, Stream};
+use crate::model::{Cancel, Stream, each_line};
 use crate::ssh::SshError;
 
 /// Last lines of its complaint that are shown.
@@ -155,20 +155,7 @@ fn follow(
 }
 
 fn forward(stream: Stream, pipe: impl Read + Send + 'static, to: Sender<(Stream, String)>) {
-    std::thread::spawn(move || {
-        let mut reader = BufReader::new(pipe);
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            match (&mut reader).take(4096).read_until(b'\n', &mut line) {
-                Ok(0) | Err(_) => return,
-                Ok(_) => {}
-            }
-            if to.send((stream, String::from_utf8_lossy(&line).trim_end().to_owned())).is_err() {
-                return;
-            }
-        }
-    });
+    std::thread::spawn(move || each_line(pipe, |line| to.send((stream, line)).is_ok()));
 }
 
 #[cfg(test)]

@@ -171,8 +171,7 @@ impl Machines<'_> {
         let mut watched = Vec::new();
         for (number, folder) in folders.iter().enumerate() {
             let Some(mut one) = Watched::new(number, folder, send.clone())? else { continue };
-            let host = folder.host().into_iter();
-            for host in host {
+            if let Some(host) = folder.host() {
                 self.host_folder(&machine.name, folder, host)?;
             }
             // Before the first copy, so that nothing falls between.
