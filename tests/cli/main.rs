@@ -22,6 +22,7 @@ mod screen;
 mod surroundings;
 mod top;
 
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -86,6 +87,32 @@ impl Place {
             String::from_utf8(bytes).unwrap().replace(&self.dir.path().display().to_string(), "[DIR]")
         };
         Ran { code: output.status.code().unwrap(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+
+    /// Runs `rvm` with these words on a terminal of its own and types `keys` once `asked` says of what is on
+    /// the screen that it is time; gives the exit code and all that was on the screen.
+    fn on_a_terminal(&self, words: &str, asked: fn(&[u8]) -> bool, keys: &[u8]) -> (Option<i32>, String) {
+        // script(1) of util-linux opens the terminal.
+        let mut child = Command::new("script")
+            .args(["-qec", &format!("{} {words}", env!("CARGO_BIN_EXE_rvm")), "/dev/null"])
+            .current_dir(self.project())
+            .env("RVM_HOME", self.home())
+            .env("TERM", "xterm")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let mut screen = Vec::new();
+        let mut byte = [0];
+        while !asked(&screen) {
+            assert_eq!(stdout.read(&mut byte).unwrap(), 1, "{}", String::from_utf8_lossy(&screen));
+            screen.extend(byte);
+        }
+        stdin.write_all(keys).unwrap();
+        stdout.read_to_end(&mut screen).unwrap();
+        (child.wait().unwrap().code(), String::from_utf8_lossy(&screen).into_owned())
     }
 
     /// Every file below the folder with its content.

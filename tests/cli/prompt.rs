@@ -1,9 +1,6 @@
 //! Questions, on a terminal and without one. A machine folder without a record stands for a
 //! machine: it can only be removed.
 
-use std::io::{Read, Write};
-use std::process::{Command, Stdio};
-
 use super::Place;
 
 const ID: &str = "0123456789abcdef0123456789abcdef";
@@ -21,26 +18,9 @@ fn is_there(place: &Place) -> bool {
 /// Runs `rvm destroy` on a terminal of its own and types `answer` at the question; gives the
 /// exit code and all that was on the screen.
 fn answered(place: &Place, answer: &[u8]) -> (i32, String) {
-    // script(1) of util-linux opens the terminal.
-    let mut child = Command::new("script")
-        .args(["-qec", &format!("{} destroy {ID}", env!("CARGO_BIN_EXE_rvm")), "/dev/null"])
-        .current_dir(place.project())
-        .env("RVM_HOME", place.home())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-    let mut screen = Vec::new();
-    let mut byte = [0];
-    while !screen.ends_with(b"[y/N] ") {
-        assert_eq!(stdout.read(&mut byte).unwrap(), 1, "{}", String::from_utf8_lossy(&screen));
-        screen.extend(byte);
-    }
-    stdin.write_all(answer).unwrap();
-    stdout.read_to_end(&mut screen).unwrap();
-    (child.wait().unwrap().code().unwrap(), String::from_utf8_lossy(&screen).into_owned())
+    let asked = |screen: &[u8]| screen.ends_with(b"[y/N] ");
+    let (code, screen) = place.on_a_terminal(&format!("destroy {ID}"), asked, answer);
+    (code.unwrap(), screen)
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `rvm top` where nothing runs: the table, the lines, the screen and its keys.
 
-use std::io::{Read, Write};
-use std::process::{Command, Stdio};
+use std::io::Read;
+use std::process::Stdio;
 
 use super::Place;
 
@@ -45,28 +45,9 @@ fn a_pipe_gets_lines_until_its_reader_leaves() {
 fn a_terminal_gets_a_screen_that_q_ends() {
     let place = Place::with(TWO);
     for key in [&b"q"[..], b"\x03"] {
-        // script(1) of util-linux opens the terminal.
-        let mut child = Command::new("script")
-            .args(["-qec", &format!("{} top -i 0.2", env!("CARGO_BIN_EXE_rvm")), "/dev/null"])
-            .current_dir(place.project())
-            .env("RVM_HOME", place.home())
-            .env("TERM", "xterm")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        let mut screen = Vec::new();
-        let mut byte = [0];
-        while !String::from_utf8_lossy(&screen).contains("q ends") {
-            assert_eq!(stdout.read(&mut byte).unwrap(), 1, "{}", String::from_utf8_lossy(&screen));
-            screen.extend(byte);
-        }
-        stdin.write_all(key).unwrap();
-        stdout.read_to_end(&mut screen).unwrap();
-        let text = String::from_utf8_lossy(&screen).into_owned();
-        assert_eq!(child.wait().unwrap().code(), Some(0), "{text}");
+        let drawn = |screen: &[u8]| String::from_utf8_lossy(screen).contains("q ends");
+        let (code, text) = place.on_a_terminal("top -i 0.2", drawn, key);
+        assert_eq!(code, Some(0), "{text}");
         assert!(text.starts_with("\x1b[?1049h\x1b[?25l\x1b[H\x1b[7mMACHINE"), "{text:?}");
         assert!(text.contains("\x1b[?25h\x1b[?1049l"), "the terminal is as it was: {text:?}");
     }
