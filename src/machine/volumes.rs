@@ -185,7 +185,7 @@ impl Machines<'_> {
         disk: &ExtraDisk,
         volume: &Volume,
     ) -> Result<(), MachineError> {
-        let users = self.users_of(&id_of(project, volume))?;
+        let users = self.users_of(&id_of(project, volume), &self.records()?)?;
         let other = users
             .into_iter()
             .find(|user| user.running && user.id != own_id && !(user.read_only && disk.read_only));
@@ -201,20 +201,23 @@ impl Machines<'_> {
         self.layout.lock_file(&format!("volume-{id}"))
     }
 
-    /// The machines that have a volume.
-    fn users_of(&self, volume: &str) -> Result<Vec<VolumeUser>, MachineError> {
+    /// What is known of all machines. Records that cannot be read are `global-status`' business.
+    fn records(&self) -> Result<Vec<Record>, MachineError> {
+        Ok(self.ids()?.iter().filter_map(|id| self.record(id).ok().flatten()).collect())
+    }
+
+    /// The machines among `records` that have a volume.
+    fn users_of(&self, volume: &str, records: &[Record]) -> Result<Vec<VolumeUser>, MachineError> {
         let mut users = Vec::new();
-        for id in self.ids()? {
-            // Records that cannot be read are `global-status`' business.
-            let Ok(Some(record)) = self.record(&id) else { continue };
+        for record in records {
             let mut disks = volumes_of(&record.applied.disks);
             let Some((disk, _)) = disks.find(|(_, had)| id_of(&record.project, had) == volume) else {
                 continue;
             };
             users.push(VolumeUser {
-                running: self.is_running(&record)?,
+                running: self.is_running(record)?,
                 read_only: disk.read_only,
-                id,
+                id: record.id.clone(),
                 name: record.name.clone(),
                 project: record.project.clone(),
             });
@@ -232,6 +235,7 @@ impl Machines<'_> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(MachineError::file("list", &dir, error)),
         };
+        let records = self.records()?;
         let mut list = Vec::new();
         for entry in entries.flatten() {
             let id = entry.file_name().to_string_lossy().into_owned();
@@ -255,7 +259,7 @@ impl Machines<'_> {
             // Cut off before its disk was made, it has none.
             let meta = fs::metadata(entry.path().join(DISK)).ok();
             list.push(VolumeStatus {
-                users: self.users_of(&id)?,
+                users: self.users_of(&id, &records)?,
                 id,
                 name: about.name,
                 project: about.project,
@@ -293,7 +297,7 @@ impl Machines<'_> {
     pub fn remove_volume(&self, id: &str) -> Result<(), MachineError> {
         let _lock = Lock::acquire(&self.volume_lock(id), "rvm volume remove", &self.cancel, |_| ())?;
         let dir = self.layout.volumes().join(id);
-        let users = self.users_of(id)?;
+        let users = self.users_of(id, &self.records()?)?;
         if !users.is_empty() {
             let about = store::read_json::<About>(&dir.join(ABOUT)).ok().flatten();
             let volume = about.map_or_else(|| id.to_owned(), |about| about.name);
