@@ -102,12 +102,10 @@ impl Machines<'_> {
     /// The machines of the project that its file does not declare, by name.
     pub fn undeclared(&self, project: &Project) -> Result<Vec<Undeclared>, MachineError> {
         let mut list = Vec::new();
-        for id in self.ids()? {
-            // Records that cannot be read are `global-status`' business.
-            let Ok(Some(record)) = self.record(&id) else { continue };
+        for record in self.records()? {
             let declared = project.machines.iter().any(|machine| machine.name == record.name);
             if record.project == project.root && !declared {
-                list.push(Undeclared { id, name: record.name });
+                list.push(Undeclared { id: record.id, name: record.name });
             }
         }
         list.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));

@@ -165,6 +165,11 @@ impl Machines<'_> {
         }
     }
 
+    /// What is known of all machines. Records that cannot be read are `global-status`' business.
+    pub(super) fn records(&self) -> Result<Vec<Record>, MachineError> {
+        Ok(self.ids()?.iter().filter_map(|id| self.record(id).ok().flatten()).collect())
+    }
+
     /// Leaves the id where a project that is moved takes it along.
     pub(super) fn point(&self, record: &Record) -> Result<(), MachineError> {
         let path = self.pointer(&record.project, &record.name);

@@ -201,11 +201,6 @@ impl Machines<'_> {
         self.layout.lock_file(&format!("volume-{id}"))
     }
 
-    /// What is known of all machines. Records that cannot be read are `global-status`' business.
-    fn records(&self) -> Result<Vec<Record>, MachineError> {
-        Ok(self.ids()?.iter().filter_map(|id| self.record(id).ok().flatten()).collect())
-    }
-
     /// The machines among `records` that have a volume.
     fn users_of(&self, volume: &str, records: &[Record]) -> Result<Vec<VolumeUser>, MachineError> {
         let mut users = Vec::new();
