@@ -130,12 +130,6 @@ host = "src"
 [[folder]]
 guest = "/a"
 [[folder]]
-host = "missing"
-guest = "/b"
-[[folder]]
-host = "file"
-guest = "/c"
-[[folder]]
 host = "src"
 guest = "srv/d"
 [[folder]]
@@ -172,6 +166,61 @@ source = "src"
 guest = "/a/"
 "#;
     insta::assert_snapshot!("folders", told(text));
+}
+
+/// A machine whose folder vanished can still be stopped and removed: the file as such is right.
+#[test]
+fn a_folder_that_the_host_lacks_is_told_to_who_uses_it() {
+    let text = r#"
+box = "micro"
+[[folder]]
+host = "missing"
+guest = "/a"
+[[folder]]
+host = "file"
+guest = "/b"
+type = "rsync"
+[[folder]]
+host = "file/in/it"
+guest = "/c"
+create = true
+[[folder]]
+host = "new"
+guest = "/d"
+create = true
+[[machine]]
+name = "all"
+[[machine]]
+name = "fewer"
+[[machine.folder]]
+host = "src"
+guest = "/a"
+[[machine.folder]]
+guest = "/b"
+disabled = true
+"#;
+    let machines = machines(text);
+    assert_eq!(guests(&machines[0]), "/a /b /c /d (/vagrant)");
+    let told: Vec<_> = machines[0]
+        .absent
+        .iter()
+        .map(|absent| (absent.guest.as_str(), absent.copied, absent.problem.line, absent.problem.column))
+        .collect();
+    assert_eq!(
+        told,
+        [("/a", false, Some(4), Some(8)), ("/b", true, Some(7), Some(8)), ("/c", false, Some(11), Some(8))]
+    );
+    assert_eq!(machines[1].absent, machines[0].absent[2..]);
+    let report = config::Report::of_absent(machines.iter().chain(&machines).flat_map(|m| &m.absent)).unwrap();
+    let text = report.render(false);
+    assert!(text.ends_with("3 problems"), "{text}");
+    for part in [
+        "cannot use the folder \"missing\": it does not exist",
+        "host = \"missing\"",
+        "\"file\" is not a folder",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
 }
 
 #[test]

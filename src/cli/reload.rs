@@ -40,6 +40,7 @@ pub fn run(app: &App, args: &ReloadArgs) -> Outcome {
     let collector = Collector::new(&*app.ui);
     let mut machines = args.many.patient(Machines { report: &collector, ..app.machines()? });
     let targets = target::resolve(app, &machines, &args.many.names(&args.names))?;
+    target::check_folders(&targets, |_| true)?;
     machines.locks = lock::read(&targets, None)?;
     let timings = Timings::new(app, &args.timings, &collector, begin)?;
     let options = UpOptions {

@@ -54,8 +54,9 @@ fn targets(
         if running.is_empty() {
             app.ui.note("No machine with such folders runs: `rvm up` copies them as it starts one.");
         }
-        return Ok(running);
+        targets = running;
     }
+    target::check_folders(&targets, |folder| folder.copied)?;
     Ok(targets)
 }
 

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::app::App;
 use super::error::{CliError, Kind};
+use crate::config::{ConfigError, Report};
 use crate::machine::{Machines, Status};
-use crate::model::{Code, Machine, Project};
+use crate::model::{Absent, Code, Machine, Project};
 
 /// Shortest id prefix that is taken for an id.
 const MIN_ID_LEN: usize = 4;
@@ -177,6 +178,16 @@ pub fn dependencies(targets: &[Target]) -> Vec<Vec<usize>> {
         (0..targets.len()).filter(|&at| targets.get(at).is_some_and(needed)).collect()
     };
     targets.iter().map(of).collect()
+}
+
+/// Refuses to go on where this host lacks folders that the command uses of the machines.
+pub fn check_folders(targets: &[Target], uses: fn(&Absent) -> bool) -> Result<(), CliError> {
+    let declared = targets.iter().filter_map(|target| target.declaration().ok());
+    let absent = declared.flat_map(|(_, machine)| machine.absent.iter().filter(|folder| uses(folder)));
+    match Report::of_absent(absent) {
+        None => Ok(()),
+        Some(report) => Err(ConfigError::Invalid(report).into()),
+    }
 }
 
 /// The one machine that `word` names, or the only one of the project. `command` is for the error.

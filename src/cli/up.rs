@@ -71,6 +71,7 @@ pub fn run(app: &App, args: &UpArgs) -> Outcome {
     };
     steps::check_choice(&options.provision, &targets)?;
     let targets = target::with_dependencies(targets);
+    target::check_folders(&targets, |_| true)?;
     tell_implied(app, &targets);
     machines.locks = lock::read(&targets, Some(args.locked))?;
     let files = Files::of(&targets);

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::app::App;
 use super::{DONE, Json, Outcome};
+use crate::config::{ConfigError, Report};
 
 /// Words of `rvm validate`.
 #[derive(Debug, Args)]
@@ -16,6 +17,9 @@ pub struct ValidateArgs {
 /// Loads the project; all that is wrong with it comes back as one error.
 pub fn run(app: &App) -> Outcome {
     let project = app.project()?;
+    if let Some(report) = Report::of_absent(project.machines.iter().flat_map(|machine| &machine.absent)) {
+        return Err(ConfigError::Invalid(report).into());
+    }
     let names: Vec<&str> = project.machines.iter().map(|m| m.name.as_str()).collect();
     if app.json {
         app.ui.json(&json!({

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::report::{Problem, Report};
-use crate::model::Code;
+use super::report::Report;
+use crate::model::{Code, Problem};
 
 /// Why there is no [`Project`](crate::model::Project).
 #[derive(Debug, thiserror::Error)]

@@ -5,13 +5,13 @@ use std::path::{Component, Path, PathBuf};
 
 use toml::de::DeValue;
 
-use crate::model::{ExtraDisk, Folder, FolderKind, HostFolder, Owner, PROJECT_FOLDER};
+use crate::model::{Absent, ExtraDisk, Folder, FolderKind, HostFolder, Owner, PROJECT_FOLDER, Problem};
 
 use super::disks::{NEEDED, VIRTUAL};
 use super::keys::Place;
 use super::report::brief;
+use super::steps::unusable;
 use super::units::MIB;
-use super::vars::Text;
 use super::walk::{Reader, Sp, Table};
 
 /// Folders of one machine.
@@ -47,13 +47,24 @@ const ONLY: &[(&str, &[Type])] = &[
     ("options", &[Type::Shared, Type::Memory]),
 ];
 
+/// A `[[folder]]`.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    /// Where it is in the guest.
+    place: Sp<String>,
+    /// `None`: none is to be there.
+    folder: Option<Folder>,
+    /// Why the host's cannot be used.
+    problem: Option<Problem>,
+}
+
 /// What a table says of folders.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Folders {
     /// `folder = false`, `folder = true`.
     pub switch: Option<bool>,
-    /// The `[[folder]]`s: where each is in the guest, and what; `None`: none is to be there.
-    pub list: Vec<(Sp<String>, Option<Folder>)>,
+    /// The `[[folder]]`s.
+    pub list: Vec<Entry>,
 }
 
 impl Reader<'_> {
@@ -69,24 +80,25 @@ impl Reader<'_> {
         }
         for table in self.tables(table, "folder", Place::Folder) {
             let Some(entry) = self.folder(&table) else { continue };
-            if let Some((first, _)) = folders.list.iter().find(|(first, _)| first.value == entry.0.value) {
-                let line = self.problems.line_of(first.span.start);
-                let message =
-                    format!("another folder is at {:?} already (line {line})", brief(&entry.0.value));
-                self.wrong(&entry.0.span, message, "give each folder a `guest` of its own");
+            let Entry { place, .. } = &entry;
+            if let Some(first) = folders.list.iter().find(|first| first.place.value == place.value) {
+                let line = self.problems.line_of(first.place.span.start);
+                let message = format!("another folder is at {:?} already (line {line})", brief(&place.value));
+                self.wrong(&place.span, message, "give each folder a `guest` of its own");
             }
             folders.list.push(entry);
         }
         folders
     }
 
-    fn folder(&mut self, table: &Table<'_>) -> Option<(Sp<String>, Option<Folder>)> {
+    fn folder(&mut self, table: &Table<'_>) -> Option<Entry> {
         if table.raw("guest").is_none() {
             let help = "add `guest = \"/srv/app\"`";
             self.wrong(&table.span, "nothing says where in the guest this folder is to be", help);
         }
         if self.boolean(table, "disabled") == Some(true) {
-            return Some((self.guest_path(table, Type::Shared)?, None));
+            let place = self.guest_path(table, Type::Shared)?;
+            return Some(Entry { place, folder: None, problem: None });
         }
         let kind = match table.raw("type") {
             Some(_) => self.choice(table, "type", &TYPES)?.value,
@@ -108,9 +120,10 @@ impl Reader<'_> {
             None => None,
         };
         let options = self.mount_options(table);
+        let mut problem = None;
         let kind = match kind {
             Type::Memory => Some(FolderKind::Memory { size: self.memory_size(table) }),
-            Type::Shared => self.host_folder(table).map(|host| FolderKind::Shared {
+            Type::Shared => self.host_folder(table, &mut problem).map(|host| FolderKind::Shared {
                 host,
                 read_only: self.boolean(table, "readonly").unwrap_or(false),
                 implied: false,
@@ -119,13 +132,13 @@ impl Reader<'_> {
                 let exclude = self.patterns(table);
                 let delete = self.boolean(table, "delete").unwrap_or(true);
                 let watch = self.boolean(table, "watch").unwrap_or(true);
-                let host = self.host_folder(table);
+                let host = self.host_folder(table, &mut problem);
                 host.zip(exclude).map(|(host, exclude)| FolderKind::Copied { host, exclude, delete, watch })
             }
         };
-        let (guest, kind, options) = (guest?, kind?, options?);
-        let folder = Folder { guest: guest.value.clone(), kind, owner, options };
-        fine.then_some((guest, Some(folder)))
+        let (place, kind, options) = (guest?, kind?, options?);
+        let folder = Folder { guest: place.value.clone(), kind, owner, options };
+        fine.then_some(Entry { place, folder: Some(folder), problem })
     }
 
     fn memory_size(&mut self, table: &Table<'_>) -> Option<u64> {
@@ -169,7 +182,9 @@ impl Reader<'_> {
         }
     }
 
-    fn host_folder(&mut self, table: &Table<'_>) -> Option<HostFolder> {
+    /// One that is not there, or is no folder, is nothing that is wrong with the file: `problem` says so to those
+    /// who use it.
+    fn host_folder(&mut self, table: &Table<'_>, problem: &mut Option<Problem>) -> Option<HostFolder> {
         if table.raw("host").is_none() {
             let help = "add `host = \".\"` for the folder of the Vagrantfile";
             self.wrong(&table.span, "nothing says which folder of this host this is", help);
@@ -177,28 +192,21 @@ impl Reader<'_> {
         }
         let create = self.boolean(table, "create").unwrap_or(false);
         let given = self.text(table, "host", "\"src\"")?;
-        let path = match create {
-            false => self.host_path(&given, "folder")?,
-            true if given.value.value.trim().is_empty() => self.host_path(&given, "folder")?,
-            true => match self.resolve_path(&given) {
-                Some(path) => path,
-                None => self.host_path(&given, "folder")?,
-            },
+        let path = self.named_path(&given, "folder")?;
+        let shown = brief(&given.value.shown);
+        let fault = match std::fs::metadata(&path) {
+            Ok(meta) if meta.is_dir() => None,
+            Ok(_) => Some((format!("{shown:?} is not a folder"), "name the folder that it is in".to_owned())),
+            Err(error) if create && error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => Some(unusable(&given, "folder", &path, &error)),
         };
-        if path.exists() && !path.is_dir() {
-            self.wrong_host(&given, "is not a folder", "name the folder that it is in");
-            return None;
-        }
+        *problem = fault.and_then(|(message, help)| self.problems.problem(&given.span, message, help));
         let path = real(&path);
         if path.parent().is_none() {
-            self.wrong_host(&given, "is all of this host", "name a folder in it");
+            self.wrong(&given.span, format!("{shown:?} is all of this host"), "name a folder in it");
             return None;
         }
         Some(self.of_host(path, create))
-    }
-
-    fn wrong_host(&mut self, given: &Sp<Text>, fault: &str, help: &str) {
-        self.wrong(&given.span, format!("{:?} {fault}", brief(&given.value.shown)), help);
     }
 
     /// A folder of the host, with what is to be kept from the guest.
@@ -283,16 +291,16 @@ impl Reader<'_> {
         (options.len() == given.len()).then_some(options)
     }
 
-    /// All folders of a machine: those of inner layers take the place of outer ones that are at the same
-    /// place, and the project folder is among them unless somebody says no.
+    /// All folders of a machine, and which of them the host does not have: those of inner layers take the place
+    /// of outer ones that are at the same place, and the project folder is among them unless somebody says no.
     pub fn merge_folders<'l>(
         &mut self,
         machine: &str,
         layers: impl Iterator<Item = &'l Folders>,
         disks: &[ExtraDisk],
         header: Option<&Range<usize>>,
-    ) -> Vec<Folder> {
-        let mut found: Vec<(Sp<String>, Option<Folder>)> = Vec::new();
+    ) -> (Vec<Folder>, Vec<Absent>) {
+        let mut found: Vec<Entry> = Vec::new();
         let mut implied = true;
         for layer in layers {
             if let Some(switch) = layer.switch {
@@ -302,11 +310,11 @@ impl Reader<'_> {
                 }
             }
             for entry in &layer.list {
-                found.retain(|(place, _)| place.value != entry.0.value);
+                found.retain(|other| other.place.value != entry.place.value);
                 found.push(entry.clone());
             }
         }
-        for (place, _) in &found {
+        for Entry { place, .. } in &found {
             implied &= place.value != PROJECT_FOLDER;
             let disk = disks.iter().find(|disk| disk.mount.as_ref() == Some(&place.value));
             if let Some(disk) = disk {
@@ -316,8 +324,15 @@ impl Reader<'_> {
             }
         }
         implied &= disks.iter().all(|disk| disk.mount.as_deref() != Some(PROJECT_FOLDER));
-        let last = found.last().map(|(place, _)| place.span.clone());
-        let mut folders: Vec<Folder> = found.into_iter().filter_map(|(_, folder)| folder).collect();
+        let last = found.last().map(|entry| entry.place.span.clone());
+        let (mut folders, mut absent) = (Vec::new(), Vec::new());
+        for Entry { folder, problem, .. } in found {
+            let Some(folder) = folder else { continue };
+            if let Some(problem) = problem {
+                absent.push(Absent { guest: folder.guest.clone(), copied: folder.is_copied(), problem });
+            }
+            folders.push(folder);
+        }
         if implied && self.root.parent().is_some() {
             let host = self.of_host(self.root.clone(), false);
             let kind = FolderKind::Shared { host, read_only: false, implied: true };
@@ -337,7 +352,7 @@ impl Reader<'_> {
         }
         // A place comes before those in it.
         folders.sort_by(|a, b| a.guest.cmp(&b.guest));
-        folders
+        (folders, absent)
     }
 }
 

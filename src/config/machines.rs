@@ -296,7 +296,7 @@ impl Reader<'_> {
         }
         let disks = self.merge_disks(shown, stack.all(|layer| &layer.disks.extra), &mut into.images);
         let layers = stack.0.iter().map(|layer| &layer.folders);
-        let folders = self.merge_folders(shown, layers, &disks, header.as_ref());
+        let (folders, absent) = self.merge_folders(shown, layers, &disks, header.as_ref());
         let given = stack.pick(|layer| layer.hostname.as_ref());
         let hostname = given.map_or_else(|| name.value.clone(), |hostname| hostname.value.clone());
         let place = given.map(|hostname| hostname.span.clone()).or(header);
@@ -322,6 +322,7 @@ impl Reader<'_> {
             disk: stack.pick(|layer| layer.disks.root),
             disks,
             folders,
+            absent,
             hostname,
             provider: stack.pick(|layer| layer.provider),
             kernel: stack.pick(|layer| layer.kernel).unwrap_or_default(),

@@ -53,7 +53,7 @@ pub use find::find;
 pub use load::{Inputs, load, load_with};
 pub use lock::{lock_file, read_locks, render_locks};
 pub use machines::is_box_name;
-pub use report::{Problem, Report};
+pub use report::Report;
 pub use schema::schema;
 pub use shares::Host;
 pub use template::template;

@@ -5,33 +5,13 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use crate::model::{Absent, Code, Problem};
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
-use serde::Serialize;
-
-use crate::model::Code;
 
 /// Problems beyond this number are not kept.
 const MOST: usize = 100;
 /// Lines longer than this (in bytes) are not shown, only pointed at.
 const LONGEST_LINE: usize = 1000;
-
-/// One thing that is wrong with a configuration or ENV file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Problem {
-    /// The file it is in.
-    pub file: PathBuf,
-    /// Line, from 1; `None` where it is about the file as a whole.
-    pub line: Option<usize>,
-    /// Column in characters, from 1.
-    pub column: Option<usize>,
-    /// What is wrong.
-    pub message: String,
-    /// What to write instead.
-    pub help: Option<String>,
-    /// The line itself and what to underline in it (bytes). Never a line of an ENV file.
-    #[serde(skip)]
-    excerpt: Option<(String, Range<usize>)>,
-}
 
 /// All that is wrong, in the order of the lines.
 #[derive(Debug, Clone)]
@@ -41,6 +21,20 @@ pub struct Report {
 }
 
 impl Report {
+    /// Of folders that the host does not have; `None` where it has them all.
+    pub fn of_absent<'a>(absent: impl IntoIterator<Item = &'a Absent>) -> Option<Self> {
+        let mut problems: Vec<Problem> = Vec::new();
+        for folder in absent {
+            // Machines share the lines of outer layers.
+            if !problems.contains(&folder.problem) {
+                problems.push(folder.problem.clone());
+            }
+        }
+        let cut = problems.len() > MOST;
+        problems.truncate(MOST);
+        (!problems.is_empty()).then_some(Report { problems, cut })
+    }
+
     /// The problems that were kept (at most 100).
     pub fn problems(&self) -> &[Problem] {
         &self.problems
@@ -194,9 +188,19 @@ impl Problems {
     pub fn add(&mut self, span: &Range<usize>, message: impl Into<String>, help: impl Into<String>) {
         if self.is_full() {
             self.cut = true;
-            return;
+        } else if let Some(problem) = self.problem(span, message, help) {
+            self.push(problem);
         }
-        let Some(source) = self.sources.get(self.number_of(span.start)) else { return };
+    }
+
+    /// A problem at `span`, which is not noted.
+    pub fn problem(
+        &self,
+        span: &Range<usize>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Option<Problem> {
+        let source = self.sources.get(self.number_of(span.start))?;
         let before = source.before(span.start - source.base);
         let number = source.line_of(before.len());
         let start = source.lines.get(number - 1).copied().unwrap_or_default();
@@ -206,14 +210,14 @@ impl Problems {
         let to = end.saturating_sub(start).clamp(from, line.len().max(from));
         let excerpt =
             (line.len() <= LONGEST_LINE && to <= line.len()).then(|| (line.to_owned(), from..to.max(from)));
-        self.push(Problem {
+        Some(Problem {
             file: source.file.clone(),
             line: Some(number),
             column: Some(before.get(start..).unwrap_or_default().chars().count() + 1),
             message: printable(&message.into()),
             help: Some(printable(&help.into())).filter(|text| !text.is_empty()),
             excerpt,
-        });
+        })
     }
 
     /// Notes a problem of the file as a whole.

@@ -259,26 +259,32 @@ impl Reader<'_> {
 
     /// A path on the host that exists: relative ones start at the project folder.
     pub fn host_path(&mut self, given: &Sp<Text>, what: &str) -> Option<PathBuf> {
-        let text = given.value.value.as_str();
+        let path = self.named_path(given, what)?;
+        match std::fs::metadata(&path) {
+            Ok(_) => Some(path),
+            Err(error) => {
+                let (message, help) = unusable(given, what, &path, &error);
+                self.wrong(&given.span, message, help);
+                None
+            }
+        }
+    }
+
+    /// A path of the host, whether anything is there or not.
+    pub fn named_path(&mut self, given: &Sp<Text>, what: &str) -> Option<PathBuf> {
         let path = self.resolve_path(given);
         let fault = match &path {
-            None => Some("`HOME` is not set".to_owned()),
-            Some(_) if text.trim().is_empty() => Some("the path is empty".to_owned()),
-            Some(path) => std::fs::metadata(path).err().map(|error| match error.kind() {
-                std::io::ErrorKind::NotFound => "it does not exist".to_owned(),
-                _ => error.to_string(),
-            }),
+            None => "`HOME` is not set",
+            Some(_) if given.value.value.trim().is_empty() => "the path is empty",
+            Some(_) => return path,
         };
-        if let Some(fault) = fault {
-            let message = format!("cannot use the {what} {:?}: {fault}", brief(&given.value.shown));
-            let help = match path.filter(|_| !given.value.is_filled()) {
-                Some(path) => format!("it was looked for at {}", path.display()),
-                None => "relative paths start at the folder of the file that they are in".into(),
-            };
-            self.wrong(&given.span, message, help);
-            return None;
-        }
-        path
+        let message = format!("cannot use the {what} {:?}: {fault}", brief(&given.value.shown));
+        let help = match path.filter(|_| !given.value.is_filled()) {
+            Some(path) => format!("it was looked for at {}", path.display()),
+            None => RELATIVE.into(),
+        };
+        self.wrong(&given.span, message, help);
+        None
     }
 
     /// Likewise a file; `help` says which one is meant.
@@ -304,6 +310,27 @@ impl Reader<'_> {
             }
         }
     }
+}
+
+const RELATIVE: &str = "relative paths start at the folder of the file that they are in";
+
+/// What is said of a path of the host that cannot be used, and what to do about it.
+pub(super) fn unusable(
+    given: &Sp<Text>,
+    what: &str,
+    path: &Path,
+    error: &std::io::Error,
+) -> (String, String) {
+    let fault = match error.kind() {
+        std::io::ErrorKind::NotFound => "it does not exist".to_owned(),
+        _ => error.to_string(),
+    };
+    let message = format!("cannot use the {what} {:?}: {fault}", brief(&given.value.shown));
+    let help = match given.value.is_filled() {
+        false => format!("it was looked for at {}", path.display()),
+        true => RELATIVE.into(),
+    };
+    (message, help)
 }
 
 /// Names of packages, with what apt accepts behind them (`name=version`, `name:arch`,

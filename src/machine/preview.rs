@@ -95,6 +95,8 @@ impl Machines<'_> {
                 self.start_of(&project.root, machine, record.as_ref(), image, given, &mut preview.problems);
             preview.start = Some(start);
         }
+        let provider = preview.start.as_ref().map_or(preview.status.provider, |start| start.provider);
+        preview.problems.extend(self.folder_problems(machine, provider));
         self.steps_of(project, machine, &stamps, &mut preview);
         Ok(preview)
     }
@@ -165,7 +167,6 @@ impl Machines<'_> {
             };
             problems.extend(checked.err());
         }
-        problems.extend(self.folder_problems(machine, start.provider));
         for declared in &machine.ports {
             let mut free = |port, _| !given.contains(&port);
             match net::choose(std::slice::from_ref(declared), &mut free) {

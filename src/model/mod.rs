@@ -13,6 +13,7 @@ mod hook;
 mod lock;
 mod network;
 mod port;
+mod problem;
 mod secret;
 mod ssh;
 mod text;
@@ -32,6 +33,7 @@ pub use hook::{AfterAll, Hook, Hooked, Moment, Side};
 pub use lock::{LockedBox, LockedKernel, Locks, content_digest, timestamp};
 pub use network::{Card, Nat, Network, station, unusable};
 pub use port::{Forward, PortRun, Protocol, port_runs};
+pub use problem::{Absent, Problem};
 pub use secret::{Masker, Secret};
 pub use ssh::{Login, Ssh, SshClient};
 pub use text::{each_line, hex, mac_text};
@@ -76,6 +78,8 @@ pub struct Machine {
     pub disks: Vec<ExtraDisk>,
     /// Folders of the host and in memory, each at a place of its own; outer ones before those in them.
     pub folders: Vec<Folder>,
+    /// Those of them that the host did not have when the file was read.
+    pub absent: Vec<Absent>,
     /// Host name inside the guest.
     pub hostname: String,
     /// Forced provider; `None`: chosen by what the host can do.
@@ -126,6 +130,7 @@ impl Machine {
             disk: None,
             disks: Vec::new(),
             folders: Vec::new(),
+            absent: Vec::new(),
             provider: None,
             kernel: KernelChoice::default(),
             ssh: Ssh::default(),

@@ -65,6 +65,7 @@ impl Applied {
             disk,
             disks,
             folders,
+            absent: _,
             hostname,
             provider,
             kernel,

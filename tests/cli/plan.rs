@@ -63,6 +63,48 @@ fn a_project_of_which_nothing_exists() {
     assert_eq!(place.files(), before, "looking leaves no files");
 }
 
+/// A folder that has vanished keeps nobody from stopping and removing a machine.
+#[test]
+fn a_folder_of_the_host_that_is_gone() {
+    let gone = "[[machine.folder]]\nhost = \"gone\"\nguest = \"/srv/a\"\n";
+    let place = Place::with(format!(
+        "box = \"micro\"\n[[machine]]\nname = \"web\"\n{gone}type = \"rsync\"\n[[machine]]\nname = \"db\"\n{gone}"
+    ));
+    place.made("web");
+    for words in [&["status", "web"][..], &["halt", "web"], &["port", "web"]] {
+        let ran = place.run(words);
+        assert!(!ran.stderr.contains("gone"), "{words:?}: {}", ran.stderr);
+    }
+    assert_eq!(place.run(&["halt"]).code, 0);
+    let ran = place.run(&["plan", "--exit-code", "web"]);
+    assert!(
+        ran.code == 1 && ran.stdout.contains("/project/gone of this host"),
+        "{}{}",
+        ran.stdout,
+        ran.stderr
+    );
+    let uses: [(&[&str], &[&str]); 6] = [
+        (&["up"], &["5:8", "11:8"]),
+        (&["up", "db"], &["11:8"]),
+        (&["reload", "web"], &["5:8"]),
+        (&["rsync", "web"], &["5:8"]),
+        (&["rsync-auto", "web"], &["5:8"]),
+        (&["validate"], &["5:8", "11:8"]),
+    ];
+    for (words, places) in uses {
+        let ran = place.run(words);
+        let told: Vec<&str> = ["5:8", "11:8"]
+            .into_iter()
+            .filter(|place| ran.stderr.contains(&format!("Vagrantfile:{place}")))
+            .collect();
+        assert_eq!((ran.code, told.as_slice()), (2, places), "{words:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains("host = \"gone\""), "{}", ran.stderr);
+    }
+    let ran = place.run(&["validate", "--json"]);
+    assert_eq!(document(&ran)["error"]["problems"].as_array().unwrap().len(), 2, "{}", ran.stdout);
+    assert_eq!(place.run(&["destroy", "-f", "web"]).code, 0);
+}
+
 #[test]
 fn the_document() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
