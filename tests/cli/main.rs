@@ -96,6 +96,8 @@ impl Place {
         let mut child = Command::new("script")
             .args(["-qec", &format!("{} {words}", env!("CARGO_BIN_EXE_rvm")), "/dev/null"])
             .current_dir(self.project())
+            .env_remove("CI")
+            .env_remove("NO_COLOR")
             .env("RVM_HOME", self.home())
             .env("TERM", "xterm")
             .stdin(Stdio::piped())

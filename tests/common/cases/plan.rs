@@ -31,8 +31,7 @@ pub fn an_edited_file_is_planned_applied_and_reloaded(provider: &str) {
     let project = Project::new(provider, BEFORE);
     project.write(".env", "GREETING=hallo-secret-word\n");
     project.rvm(&["plan", "--exit-code"]).code(2).says("will be created").says("+ step       greet");
-    let up = project.command(&["up"]).env_remove("CI").output().unwrap();
-    assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
+    project.rvm(&["up"]).ok();
     project.rvm(&["plan", "--exit-code"]).ok().says("as the Vagrantfile says");
     let lock = std::fs::read_to_string(project.root.join("Vagrantfile.lock")).unwrap();
     assert!(lock.contains("name = \"micro\"") && lock.contains("\n    \"busybox-static "), "{lock}");
