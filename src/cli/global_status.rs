@@ -100,6 +100,7 @@ mod tests {
             ssh: None,
             uptime: None,
             cause: None,
+            remedy: None,
         };
         let gone = Status { project: "/no/such/folder".into(), ..status.clone() };
         insta::assert_snapshot!(text(&[status, gone]), @r"

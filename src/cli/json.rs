@@ -186,6 +186,7 @@ mod tests {
             ssh: Some(([127, 0, 0, 1], 2222).into()),
             uptime: Some(7),
             cause: None,
+            remedy: None,
         };
         let guest = Stats { total: Some(99), available: Some(50), major_faults: Some(3), ..Stats::default() };
         let usage = Usage {

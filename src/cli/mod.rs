@@ -318,14 +318,20 @@ pub fn main() -> ExitCode {
     if let [_, verb, dir] = words.as_slice() {
         let dir = std::path::Path::new(dir);
         match verb.to_str() {
-            Some("__vm") => return crate::provider::process::main(dir),
+            Some("__vm") => {
+                trace::to_log();
+                return crate::provider::process::main(dir);
+            }
             // The same for a private network.
             Some("__switch") => return crate::net::switch::process::watch(dir),
             // And for a port that is forwarded while a machine runs.
             Some("__forward") => return crate::machine::forwards::process(dir),
             Some("__follow") => return crate::machine::follow::process(dir),
             // And for the shared folders of a machine that QEMU runs.
-            Some(crate::provider::share::PROCESS) => return crate::provider::share::main(dir),
+            Some(crate::provider::share::PROCESS) => {
+                trace::to_log();
+                return crate::provider::share::main(dir);
+            }
             Some(crate::net::switch::process::PORTS) => return crate::net::switch::process::ports(dir),
             _ => {}
         }

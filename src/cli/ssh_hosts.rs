@@ -115,6 +115,7 @@ mod tests {
             ssh: None,
             uptime: None,
             cause: None,
+            remedy: None,
         };
         let info = SshInfo {
             name: name.into(),

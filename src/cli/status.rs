@@ -125,7 +125,7 @@ fn running(status: &Status, usage: Option<&Usage>) -> String {
     }
     text.push('.');
     if let Some(cause) = &status.cause {
-        text.push_str(&format!(" But {cause}. `rvm up {name}` starts it anew."));
+        text.push_str(&format!(" But {cause}. {}", status.remedy.as_deref().unwrap_or_default()));
     }
     if let Some(available) = usage.and_then(|usage| usage.guest?.available) {
         text.push_str(&format!(
@@ -180,6 +180,7 @@ mod tests {
             ssh: None,
             uptime: (state == State::Running).then_some(3725),
             cause: None,
+            remedy: None,
         };
         (status, None)
     }

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
@@ -33,6 +34,48 @@ pub fn start(verbose: u8, ui: Arc<Ui>) -> Result<(), CliError> {
         .with_writer(Screen(ui))
         .try_init()
         .map_err(|e| CliError::failed(Code::Host, format!("cannot start tracing: {e}")))
+}
+
+/// Sends warnings of a process that runs for days to its standard error, which is a log file of its machine: so many
+/// bytes that no guest fills the disk with them.
+pub fn to_log() {
+    let log = Log(Arc::new(AtomicUsize::new(LOG_LIMIT)));
+    let started = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_ansi(false)
+        .with_target(false)
+        .with_writer(log)
+        .try_init();
+    // It fails only where there is one already.
+    drop(started);
+}
+
+/// Bytes that a process traces in all.
+const LOG_LIMIT: usize = 64 << 10;
+
+#[derive(Clone)]
+struct Log(Arc<AtomicUsize>);
+
+impl Write for Log {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let take = |left: usize| left.checked_sub(data.len());
+        if self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok() {
+            io::stderr().write_all(data)?;
+        }
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Log {
+    type Writer = Log;
+
+    fn make_writer(&self) -> Log {
+        self.clone()
+    }
 }
 
 #[derive(Clone)]

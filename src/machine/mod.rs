@@ -109,8 +109,10 @@ pub struct Status {
     pub ssh: Option<SocketAddr>,
     /// Seconds since the virtual machine was started, when running.
     pub uptime: Option<u64>,
-    /// Why its process ended, where that is known of an aborted one.
+    /// Why its process ended, where that is known of an aborted one; what is wrong with one that runs.
     pub cause: Option<String>,
+    /// What mends it, of one that runs: a sentence.
+    pub remedy: Option<String>,
 }
 
 /// A port of the host that leads into a machine.

@@ -36,6 +36,7 @@ impl Status {
             ssh: None,
             uptime: None,
             cause: None,
+            remedy: None,
         }
     }
 }
@@ -221,12 +222,23 @@ impl Machines<'_> {
         }
     }
 
+    /// What is wrong with a machine that runs, and what mends it.
+    fn troubles(&self, record: &Record) -> Option<(String, String)> {
+        let name = &record.name;
+        let nat = nat::trouble(record).map(|cause| (cause, format!("`rvm up {name}` starts it anew.")));
+        match (nat, self.unserved(record)) {
+            // What mends the second mends both.
+            (Some((first, _)), Some((second, remedy))) => Some((format!("{first}, and {second}"), remedy)),
+            (nat, unserved) => unserved.or(nat),
+        }
+    }
+
     pub(super) fn status_of_record(&self, record: Record) -> Result<Status, MachineError> {
         let dir = self.layout.machine(&record.id);
-        let mut cause = None;
+        let (mut cause, mut remedy) = (None, None);
         let (state, live) = match provider::live(&dir) {
             Ok(Some(live)) => {
-                cause = nat::trouble(&record);
+                (cause, remedy) = self.troubles(&record).unzip();
                 (State::Running, Some(live))
             }
             Err(provider::ProviderError::Control(_)) => (State::Running, None),
@@ -266,6 +278,7 @@ impl Machines<'_> {
             ssh: record.ssh,
             uptime: live.map(|l| l.uptime),
             cause,
+            remedy,
         })
     }
 }

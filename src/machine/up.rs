@@ -91,6 +91,9 @@ impl Machines<'_> {
                     self.tell_provider(record, options);
                     self.apply_live(project, machine, record, &plan, options)?;
                     self.mend_nat(record)?;
+                    if let Some((cause, remedy)) = self.unserved(record) {
+                        self.warn(&machine.name, format!("{cause}; {remedy}"));
+                    }
                     self.mend_networks(record)?;
                 }
             }

@@ -24,8 +24,8 @@ pub(super) const ENDED: &str = "ended.json";
 pub(super) const LOCK: &str = "vm.lock";
 /// Where it answers.
 pub(super) const CONTROL_SOCKET: &str = "control.sock";
-/// Its standard error.
-const LOG: &str = "vm.log";
+/// Its standard error, and that of its children.
+pub const LOG: &str = "vm.log";
 
 /// A live process answers at once; one that is stopped or swapped out gets this long.
 const ANSWER: Duration = Duration::from_secs(3);

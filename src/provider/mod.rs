@@ -32,9 +32,9 @@ use crate::vmm::sandbox::Policy;
 
 pub use choose::{Choice, choose, qemu_binary};
 pub use launch::{
-    Live, console, ended, live, power_button, set_balloon, start, stop, usage, wait_ended, wait_up,
+    LOG, Live, console, ended, live, power_button, set_balloon, start, stop, usage, wait_ended, wait_up,
 };
-pub use share::{ShareSpec, serves_shares};
+pub use share::{ShareSpec, has_ended as shares_have_ended, serves_shares};
 
 /// The serial console's log never grows beyond this many bytes, twice (one old, one new).
 pub const CONSOLE_LIMIT: u64 = 1 << 20;

@@ -43,6 +43,8 @@ const HVC_SOCKET: &str = "hvc.sock";
 
 struct QemuVm {
     child: Child,
+    /// The process that serves the shared folders.
+    shares: Option<Child>,
     target: Arc<QemuTarget>,
     /// The serial port, and where what it says goes.
     serial: UnixStream,
@@ -78,9 +80,10 @@ impl Engine for Qemu {
         let serial = listener(dir, SERIAL_SOCKET).map_err(ProviderError::Spawn)?;
         let hvc = listener(dir, HVC_SOCKET).map_err(ProviderError::Spawn)?;
         let attach = listener(dir, CONSOLE_SOCKET).map_err(file("create", CONSOLE_SOCKET))?;
-        if !spec.shares.is_empty() {
-            share::start(dir, die_with_parent)?;
-        }
+        let shares = match spec.shares.is_empty() {
+            true => None,
+            false => Some(share::start(dir, die_with_parent)?),
+        };
         let mut command = Command::new("sh");
         command
             .args(["-c", LAUNCH, "qemu"])
@@ -111,7 +114,7 @@ impl Engine for Qemu {
             memory: spec.memory,
             stopped: AtomicBool::new(false),
         });
-        Ok(Box::new(QemuVm { child, target, serial, console, hvc, attach, error_log }))
+        Ok(Box::new(QemuVm { child, shares, target, serial, console, hvc, attach, error_log }))
     }
 }
 
@@ -259,9 +262,12 @@ impl Running for QemuVm {
     }
 
     fn wait(self: Box<Self>) -> Result<EndReason, ProviderError> {
-        let Self { mut child, target, serial, console, hvc, attach, error_log } = *self;
+        let Self { mut child, shares, target, serial, console, hvc, attach, error_log } = *self;
         let console = console::pump(serial, console).map_err(ProviderError::Spawn)?;
         console::serve(hvc, attach).map_err(ProviderError::Spawn)?;
+        if let Some(shares) = shares {
+            share::watch(shares).map_err(ProviderError::Spawn)?;
+        }
         let status = child.wait().map_err(ProviderError::Spawn)?;
         // The console's writer ended with QEMU: all it wrote is in the log before we say it ended.
         let _ = console.join();

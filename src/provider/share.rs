@@ -3,14 +3,15 @@
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::thread::JoinHandle;
 
 use serde::{Deserialize, Serialize};
 
 use super::launch::SPEC;
 use super::{ProviderError, VmSpec};
 use crate::model::ProviderKind;
-use crate::state::{Starter, store};
+use crate::state::{Lock, Starter, store};
 use crate::vmm::sandbox::{self, Policy, Role};
 use crate::vmm::virtio::fs::VhostFs;
 use crate::vmm::{self, control};
@@ -19,6 +20,8 @@ use crate::vmm::{self, control};
 pub const PROCESS: &str = "__share";
 /// What it says once, on standard output, when it listens.
 const READY: &str = "ready";
+/// Locked as long as it lives, in the machine's folder.
+const LOCK: &str = "share.lock";
 
 /// A shared folder of a [`VmSpec`](super::VmSpec). The guest mounts it with
 /// `mount -t virtiofs TAG FOLDER`.
@@ -75,9 +78,16 @@ pub(super) fn socket(place: usize) -> String {
     format!("share{place}.sock")
 }
 
+/// Whether the process that served the folders of the machine in `dir` to QEMU has ended. QEMU does not connect to
+/// another one. False where there never was one.
+pub fn has_ended(dir: &Path) -> bool {
+    let path = dir.join(LOCK);
+    path.exists() && Lock::holder(&path).is_ok_and(|holder| holder.is_none())
+}
+
 /// Starts the process that serves the folders of the machine in `dir`; returns when it listens. It ends
 /// with the calling one, and when QEMU hangs up.
-pub(super) fn start(dir: &Path, confine: impl FnOnce(&mut Command)) -> Result<(), ProviderError> {
+pub(super) fn start(dir: &Path, confine: impl FnOnce(&mut Command)) -> Result<Child, ProviderError> {
     let mut command = Command::new("/proc/self/exe");
     command.arg0("rvm").arg(PROCESS).arg(dir).env_clear().stdin(Stdio::null()).stdout(Stdio::piped());
     confine(&mut command);
@@ -87,11 +97,20 @@ pub(super) fn start(dir: &Path, confine: impl FnOnce(&mut Command)) -> Result<()
         stdout.take(64 << 10).read_to_string(&mut word).map_err(ProviderError::Spawn)?;
     }
     if word == READY {
-        return Ok(());
+        return Ok(child);
     }
     let status = child.wait().map_err(ProviderError::Spawn)?;
     let why = if word.is_empty() { format!("it ended with {status}") } else { word };
     Err(ProviderError::Share(why))
+}
+
+/// Starts a thread that says so, in the machine's log, when that process ends before QEMU does.
+pub(super) fn watch(mut child: Child) -> io::Result<JoinHandle<()>> {
+    sandbox::spawn("shares", move || match child.wait() {
+        Ok(status) if status.success() => {}
+        Ok(status) => eprintln!("shared folders: the process that serves them ended with {status}"),
+        Err(error) => eprintln!("shared folders: cannot wait for the process that serves them: {error}"),
+    })
 }
 
 /// The process that serves the folders of the machine in `dir`.
@@ -125,6 +144,10 @@ fn serve(dir: &Path, starter: &mut Starter) -> Result<(), String> {
         let bound = store::remove(&path).and_then(|()| control::bind(&path));
         shares.push((opened, bound.map_err(|error| format!("cannot create {}: {error}", path.display()))?));
     }
+    let lock = Lock::take(&dir.join(LOCK), "shared folders")
+        .and_then(|lock| lock.ok_or_else(|| io::ErrorKind::ResourceBusy.into()));
+    // The kernel gives it up with this process: nothing else does before.
+    std::mem::forget(lock.map_err(|error| format!("cannot lock {LOCK}: {error}"))?);
     let report = sandbox::enter(&policy(Role::Share, &spec.shares));
     for missing in report.map_err(|error| super::process::chain(&error))?.missing() {
         eprintln!("sandbox: {missing}");

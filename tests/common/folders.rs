@@ -95,6 +95,7 @@ fn copies_memory_volumes_and_the_project_folder() {
     assert_eq!(project.ssh("cat /vagrant/note"), "from the guest");
 
     follows_changes(&project, app);
+    a_server_that_dies(&project);
 
     project.rvm(&["volume", "remove", "-f", "data"]).code(1).says("E0351").says("default in");
     project.rvm(&["volume", "list"]).ok().says("default (running)");
@@ -107,6 +108,27 @@ fn copies_memory_volumes_and_the_project_folder() {
     project.rvm(&["volume", "remove", "data"]).code(1).says("-f` does not ask");
     project.rvm(&["volume", "remove", "-f", "data"]).ok();
     assert_eq!(std::fs::read_dir(project.home.join("volumes")).unwrap().count(), 0);
+}
+
+/// The process that serves the project folder is killed: it is said, and `reload -f` mends it.
+fn a_server_that_dies(project: &Project) {
+    let pids = project.pids_of("__share", "machines");
+    let [pid] = pids[..] else { panic!("{pids:?}") };
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, Signal::KILL).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while project.machine("default")["cause"].is_null() {
+        assert!(Instant::now() < deadline, "nobody says that the folders are not served");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let (said, remedy) = ("serves its shared folders has ended", "`rvm reload -f default` serves them again");
+    project.rvm(&["status"]).ok().says(said).says(remedy);
+    project.rvm(&["up"]).ok().says(said).says(remedy);
+    let log = std::fs::read_to_string(project.machine_dir("default").join("vm.log")).unwrap();
+    assert!(log.contains("shared folders: the process that serves them ended with signal: 9"), "{log}");
+    project.rvm(&["reload", "-f"]).ok();
+    assert_eq!(project.ssh("cat /vagrant/note"), "from the guest");
+    project.rvm(&["status"]).ok().says_not(said);
 }
 
 /// `rvm rsync-auto` copies what changes, ends well at Ctrl-C, and by itself with the machine.

@@ -22,6 +22,7 @@ fn status(name: &str, state: State) -> Status {
         ssh: None,
         uptime: runs.then_some(3725),
         cause: None,
+        remedy: None,
     }
 }
 

@@ -44,6 +44,9 @@ const PREPARE_ANSWER: usize = 1 << 10;
 /// Whose files a shared folder holds where the guest has not been asked yet: the first user of a guest.
 const FIRST_USER: (u32, u32) = (1000, 1000);
 
+/// How long a machine that ends may outlive the process that serves its folders.
+const ENDING: Duration = Duration::from_millis(500);
+
 /// So much is copied before anybody is told how far it is, in bytes.
 const WORTH_TELLING: u64 = 32 << 20;
 
@@ -245,6 +248,27 @@ impl Machines<'_> {
             }
         }
         problems
+    }
+
+    /// What is wrong with the shared folders of a machine that runs, and what mends it. The guest waits for whatever
+    /// it asked of them last, also when it is to shut down.
+    pub(in crate::machine) fn unserved(&self, record: &Record) -> Option<(String, String)> {
+        let dir = self.layout.machine(&record.id);
+        let served = record.provider != Some(ProviderKind::Qemu) || record.shares.is_empty();
+        // A machine that ends loses this process a moment before its own.
+        if served || !provider::shares_have_ended(&dir) || provider::wait_ended(&dir, ENDING).unwrap_or(true)
+        {
+            return None;
+        }
+        let (name, log) = (&record.name, dir.join(provider::LOG));
+        let cause = format!(
+            "the process that serves its shared folders has ended, and programs that use them hang ({} may say why)",
+            log.display()
+        );
+        let remedy = format!(
+            "`rvm reload -f {name}` serves them again: it switches off hard, because a guest that hangs does not shut down."
+        );
+        Some((cause, remedy))
     }
 
     /// Whether the folders of a machine that runs are as the file says.

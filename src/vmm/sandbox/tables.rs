@@ -96,6 +96,8 @@ const SUPERVISOR: &[Table] = &[
     Table { thread: "console", parts: &[SOCKET, LOG, MEMORY, THREAD, EVENTS] },
     // And serves who is attached to its virtio console.
     Table { thread: "attach", parts: &[LISTEN, SOCKET, MEMORY, THREAD, EVENTS] },
+    // Waits for the process that serves shared folders.
+    Table { thread: "shares", parts: &[WAIT, MEMORY, THREAD, EVENTS] },
     ASKED,
     ANSWERING,
 ];

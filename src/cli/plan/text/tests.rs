@@ -33,6 +33,7 @@ fn preview(machine: &Machine, state: State, actions: &[Action]) -> Preview {
             ssh: None,
             uptime: None,
             cause: None,
+            remedy: None,
         },
         actions: actions.to_vec(),
         changes: vec![],
