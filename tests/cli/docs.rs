@@ -38,6 +38,14 @@ fn every_command_that_the_readme_shows_is_understood() {
 }
 
 #[test]
+fn the_readme_lists_every_command() {
+    let listed = Place::new().run(&["list-commands"]).stdout;
+    let names = listed.lines().filter_map(|line| line.split_whitespace().next());
+    let missing: Vec<&str> = names.filter(|name| !README.contains(&format!("`rvm {name}"))).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
 fn the_readme_stays_short() {
     assert!(README.lines().count() <= 200);
 }
