@@ -29,7 +29,7 @@ test: deps
 
 fmt:
 	$(CARGO) fmt --check
-	rustfmt --check --edition 2024 guest/agent/main.rs
+	rustfmt --check --edition 2024 guest/agent/main.rs guest/relay/main.rs
 
 lint:
 	$(CARGO) clippy --locked --all-targets -- -D warnings

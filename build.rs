@@ -1,23 +1,30 @@
-//! Builds the program that guests run (`guest/agent`), for `src/image/recipe.rs` to put into boxes, and
-//! says how `rvm` itself is linked.
+//! Builds the programs that guests run: `guest/agent`, for `src/image/recipe.rs` to put into boxes, and
+//! `guest/relay`, for `src/machine/datagrams.rs` to send to them. Says how `rvm` itself is linked.
 
 use std::env;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
-const SOURCE: &str = "guest/agent/main.rs";
+/// Folders in `guest`.
+const PROGRAMS: [&str; 2] = ["agent", "relay"];
 
 fn main() -> ExitCode {
-    println!("cargo::rerun-if-changed={SOURCE}");
+    println!("cargo::rerun-if-changed=guest");
     pack_relocations();
+    if PROGRAMS.into_iter().all(build) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Compiles one; false when that failed, which it has told.
+fn build(name: &str) -> bool {
+    let source = format!("guest/{name}/main.rs");
     let (Some(rustc), Some(target), Some(out)) =
         (env::var_os("RUSTC"), env::var_os("TARGET"), env::var_os("OUT_DIR"))
     else {
         println!("cargo::error=cargo did not set RUSTC, TARGET and OUT_DIR");
-        return ExitCode::FAILURE;
+        return false;
     };
     let mut command = Command::new(rustc);
-    command.args(["--edition", "2024", "--crate-name", "agent", "--crate-type", "bin"]);
+    command.args(["--edition", "2024", "--crate-name", name, "--crate-type", "bin"]);
     command.arg("--target").arg(target);
     // No C library and no start files, so that it depends on nothing of the host's or the box's.
     command.args(["-C", "panic=abort", "-C", "opt-level=z", "-C", "strip=symbols"]);
@@ -30,16 +37,16 @@ fn main() -> ExitCode {
         option.push(linker);
         command.arg("-C").arg(option);
     }
-    command.arg("-o").arg(PathBuf::from(out).join("agent")).arg(SOURCE);
+    command.arg("-o").arg(PathBuf::from(out).join(name)).arg(&source);
     match command.status() {
-        Ok(status) if status.success() => ExitCode::SUCCESS,
+        Ok(status) if status.success() => true,
         Ok(status) => {
-            println!("cargo::error=compiling {SOURCE} ended with {status}");
-            ExitCode::FAILURE
+            println!("cargo::error=compiling {source} ended with {status}");
+            false
         }
         Err(error) => {
-            println!("cargo::error=cannot run rustc for {SOURCE}: {error}");
-            ExitCode::FAILURE
+            println!("cargo::error=cannot run rustc for {source}: {error}");
+            false
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `rvm port`: which port of the host leads where.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -10,8 +11,9 @@ use super::error::CliError;
 use super::json::{Port, VERSION};
 use super::{DONE, Json, Outcome};
 use super::{ssh, target};
-use crate::machine::{OpenPort, PortOrigin, State, Status};
-use crate::model::{Code, Forward, Protocol};
+use crate::machine::{MachineError, OpenPort, PortOrigin, State, Status};
+use crate::model::{Code, Forward, PortRun, Protocol};
+use crate::net::PortError;
 
 /// The guest's SSH port.
 const SSH_PORT: u16 = 22;
@@ -35,19 +37,23 @@ pub struct PortArgs {
 /// Words of `rvm port VERB`.
 #[derive(Debug, Subcommand)]
 enum PortVerb {
-    /// Forward one more TCP port of a running machine, until it ends
+    /// Forward more ports of a running machine, until it ends
     Add(WordsArgs),
-    /// End a forward that `rvm port add` made
+    /// End forwards that `rvm port add` made
     Remove(WordsArgs),
 }
 
 /// Words of `rvm port add` and `rvm port remove`.
 #[derive(Debug, Args)]
-#[command(after_help = "For example: rvm port add web 8080:80, rvm port remove web 8080\n\
-    A connection takes the way of `rvm ssh` and reaches what listens on 127.0.0.1 in the guest. A guest that \
-    reboots is connected to again. Ports of the Vagrantfile are faster, and there is UDP for them.")]
+#[command(
+    after_help = "For example: rvm port add web 8080:80, rvm port add 9000-9009:80-89, rvm port add dns 5353:53/udp,\n\
+    rvm port remove web 8080, rvm port remove dns 5353/udp\n\
+    Traffic takes the way of `rvm ssh` and reaches what listens on 127.0.0.1 in the guest. A guest that \
+    reboots is connected to again. Ports of the Vagrantfile are faster."
+)]
 struct WordsArgs {
-    /// Machine or id, needed where the project has several; then [ADDRESS:]HOST:GUEST to add, HOST to remove
+    /// Machine or id, needed where the project has several; then [ADDRESS:]HOST:GUEST to add, HOST to remove,
+    /// both also as ranges and with /udp
     #[arg(value_name = "[NAME] PORT", required = true, num_args = 1..=2)]
     words: Vec<String>,
 }
@@ -64,7 +70,7 @@ impl WordsArgs {
 
 fn add(app: &App, args: &WordsArgs) -> Outcome {
     let (name, word) = args.split();
-    let forward = parse(word)?;
+    let run = parse(word)?;
     let machines = app.machines()?;
     let target = target::resolve_one(app, &machines, &name, "port add")?;
     let (project, machine) = target.declaration()?;
@@ -76,67 +82,106 @@ fn add(app: &App, args: &WordsArgs) -> Outcome {
         )
         .hint("add it to the Vagrantfile and `rvm reload`, or use a key"));
     }
-    machines.add_forward(project, &machine.name, &forward, ssh::words(&info))?;
-    app.ui.note(&format!("{} of {} until it ends.", one(&forward).trim_start(), machine.name));
+    let added = machines.add_forwards(project, &machine.name, &run, ssh::words(&info));
+    added.map_err(|error| match error {
+        MachineError::Port(PortError::Taken { port, .. }) => {
+            let hint =
+                format!("`ss -tulpn | grep :{port}` shows who has it; choose another port of the host");
+            CliError::from(error).hint(hint)
+        }
+        error => error.into(),
+    })?;
+    app.ui.note(&format!("Port {run} of {} until it ends.", machine.name));
     Ok(DONE)
 }
 
 fn remove(app: &App, args: &WordsArgs) -> Outcome {
     let (name, word) = args.split();
-    let Some(host) = port_of(word.trim_end_matches("/tcp")) else {
+    let (host, protocol) = protocol_of(word);
+    let Some((host, protocol)) = ports_of(host).zip(protocol) else {
         return Err(CliError::usage(format!("`{word}` is no port of the host"))
-            .hint("for example `rvm port remove web 8080`"));
+            .hint("for example `rvm port remove web 8080`, or `9000-9009`, or `5353/udp`"));
     };
     let machines = app.machines()?;
     let target = target::resolve_one(app, &machines, &name, "port remove")?;
     let status = target.status(&machines)?;
-    if machines.remove_forward(&status, host, Protocol::Tcp)? {
-        app.ui.note(&format!("Port {host} of the host leads to {} no more.", target.name));
+    let count = machines.remove_forwards(&status, &host, protocol)?;
+    if count > 0 {
+        let what =
+            if host.len() == 1 { format!("Port {word}") } else { format!("{count} of the ports {word}") };
+        let verb = if count == 1 { "leads" } else { "lead" };
+        app.ui.note(&format!("{what} of the host {verb} to {} no more.", target.name));
         return Ok(DONE);
     }
     let error = CliError::failed(
         Code::NoSuchPort,
-        format!("`rvm port add` has not added port {host} to {}", target.name),
+        format!("`rvm port add` has not added port {word} to {}", target.name),
     );
-    let found = status.ports.iter().find(|port| port.forward.host == host);
-    Err(match found.map(|port| port.origin) {
-        Some(PortOrigin::Followed) => {
+    let is_meant = |port: &&OpenPort| host.contains(&port.forward.host);
+    let (same, other): (Vec<&OpenPort>, Vec<&OpenPort>) =
+        status.ports.iter().filter(is_meant).partition(|port| port.forward.protocol == protocol);
+    Err(match (same.first().map(|port| port.origin), other.first()) {
+        (Some(PortOrigin::Followed), _) => {
             error.hint("a program of the guest listens there, and the Vagrantfile says `auto_forward`")
         }
-        Some(_) => error.hint("it is one of the Vagrantfile: take it out there, and `rvm reload`"),
-        None => error.hint("`rvm port` shows those that there are"),
+        (Some(_), _) => error.hint("it is one of the Vagrantfile: take it out there, and `rvm reload`"),
+        (None, Some(port)) => {
+            let protocol = port.forward.protocol.as_str();
+            error.hint(format!(
+                "there is one for {protocol}: `rvm port remove {} {word}/{protocol}`",
+                target.name
+            ))
+        }
+        (None, None) => error.hint("`rvm port` shows those that there are"),
     })
 }
 
-fn port_of(text: &str) -> Option<u16> {
-    text.parse().ok().filter(|port| *port > 0)
+/// Ports of one word. Each costs a socket on the host.
+const MOST_IN_RANGE: usize = 256;
+
+/// A port, or a range of them.
+fn ports_of(word: &str) -> Option<RangeInclusive<u16>> {
+    let (first, last) = word.split_once('-').unwrap_or((word, word));
+    let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
+    let ports = port(first)?..=port(last)?;
+    (1..=MOST_IN_RANGE).contains(&ports.len()).then_some(ports)
 }
 
-/// `[ADDRESS:]HOST:GUEST`.
-fn parse(word: &str) -> Result<Forward, CliError> {
-    let wrong = || {
-        CliError::usage(format!("`{word}` is not HOST:GUEST"))
-            .hint("for example `8080:80`, or `0.0.0.0:8080:80`; an IPv6 address stands in brackets")
-    };
-    let (word, protocol) = match word.rsplit_once('/') {
-        Some((word, "tcp")) => (word, Protocol::Tcp),
-        Some((_, "udp")) => {
-            return Err(CliError::usage("a UDP port cannot be added to a running machine")
-                .hint("add it to the Vagrantfile, with `protocol = \"udp\"`, and `rvm reload`"));
+/// A word without `/tcp` or `/udp`, and the protocol.
+fn protocol_of(word: &str) -> (&str, Option<Protocol>) {
+    match word.rsplit_once('/') {
+        None => (word, Some(Protocol::Tcp)),
+        Some((word, name)) => {
+            (word, [Protocol::Tcp, Protocol::Udp].into_iter().find(|protocol| protocol.as_str() == name))
         }
-        Some(_) => return Err(wrong()),
-        None => (word, Protocol::Tcp),
+    }
+}
+
+/// `[ADDRESS:]HOST:GUEST[/PROTOCOL]`, both as ports or as ranges of one length.
+fn parse(word: &str) -> Result<PortRun, CliError> {
+    let wrong = || {
+        CliError::usage(format!("`{word}` is not [ADDRESS:]HOST:GUEST")).hint(
+            "for example 8080:80, 0.0.0.0:8080:80, [::1]:8080:80, 9000-9009:80-89, 5353:53/udp; \
+             at most 256 ports at once",
+        )
     };
-    let (rest, guest) = word.rsplit_once(':').ok_or_else(wrong)?;
-    let (address, host) = match rest.rsplit_once(':') {
+    let (ports, protocol) = protocol_of(word);
+    let protocol = protocol.ok_or_else(wrong)?;
+    let (rest, guest) = ports.rsplit_once(':').ok_or_else(wrong)?;
+    let (host_ip, host) = match rest.rsplit_once(':') {
         Some((address, host)) => {
             let bare = address.strip_prefix('[').and_then(|a| a.strip_suffix(']')).unwrap_or(address);
             (bare.parse().map_err(|_| wrong())?, host)
         }
         None => (IpAddr::V4(Ipv4Addr::LOCALHOST), rest),
     };
-    let (host, guest) = (port_of(host).ok_or_else(wrong)?, port_of(guest).ok_or_else(wrong)?);
-    Ok(Forward { guest, host, host_ip: address, protocol, auto_correct: false })
+    let (host, guest) = ports_of(host).zip(ports_of(guest)).ok_or_else(wrong)?;
+    if host.len() != guest.len() {
+        return Err(wrong());
+    }
+    let count = u16::try_from(host.len()).map_err(|_| wrong())?;
+    let (host, guest) = (*host.start(), *guest.start());
+    Ok(PortRun { first: Forward { guest, host, host_ip, protocol, auto_correct: false }, count })
 }
 
 /// Prints the ports of a running machine, as they are after `auto_correct`.
@@ -232,12 +277,30 @@ mod tests {
     #[test]
     fn ports_to_add() {
         let (host_ip, auto_correct) = (IpAddr::from([127, 0, 0, 1]), false);
-        let forward = Forward { guest: 80, host: 8080, host_ip, protocol: Protocol::Tcp, auto_correct };
-        assert_eq!(parse("8080:80").unwrap(), forward);
-        assert_eq!(parse("8080:80/tcp").unwrap(), forward);
-        assert_eq!(parse("0.0.0.0:8080:80").unwrap().host_ip, IpAddr::from([0, 0, 0, 0]));
-        assert_eq!(parse("[::1]:8080:80").unwrap().host_ip.to_string(), "::1");
-        for bad in ["", "80", "0:80", "80:0", "x:80", "x:1:2", "8080:80/sctp", "8080:80/udp", "1:2:3:4"] {
+        let first = Forward { guest: 80, host: 8080, host_ip, protocol: Protocol::Tcp, auto_correct };
+        let run = PortRun { first, count: 1 };
+        assert_eq!(parse("8080:80").unwrap(), run);
+        assert_eq!(parse("8080:80/tcp").unwrap(), run);
+        assert_eq!(parse("0.0.0.0:8080:80").unwrap().first.host_ip, IpAddr::from([0, 0, 0, 0]));
+        assert_eq!(parse("[::1]:8080:80").unwrap().first.host_ip.to_string(), "::1");
+        assert_eq!(parse("9000-9009:80-89/udp").unwrap().to_string(), "127.0.0.1:9000-9009 → 80-89/udp");
+        assert_eq!(parse("1-256:1-256").unwrap().count, 256);
+        for bad in [
+            "",
+            "80",
+            "0:80",
+            "80:0",
+            "x:80",
+            "x:1:2",
+            "8080:80/sctp",
+            "8080:80/",
+            "1:2:3:4",
+            "1-2:80",
+            "2-1:2-1",
+            "1-257:1-257",
+            "1-:1-",
+            "65535-65536:1-2",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

@@ -1,9 +1,12 @@
 //! Ports that are forwarded to a running machine beside those of its file. passt takes none while it
-//! runs, so each has a process of its own, `rvm __forward FILE`, which keeps the system's ssh client
-//! listening until the machine ends, also when its guest reboots in between.
+//! runs, so each, or each range, has a process of its own, `rvm __forward FILE`, which keeps the system's
+//! ssh client connected until the machine ends, also when its guest reboots in between. TCP ports that
+//! client forwards itself; what carries UDP is in `datagrams.rs`.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
@@ -11,8 +14,8 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process_group, setsid};
 use serde::{Deserialize, Serialize};
 
-use super::{MachineError, Machines, Status};
-use crate::model::{Cancel, Forward, Project, Protocol};
+use super::{MachineError, Machines, Status, datagrams};
+use crate::model::{Cancel, Forward, PortRun, Project, Protocol, port_runs};
 use crate::net;
 use crate::provider;
 use crate::state::{Lock, Starter, store};
@@ -31,31 +34,36 @@ const MOST_BYTES: u64 = 4096;
 
 /// What the process is to do.
 #[derive(Debug, Serialize, Deserialize)]
-struct Task {
-    forward: Forward,
+pub(super) struct Task {
+    /// Ports of the host, and where they lead.
+    pub(super) run: PortRun,
     /// Words for the ssh client that lead to the machine.
     ssh: Vec<String>,
 }
 
 impl Machines<'_> {
-    /// Forwards one more TCP port of a running machine, from now until it ends. `ssh` are the words for
-    /// the ssh client that lead to it.
+    /// Forwards ports more of a running machine, from now until it ends. `ssh` are the words for the ssh
+    /// client that lead to it.
     ///
     /// # Errors
     /// A port that is taken, a machine that does not run or does not let us in.
-    pub fn add_forward(
+    pub fn add_forwards(
         &self,
         project: &Project,
         name: &str,
-        forward: &Forward,
+        run: &PortRun,
         ssh: Vec<String>,
     ) -> Result<(), MachineError> {
         let record = self.running(&project.root, name)?;
-        let dir = self.layout.machine(&record.id).join(FOLDER);
-        net::choose(std::slice::from_ref(forward), &mut |_, _| true)?;
+        net::choose(&run.forwards().collect::<Vec<_>>(), &mut |_, _| true)?;
+        self.keep_forwards(&self.layout.machine(&record.id), name, Task { run: run.clone(), ssh })
+    }
+
+    /// Starts the process of a task for the machine in `dir`.
+    fn keep_forwards(&self, dir: &Path, name: &str, task: Task) -> Result<(), MachineError> {
+        let dir = dir.join(FOLDER);
         store::create_private_dir(&dir).map_err(|e| MachineError::file("create", &dir, e))?;
-        let path = dir.join(file_of(forward.host, forward.protocol));
-        let task = Task { forward: forward.clone(), ssh };
+        let path = dir.join(file_of(&task.run.first));
         store::write_json(&path, &task).map_err(|e| MachineError::file("write", &path, e))?;
         let said = self
             .start_keeper("__forward", &path)
@@ -90,20 +98,35 @@ impl Machines<'_> {
         Ok(said)
     }
 
-    /// Ends a forward that was added; `Ok(false)` when there is none of that port.
-    pub fn remove_forward(
+    /// Ends the forwards of these ports of the host that were added; how many there were. Of a range of which
+    /// only a part is to end the rest is begun anew, so that its connections are lost.
+    pub fn remove_forwards(
         &self,
         status: &Status,
-        host: u16,
+        host: &RangeInclusive<u16>,
         protocol: Protocol,
-    ) -> Result<bool, MachineError> {
-        let Some(id) = &status.id else { return Ok(false) };
-        let path = self.layout.machine(id).join(FOLDER).join(file_of(host, protocol));
-        let lock = path.with_extension("lock");
-        let failed = |e| MachineError::file("end the process of", &path, e);
-        let found = end_holder(&lock).map_err(failed)?;
-        store::remove(&path).map_err(failed)?;
-        Ok(found)
+    ) -> Result<usize, MachineError> {
+        let Some(id) = &status.id else { return Ok(0) };
+        let dir = self.layout.machine(id);
+        let mut count = 0;
+        for (path, task) in tasks(&dir) {
+            let (gone, rest): (Vec<Forward>, Vec<Forward>) =
+                task.run.forwards().partition(|forward| host.contains(&forward.host));
+            if task.run.first.protocol != protocol || gone.is_empty() {
+                continue;
+            }
+            let failed = |e| MachineError::file("end the process of", &path, e);
+            let was_there = end_holder(&path.with_extension("lock")).map_err(failed)?;
+            store::remove(&path).map_err(failed)?;
+            if !was_there {
+                continue;
+            }
+            count += gone.len();
+            for run in port_runs(&rest) {
+                self.keep_forwards(&dir, &status.name, Task { run, ssh: task.ssh.clone() })?;
+            }
+        }
+        Ok(count)
     }
 }
 
@@ -128,26 +151,29 @@ pub(super) fn end_holder(lock: &Path) -> io::Result<bool> {
     Ok(found)
 }
 
+/// What is to be done for the machine in `dir`, and the files that say so, whether or not anybody is at it.
+fn tasks(dir: &Path) -> Vec<(PathBuf, Task)> {
+    let entries = fs::read_dir(dir.join(FOLDER)).into_iter().flatten().flatten();
+    let files =
+        entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "json"));
+    files.filter_map(|path| Some((path.clone(), store::read_json::<Task>(&path).ok().flatten()?))).collect()
+}
+
 /// The forwards of the machine in `dir` that are there now.
 pub(super) fn added(dir: &Path) -> Vec<Forward> {
-    let entries = fs::read_dir(dir.join(FOLDER)).into_iter().flatten().flatten();
-    let live = |path: &PathBuf| matches!(Lock::holder(&path.with_extension("lock")), Ok(Some(_)));
-    let tasks =
-        entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "json"));
-    let mut list: Vec<Forward> = tasks
-        .filter(live)
-        .filter_map(|path| store::read_json::<Task>(&path).ok().flatten())
-        .map(|task| task.forward)
-        .collect();
+    let live = |path: &Path| matches!(Lock::holder(&path.with_extension("lock")), Ok(Some(_)));
+    let tasks = tasks(dir).into_iter().filter(|(path, _)| live(path));
+    let mut list: Vec<Forward> =
+        tasks.flat_map(|(_, task)| task.run.forwards().collect::<Vec<_>>()).collect();
     list.sort_by_key(|forward| (forward.guest, forward.host));
     list
 }
 
-fn file_of(host: u16, protocol: Protocol) -> String {
-    format!("{}-{host}.json", protocol.as_str())
+fn file_of(first: &Forward) -> String {
+    format!("{}-{}-{}.json", first.protocol.as_str(), first.host_ip, first.host)
 }
 
-/// The process: keeps the forward that `path` describes until its machine ends.
+/// The process: keeps the forwards that `path` describes until its machine ends.
 pub fn process(path: &Path) -> ExitCode {
     keeper(|starter| keep(path, starter))
 }
@@ -180,23 +206,20 @@ fn keep(path: &Path, starter: &mut Starter) -> io::Result<()> {
         return Err(io::Error::other("this port is forwarded already"));
     };
     let dir = path.parent().and_then(Path::parent).ok_or(io::ErrorKind::NotFound)?;
+    let mut carrier = match task.run.first.protocol {
+        Protocol::Tcp => None,
+        Protocol::Udp => Some(datagrams::Carrier::listen(&task.run)?),
+    };
     loop {
         let log = tempfile::tempfile()?;
-        let mut child = Command::new("ssh")
-            .args(arguments(&task))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::from(log.try_clone()?))
-            .spawn()?;
-        let mut line = String::new();
-        if let Some(stdout) = child.stdout.take() {
-            BufReader::new(stdout.take(MOST_BYTES)).read_line(&mut line)?;
+        match &mut carrier {
+            None => carry_connections(&task, log.try_clone()?, starter)?,
+            Some(carrier) => {
+                let mut command = client(&[], &task);
+                command.arg(datagrams::script()).stderr(Stdio::from(log.try_clone()?));
+                carrier.carry(command, &mut || starter.tell(READY))?;
+            }
         }
-        let listens = line.trim_end() == READY;
-        if listens {
-            starter.tell(READY);
-        }
-        child.wait()?;
         if starter.waits() {
             return Err(complaint(log)?);
         }
@@ -207,27 +230,51 @@ fn keep(path: &Path, starter: &mut Starter) -> io::Result<()> {
     }
 }
 
-fn arguments(task: &Task) -> Vec<String> {
-    let Forward { guest, host, host_ip, .. } = task.forward;
-    let listen = match host_ip {
-        std::net::IpAddr::V4(v4) => v4.to_string(),
-        std::net::IpAddr::V6(v6) => format!("[{v6}]"),
-    };
-    let mut words: Vec<String> = ["-F", "none", "-N", "-T"].map(String::from).to_vec();
+/// Has an ssh client forward the ports, until it ends.
+fn carry_connections(task: &Task, log: fs::File, starter: &mut Starter) -> io::Result<()> {
+    let mut child = client(&connections(&task.run), task)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::from(log))
+        .spawn()?;
+    let mut line = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        BufReader::new(stdout.take(MOST_BYTES)).read_line(&mut line)?;
+    }
+    if line.trim_end() == READY {
+        starter.tell(READY);
+    }
+    child.wait().map(drop)
+}
+
+/// The system's ssh client, connected to the machine; a command for the guest may follow.
+fn client(words: &[String], task: &Task) -> Command {
+    let mut command = Command::new("ssh");
+    command.args(["-F", "none", "-T"]);
     for option in [
         "BatchMode yes",
-        "ExitOnForwardFailure yes",
         // A guest that hangs or reboots is noticed within half a minute.
         "ServerAliveInterval 10",
         "ServerAliveCountMax 3",
         "ConnectTimeout 10",
-        // It runs when the client is logged in and listens.
-        "PermitLocalCommand yes",
-        "LocalCommand echo ready",
     ] {
-        words.extend(["-o".to_owned(), option.to_owned()]);
+        command.args(["-o", option]);
     }
-    words.extend(["-L".to_owned(), format!("{listen}:{host}:127.0.0.1:{guest}")]);
-    words.extend(task.ssh.iter().cloned());
+    command.args(words).args(&task.ssh);
+    command
+}
+
+/// Words for a client that forwards TCP ports.
+fn connections(run: &PortRun) -> Vec<String> {
+    let mut words: Vec<String> = ["-N", "-o", "ExitOnForwardFailure yes"].map(String::from).to_vec();
+    // It runs when the client is logged in and listens.
+    words.extend(["-o", "PermitLocalCommand yes", "-o", "LocalCommand echo ready"].map(String::from));
+    for Forward { guest, host, host_ip, .. } in run.forwards() {
+        let listen = match host_ip {
+            IpAddr::V4(v4) => v4.to_string(),
+            IpAddr::V6(v6) => format!("[{v6}]"),
+        };
+        words.extend(["-L".to_owned(), format!("{listen}:{host}:127.0.0.1:{guest}")]);
+    }
     words
 }

@@ -3,8 +3,8 @@
 use super::boot::login_mark;
 use super::record::Record;
 use super::{MachineError, Machines, UpOptions, folders, forwards};
-use crate::model::{Forward, Machine, Project, Protocol, ProviderKind};
-use crate::plan::{self, Change, How, Live, Made, Observed, Plan, Subject, Wanted, forward_text, mebibytes};
+use crate::model::{Forward, Machine, Project, ProviderKind, port_runs};
+use crate::plan::{self, Change, How, Live, Made, Observed, Plan, Subject, Wanted, mebibytes};
 use crate::provider;
 use crate::provision::Stamps;
 
@@ -93,31 +93,33 @@ impl Machines<'_> {
         let name = &machine.name;
         let dir = self.layout.machine(&record.id);
         let opened = forwards::added(&dir);
-        for forward in plan::only_in(&record.applied.ports.clone(), &machine.ports) {
-            if plan::only_in(std::slice::from_ref(&forward), &opened).is_empty() {
-                let status = self.status_of_record(record.clone())?;
-                self.remove_forward(&status, forward.host, forward.protocol)?;
-                record.applied.ports.retain(|port| *port != forward);
-                self.save(record)?;
-                self.detail(name, format!("Applied: port {} is closed.", forward_text(&forward)));
-            }
+        let mut gone = plan::only_in(&record.applied.ports, &machine.ports);
+        gone.retain(|forward| plan::only_in(std::slice::from_ref(forward), &opened).is_empty());
+        for run in port_runs(&gone) {
+            let status = self.status_of_record(record.clone())?;
+            let last = run.first.host.saturating_add(run.count.saturating_sub(1));
+            self.remove_forwards(&status, &(run.first.host..=last), run.first.protocol)?;
+            let closed: Vec<Forward> = run.forwards().collect();
+            record
+                .applied
+                .ports
+                .retain(|port| !plan::only_in(std::slice::from_ref(port), &closed).is_empty());
+            self.save(record)?;
+            self.detail(name, format!("Applied: port {run} is closed."));
         }
         let Some(words) = options.ssh_words else { return Ok(()) };
-        let is_tcp = |forward: &Forward| forward.protocol == Protocol::Tcp;
-        for forward in plan::only_in(&machine.ports, &record.applied.ports).into_iter().filter(is_tcp) {
+        for run in port_runs(&plan::only_in(&machine.ports, &record.applied.ports)) {
             let added = self
                 .ssh_info(project, name)
-                .and_then(|info| self.add_forward(project, name, &forward, words(&info)));
+                .and_then(|info| self.add_forwards(project, name, &run, words(&info)));
             match added {
                 Ok(()) => {
-                    record.applied.ports.push(forward.clone());
+                    record.applied.ports.extend(run.forwards());
                     self.save(record)?;
-                    self.detail(name, format!("Applied: port {} is open.", forward_text(&forward)));
+                    self.detail(name, format!("Applied: port {run} is open."));
                 }
                 Err(error) => {
-                    let text =
-                        format!("port {}: {error}: {}", forward_text(&forward), How::Reload.remedy(name));
-                    self.warn(name, text);
+                    self.warn(name, format!("port {run}: {error}: {}", How::Reload.remedy(name)));
                 }
             }
         }

@@ -7,6 +7,7 @@ mod after;
 mod boot;
 mod console;
 pub mod copy;
+mod datagrams;
 mod diagnose;
 mod disks;
 mod error;

@@ -42,7 +42,7 @@ pub struct Forward {
 }
 
 /// Forwards whose ports follow each other, on both sides.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortRun {
     /// That with the lowest ports.
     pub first: Forward,
@@ -51,6 +51,15 @@ pub struct PortRun {
 }
 
 impl PortRun {
+    /// Each of them. Ports beyond 65535 are left out.
+    pub fn forwards(&self) -> impl Iterator<Item = Forward> + '_ {
+        (0..self.count).map_while(|place| {
+            let Forward { guest, host, .. } = self.first;
+            let (guest, host) = (guest.checked_add(place)?, host.checked_add(place)?);
+            Some(Forward { guest, host, ..self.first.clone() })
+        })
+    }
+
     /// Whether `next` goes on where this ends.
     fn is_followed_by(&self, next: &Forward) -> bool {
         let Forward { guest, host, .. } = self.first;
@@ -116,5 +125,9 @@ mod tests {
             "127.0.0.1:1 → 1/udp",
         ];
         assert_eq!(shown, expected);
+        let again: Vec<Forward> = port_runs(&list).iter().flat_map(PortRun::forwards).collect();
+        assert_eq!(again, list);
+        let beyond = PortRun { first: forward(65535, 1, Protocol::Tcp), count: 2 };
+        assert_eq!(beyond.forwards().count(), 1);
     }
 }

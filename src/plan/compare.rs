@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{Applied, Live, Made, Wanted};
-use crate::model::{Card, DiskSource, ExtraDisk, Forward, PortRun, Protocol, port_runs};
+use crate::model::{Card, DiskSource, ExtraDisk, Forward, PortRun, port_runs};
 
 /// Who a machine's seed lets in; kept in its record. The password is there as a keyed digest only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -249,8 +249,7 @@ fn forwards(old: &[Forward], new: &[Forward], live: Option<&Live>, list: &mut Ve
     let closes = |forward: &Forward| {
         how(live.is_some_and(|live| only_in(std::slice::from_ref(forward), &live.opened).is_empty()))
     };
-    let opens =
-        |forward: &Forward| how(live.is_some_and(|live| live.ports) && forward.protocol == Protocol::Tcp);
+    let opens = |_: &Forward| how(live.is_some_and(|live| live.ports));
     for (run, how) in alike(&only_in(old, new), closes) {
         list.push(Change { subject: Subject::Port, old: Some(run.to_string()), new: None, how });
     }

@@ -129,7 +129,7 @@ fn ports_are_opened_live_and_those_that_were_opened_so_are_closed_live() {
     let udp = Forward { protocol: Protocol::Udp, ..forward(53, 53) };
     assert_eq!(
         running(&machine(), &with(&[forward(8080, 80), udp]), live),
-        ["port 127.0.0.1:8080 → 80 is new: up", "port 127.0.0.1:53 → 53/udp is new: reload"]
+        ["port 127.0.0.1:8080 → 80 is new: up", "port 127.0.0.1:53 → 53/udp is new: up"]
     );
     assert_eq!(
         running(&with(&[forward(8080, 80), forward(8081, 81)]), &machine(), live),

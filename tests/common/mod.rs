@@ -416,3 +416,15 @@ pub fn fetch(port: u16) -> String {
 pub fn free_port() -> u16 {
     std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
+
+/// UDP ports of this host that follow each other and that nobody listens on at the moment.
+pub fn free_udp_ports() -> [u16; 3] {
+    loop {
+        let first = std::net::UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+        let port = first.local_addr().unwrap().port();
+        let Some(last) = port.checked_add(2) else { continue };
+        if (port + 1..=last).all(|port| std::net::UdpSocket::bind(("127.0.0.1", port)).is_ok()) {
+            return [port, port + 1, last];
+        }
+    }
+}

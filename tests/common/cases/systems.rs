@@ -1,6 +1,9 @@
 //! The distributions: each box with each kernel boots to SSH, and is a whole system.
 
-use crate::common::Project;
+use std::net::UdpSocket;
+use std::time::{Duration, Instant};
+
+use crate::common::{Project, free_udp_ports};
 
 fn file(system: &str, kernel: &str, more: &str) -> String {
     format!(
@@ -50,9 +53,67 @@ pub fn debian_12_fast(provider: &str) {
     boots(provider, "12", "fast");
 }
 
-/// Debian 13, our kernel.
+/// Says what it hears, behind the number of its port, at two ports.
+const ECHO: &str = r#"
+[[provision]]
+shell = """
+for port in 5300 5301; do
+  systemd-run --unit=echo-$port perl -MIO::Socket::INET -e '
+    $s = IO::Socket::INET->new(Proto => "udp", LocalPort => $ARGV[0]) or die $!;
+    while ($s->recv($d, 65536)) { $s->send("$ARGV[0] $d") }' $port
+done
+"""
+"#;
+
+/// Sends to a UDP port of this host until an answer comes back, which must be that of `server`.
+fn asks(port: u16, server: u16) {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(("127.0.0.1", port)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let mut answer = [0; 2048];
+        match socket.send(&[b'x'; 1000]).and_then(|_| socket.recv(&mut answer)) {
+            Ok(len) => {
+                assert_eq!(len, 1005);
+                assert!(answer.starts_with(server.to_string().as_bytes()), "the answer of another server");
+                return;
+            }
+            Err(error) => assert!(Instant::now() < deadline, "no answer at {port}: {error}"),
+        }
+    }
+}
+
+/// Debian 13, our kernel. Datagrams: through ports of the file, through ones that are added while it runs, and
+/// through one that the file gets then.
 pub fn debian_13_fast(provider: &str) {
-    boots(provider, "13", "fast");
+    let [host, next, _] = free_udp_ports();
+    let port = |guest: &str, host: &str| {
+        format!("[[port]]\nguest = \"{guest}\"\nhost = \"{host}\"\nprotocol = \"udp\"\n")
+    };
+    let of_file = port("5300-5301", &format!("{host}-{next}"));
+    let config = |ports: &str| file("debian/13", "fast", &format!("{ports}{ECHO}"));
+    let project = Project::new(provider, &config(&of_file));
+    project.rvm(&["up"]).ok();
+    look(&project, "13", "fast");
+    asks(host, 5300);
+    asks(next, 5301);
+
+    let [first, second, third] = free_udp_ports();
+    project.rvm(&["port", "add", &format!("{first}-{second}:5300-5301/udp")]).ok();
+    project.rvm(&["port"]).ok().says(&format!("5301/udp (guest) => {second} (host), added"));
+    asks(first, 5300);
+    asks(second, 5301);
+    project.rvm(&["port", "remove", &first.to_string()]).code(1).says("/udp");
+    project.rvm(&["port", "remove", &format!("{first}/udp")]).ok();
+    UdpSocket::bind(("127.0.0.1", first)).expect("the port of the host is free again");
+    asks(second, 5301);
+    project.vagrantfile(provider, &config(&format!("{of_file}{}", port("5300", &third.to_string()))));
+    project.rvm(&["up"]).ok().says("5300/udp is open");
+    asks(third, 5300);
+
+    project.rvm(&["halt"]).ok().says_not("switching off");
+    assert_eq!(project.state("default"), "poweroff");
 }
 
 /// Debian 13, the distribution's kernel. Before it is let up in time, it is given too little: the
