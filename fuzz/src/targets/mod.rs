@@ -16,6 +16,7 @@ mod pci;
 mod qcow2;
 mod rng;
 mod serial;
+mod switch;
 mod vsock;
 
 use crate::Target;
@@ -38,5 +39,6 @@ pub const ALL: &[(&str, Target)] = &[
     ("qcow2", qcow2::run),
     ("rng", rng::run),
     ("serial", serial::run),
+    ("switch", switch::run),
     ("vsock", vsock::run),
 ];

@@ -17,3 +17,5 @@ mod table;
 pub use client::{Client, ClientError};
 pub(super) use spec::link_local;
 pub use spec::{Counters, Member, PortStatus, Reply, Request, Spec, Zone};
+/// For the fuzzer: what parses the frames of guests.
+pub use table::{Gone, Table};

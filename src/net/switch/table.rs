@@ -25,7 +25,7 @@ const STATION: u64 = 0;
 
 /// Why a machine is cut off.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Gone {
+pub enum Gone {
     /// It closed its end.
     #[error("it closed the connection")]
     Closed,
@@ -54,7 +54,7 @@ struct Port {
 
 /// All that a switch knows.
 #[derive(Debug)]
-pub(super) struct Table {
+pub struct Table {
     station: Station,
     ports: Vec<Port>,
     zones: Vec<Zone>,
