@@ -326,6 +326,8 @@ pub fn main() -> ExitCode {
             Some("__switch") => return crate::net::switch::process::watch(dir),
             // And for a port that is forwarded while a machine runs.
             Some("__forward") => return crate::machine::forwards::process(dir),
+            // And for a machine's passt.
+            Some("__nat") => return crate::machine::way_out::process(dir),
             Some("__follow") => return crate::machine::follow::process(dir),
             // And for the shared folders of a machine that QEMU runs.
             Some(crate::provider::share::PROCESS) => {

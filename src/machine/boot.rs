@@ -66,10 +66,8 @@ impl Machines<'_> {
         let private: Vec<IpNet> = seats.iter().flat_map(|seat| seat.spec.subnets.clone()).collect();
         let addresses = NatAddresses::choose(&private);
         self.write_seed(project, machine, record, &seats, &addresses)?;
-        let (listener, peer) = nat_socket(&dir)?;
-        let ports = self.open_ports(machine, &addresses, &peer)?;
-        // It is passt's alone: that ends with the other end.
-        drop(peer);
+        let listener = nat_socket(&dir)?;
+        let ports = self.open_ports(machine, &addresses, &dir)?;
         let _watch = self.time(&machine.name, Phase::Vmm);
         let mut ports = ports.into_iter();
         let ssh = ports.next().map(|f| SocketAddr::new(provider::reachable(f.host_ip), f.host));

@@ -33,6 +33,7 @@ mod tests;
 mod timing;
 mod up;
 mod volumes;
+pub mod way_out;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

@@ -1,25 +1,23 @@
-//! A machine's way out: its passt, the forwarded ports, and what becomes of them when passt is killed.
+//! A machine's way out: the choice of its forwarded ports, and what is said of them when passt is gone.
 //!
 //! The machine's process listens at a socket for whoever carries its frames. So passt can be started anew
-//! under a guest that runs.
+//! under a guest that runs, by the process that keeps it (`way_out.rs`).
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use super::record::Record;
+use super::way_out::{self, SOCKET, Task};
 use super::{MachineError, Machines};
 use crate::model::{Forward, Machine, Phase, Protocol, port_runs};
-use crate::net::{self, NatAddresses, NetError, passt};
+use crate::net::{self, NatAddresses, NetError};
 use crate::plan::forward_text;
 use crate::state::Lock;
 use crate::vmm::control;
 
-/// Where a machine's first card listens for its passt, in the machine's folder.
-const SOCKET: &str = "nat.sock";
 /// Vagrant's port for SSH; another one is taken when it is not free.
 const SSH_PORT: u16 = 2222;
 /// How often the ports are chosen anew when another process takes one between the choice and
@@ -28,18 +26,23 @@ const PORT_TRIES: u32 = 5;
 /// What is said of a machine that runs without its passt.
 const CUT_OFF: &str = "it is cut off from the network: its passt has ended";
 
-/// The socket for a machine's process, and a connection to it for passt.
-pub(super) fn nat_socket(dir: &Path) -> Result<(UnixListener, UnixStream), MachineError> {
+/// The socket for a machine's process, at which passt connects.
+pub(super) fn nat_socket(dir: &Path) -> Result<UnixListener, MachineError> {
     let path = dir.join(SOCKET);
-    let both = control::bind(&path).and_then(|listener| Ok((listener, control::connect(&path)?)));
-    both.map_err(|e| MachineError::file("create", &path, e))
+    control::bind(&path).map_err(|e| MachineError::file("create", &path, e))
 }
 
-/// What is wrong with the network of a machine that runs, where it can be told: nobody listens at its
-/// port for SSH.
-pub(super) fn trouble(record: &Record) -> Option<String> {
-    let listens = net::somebody_listens(record.ssh?)?;
-    (!listens).then(|| CUT_OFF.to_owned())
+/// What is wrong with the network of the machine in `dir`, which runs, where it can be told: nobody listens
+/// at its port for SSH.
+pub(super) fn trouble(dir: &Path, record: &Record) -> Option<String> {
+    if net::somebody_listens(record.ssh?)? {
+        return None;
+    }
+    Some(match way_out::still_tried(dir) {
+        None => CUT_OFF.to_owned(),
+        Some(why) if why.is_empty() => format!("{CUT_OFF}, and another one is being started"),
+        Some(why) => format!("{CUT_OFF}, and another one cannot be started yet ({why})"),
+    })
 }
 
 impl Machines<'_> {
@@ -48,7 +51,7 @@ impl Machines<'_> {
         &self,
         machine: &Machine,
         addresses: &NatAddresses,
-        peer: &UnixStream,
+        dir: &Path,
     ) -> Result<Vec<Forward>, MachineError> {
         let _watch = self.time(&machine.name, Phase::Network);
         let ssh = Forward {
@@ -76,10 +79,11 @@ impl Machines<'_> {
             };
             let mut chosen = net::choose(&wanted, &mut reserve)?;
             chosen.rotate_right(1);
-            match passt::start(machine.nat, addresses, &chosen, peer) {
-                Ok(()) => return Ok(chosen),
-                Err(NetError::PortRace(_)) if tries < PORT_TRIES => tries += 1,
-                Err(error) => return Err(error.into()),
+            let task = Task { way: machine.nat, addresses: *addresses, forwards: chosen };
+            match self.keep_passt(dir, &task) {
+                Ok(()) => return Ok(task.forwards),
+                Err(MachineError::Net(NetError::PortRace(_))) if tries < PORT_TRIES => tries += 1,
+                Err(error) => return Err(error),
             }
         }
     }
@@ -103,17 +107,13 @@ impl Machines<'_> {
         }
     }
 
-    /// Starts passt anew for a machine that runs and whose passt was killed. Connections of the guest to
-    /// the world are lost; the guest itself notices nothing.
+    /// Has passt started anew for a machine that runs, if it is gone and so is the process that kept it.
+    /// Connections of the guest to the world are lost; the guest itself notices nothing.
     pub(super) fn mend_nat(&self, record: &Record) -> Result<(), MachineError> {
-        let (Some(_), Some(addresses), Some(ssh)) = (trouble(record), record.nat, record.ssh) else {
+        let dir = self.layout.machine(&record.id);
+        let (Some(_), Some(addresses), Some(ssh)) = (trouble(&dir, record), record.nat, record.ssh) else {
             return Ok(());
         };
-        let path = self.layout.machine(&record.id).join(SOCKET);
-        let mut peer = control::connect(&path).map_err(|e| MachineError::file("connect to", &path, e))?;
-        // passt learns the guest's Ethernet address from what it sends, and would not reach it before.
-        peer.write_all(&net::call_out(addresses.guest))
-            .map_err(|e| MachineError::file("write to", &path, e))?;
         let ssh = Forward {
             guest: 22,
             host: ssh.port(),
@@ -122,7 +122,7 @@ impl Machines<'_> {
             auto_correct: false,
         };
         let forwards: Vec<Forward> = [ssh].into_iter().chain(record.ports.iter().cloned()).collect();
-        passt::start(record.applied.nat, &addresses, &forwards, &peer)?;
+        self.keep_passt(&dir, &Task { way: record.applied.nat, addresses, forwards })?;
         self.warn(&record.name, format!("{CUT_OFF}; another one was started"));
         Ok(())
     }

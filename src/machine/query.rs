@@ -223,9 +223,9 @@ impl Machines<'_> {
     }
 
     /// What is wrong with a machine that runs, and what mends it.
-    fn troubles(&self, record: &Record) -> Option<(String, String)> {
+    fn troubles(&self, dir: &Path, record: &Record) -> Option<(String, String)> {
         let name = &record.name;
-        let nat = nat::trouble(record).map(|cause| (cause, format!("`rvm up {name}` starts it anew.")));
+        let nat = nat::trouble(dir, record).map(|cause| (cause, format!("`rvm up {name}` starts it anew.")));
         match (nat, self.unserved(record)) {
             // What mends the second mends both.
             (Some((first, _)), Some((second, remedy))) => Some((format!("{first}, and {second}"), remedy)),
@@ -238,7 +238,7 @@ impl Machines<'_> {
         let (mut cause, mut remedy) = (None, None);
         let (state, live) = match provider::live(&dir) {
             Ok(Some(live)) => {
-                (cause, remedy) = self.troubles(&record).unzip();
+                (cause, remedy) = self.troubles(&dir, &record).unzip();
                 (State::Running, Some(live))
             }
             Err(provider::ProviderError::Control(_)) => (State::Running, None),

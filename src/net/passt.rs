@@ -59,7 +59,7 @@ impl NetError {
 const LAUNCH: &str = r#"exec passt "$@" 3<&0 </dev/null"#;
 
 /// Starts it with these forwards, all of them bound when this returns: the process that we
-/// start goes to the background only then. Its frames, each behind its length in 4 bytes, big-endian, go
+/// start goes to the background only then. A caller that takes in orphans can wait for its end. Its frames, each behind its length in 4 bytes, big-endian, go
 /// over `peer`; it ends as soon as nobody has the other end.
 ///
 /// # Errors

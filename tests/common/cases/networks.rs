@@ -29,30 +29,43 @@ pub fn two_machines_and_a_killed_switch(provider: &str) {
     }
     let list = project.json("network-list", &["network", "list"]);
     assert!(list["networks"][0]["members"][0]["frames"]["received"].is_number(), "{list}");
-    let kill = |word: &str| {
-        let pids = project.pids_of(word, "networks");
+    let kill = |word: &str, folder: &str| {
+        let pids = project.pids_of(word, folder);
         assert!(!pids.is_empty(), "no process {word}");
         for pid in pids {
             let pid = rustix::process::Pid::from_raw(pid).unwrap();
             rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
         }
     };
-    kill("__switch-ports");
+    kill("__switch-ports", "networks");
     let came_back = "for n in 1 2 3 4 5 6 7 8 9; do sudo ping -c 1 -W 10 one && exit; done; exit 1";
     project.rvm(&["ssh", "two", "-c", came_back]).ok();
-    // The way out of a machine: `status` says that it is gone, and `up` brings it back.
+    // The way out of a machine comes back by itself.
+    project.kill_passt("one");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while project.rvm(&["ssh", "one", "-c", "echo $((6 * 7))"]).code != 0 {
+        assert!(std::time::Instant::now() < deadline, "no other passt was started");
+    }
+    // Without the process that brings it back, `status` says that it is gone, and `up` mends it.
+    let folder = format!("machines/{}", project.machine("one")["id"].as_str().unwrap());
+    kill("__nat", &folder);
     project.kill_passt("one");
     project.rvm(&["status", "one"]).ok().says("its passt has ended").says("rvm up one");
     project.rvm(&["up", "one"]).ok().says("another one was started");
     project.rvm(&["ssh", "one", "-c", "echo $((6 * 7))"]).ok().says("42");
     project.rvm(&["status", "one"]).ok().says_not("its passt has ended");
-    kill("__switch");
+    kill("__switch", "networks");
     project.rvm(&["up", "two"]).ok().says("connected again");
     reaches();
     project.rvm(&["halt"]).ok();
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while !project.pids_of("__switch", "networks").is_empty() {
-        assert!(std::time::Instant::now() < deadline, "the switch outlives its machines");
+    while !(project.pids_of("__switch", "networks").is_empty()
+        && project.pids_of("__nat", "machines").is_empty())
+    {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "the switch, or who keeps passt, outlives the machines"
+        );
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
 }
