@@ -125,3 +125,46 @@ fn machines_find_each_other_by_name_over_a_router() {
     let left = std::fs::read_dir(project.home.join("networks")).unwrap().count();
     assert_eq!(left, 0, "a network without machines is left");
 }
+
+/// Bytes of one connection in each direction: far more than all sockets on the way hold.
+const MUCH: usize = 8 << 20;
+
+/// Much traffic in both directions at once: QEMU and passt, which both write without reading meanwhile, do not
+/// wait for each other.
+#[test]
+fn much_traffic_both_ways_at_once() {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = std::thread::spawn(move || {
+        let serve = |stream: std::net::TcpStream| {
+            let mut writer = stream.try_clone().unwrap();
+            let writing = std::thread::spawn(move || writer.write_all(&vec![0; MUCH]));
+            let mut read = vec![0; MUCH];
+            (&stream).read_exact(&mut read).unwrap();
+            writing.join().unwrap().unwrap();
+        };
+        let streams: Vec<_> = listener.incoming().take(3).map(|stream| stream.unwrap()).collect();
+        let serving: Vec<_> =
+            streams.into_iter().map(|stream| std::thread::spawn(move || serve(stream))).collect();
+        serving.into_iter().for_each(|one| one.join().unwrap());
+    });
+    let project = Project::new("qemu", &format!("{MICRO}cpus = 2\n"));
+    project.rvm(&["up"]).ok();
+    // Nothing is half-closed: an old passt has a fault of its own there.
+    let command = format!(
+        "cd /tmp; for i in 1 2 3; do mkfifo f$i; (head -c {MUCH} /dev/zero; sleep 600) >f$i 2>/dev/null </dev/null & done; \
+         for i in 1 2 3; do nc host.rvm.internal {port} <f$i | wc -c >n$i & all=\"$all $!\"; done; wait $all; cat n1 n2 n3"
+    );
+    let run = project.start(&["ssh", "-c", &command]);
+    let pid = run.pid();
+    // Without end, it ends with an error.
+    std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_secs(120));
+        let _ = rustix::process::Pid::from_raw(pid.try_into().unwrap())
+            .map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL));
+    });
+    assert_eq!(run.wait().ok().stdout, format!("{MUCH}\n").repeat(3));
+    server.join().unwrap();
+    project.rvm(&["halt"]).ok();
+}

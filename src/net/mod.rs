@@ -11,6 +11,7 @@ mod nat;
 mod networks;
 pub mod passt;
 mod ports;
+pub mod relay;
 mod routes;
 pub mod switch;
 

@@ -20,13 +20,14 @@ use super::{
     Running, VmSpec, card_socket, console, share, tsc,
 };
 use crate::model::mac_text;
+use crate::net::relay;
 use crate::vmm::sandbox::{Policy, Role};
 use crate::vmm::{BoundedLog, control};
 
 /// QEMU, as a child of this process.
 pub(super) struct Qemu;
 
-/// The network socket moves from standard input to 4, the monitor's from standard output to 3:
+/// The first card's socket moves from standard input to 4, the monitor's from standard output to 3:
 /// QEMU takes any number above 2, and nothing else of ours is inherited.
 const LAUNCH: &str = r#"exec qemu-system-x86_64 "$@" 4<&0 3>&1 </dev/null >&2"#;
 
@@ -52,6 +53,9 @@ struct QemuVm {
     /// The virtio console, and who attaches to it.
     hvc: UnixStream,
     attach: UnixListener,
+    /// The machine's first card, and where its passt connects.
+    nat: UnixStream,
+    passt: UnixListener,
     error_log: File,
 }
 
@@ -76,7 +80,8 @@ impl Engine for Qemu {
         let console = BoundedLog::open(&dir.join(CONSOLE_LOG), CONSOLE_LIMIT);
         let console = console.map_err(file("write", CONSOLE_LOG))?;
         // QEMU connects to us, so that each socket exists before the process does.
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(ProviderError::Spawn)?;
+        let (ours, theirs) = UnixStream::pair().map_err(ProviderError::Spawn)?;
+        let (nat, card) = UnixStream::pair().map_err(ProviderError::Spawn)?;
         let serial = listener(dir, SERIAL_SOCKET).map_err(ProviderError::Spawn)?;
         let hvc = listener(dir, HVC_SOCKET).map_err(ProviderError::Spawn)?;
         let attach = listener(dir, CONSOLE_SOCKET).map_err(file("create", CONSOLE_SOCKET))?;
@@ -90,7 +95,7 @@ impl Engine for Qemu {
             .args(arguments(spec))
             .args(sandbox_arguments())
             .current_dir(dir)
-            .stdin(Stdio::from(net))
+            .stdin(Stdio::from(OwnedFd::from(card)))
             .stdout(Stdio::from(OwnedFd::from(theirs)))
             .stderr(Stdio::from(error_log.try_clone().map_err(ProviderError::Spawn)?));
         die_with_parent(&mut command);
@@ -114,7 +119,8 @@ impl Engine for Qemu {
             memory: spec.memory,
             stopped: AtomicBool::new(false),
         });
-        Ok(Box::new(QemuVm { child, shares, target, serial, console, hvc, attach, error_log }))
+        let passt = UnixListener::from(net);
+        Ok(Box::new(QemuVm { child, shares, target, serial, console, hvc, attach, nat, passt, error_log }))
     }
 }
 
@@ -189,7 +195,7 @@ fn arguments(spec: &VmSpec) -> Vec<String> {
         let device = format!("virtio-blk-device,drive=d{n},serial={}", disk.serial);
         add(&["-blockdev", &blockdev(n, disk), "-device", &device]);
     }
-    add(&["-netdev", "stream,id=n,server=on,addr.type=fd,addr.str=4"]);
+    add(&["-netdev", "stream,id=n,server=off,addr.type=fd,addr.str=4"]);
     let mac = mac_text(&spec.mac);
     add(&["-device", &format!("virtio-net-device,netdev=n,mac={mac}")]);
     for (place, mac) in spec.cards.iter().enumerate() {
@@ -262,9 +268,10 @@ impl Running for QemuVm {
     }
 
     fn wait(self: Box<Self>) -> Result<EndReason, ProviderError> {
-        let Self { mut child, shares, target, serial, console, hvc, attach, error_log } = *self;
+        let Self { mut child, shares, target, serial, console, hvc, attach, nat, passt, error_log } = *self;
         let console = console::pump(serial, console).map_err(ProviderError::Spawn)?;
         console::serve(hvc, attach).map_err(ProviderError::Spawn)?;
+        relay::start(nat.into(), passt).map_err(ProviderError::Spawn)?;
         if let Some(shares) = shares {
             share::watch(shares).map_err(ProviderError::Spawn)?;
         }

@@ -8,7 +8,7 @@ mod client;
 mod dhcp;
 mod dns;
 mod guard;
-mod outbox;
+pub(super) mod outbox;
 pub mod process;
 mod spec;
 mod station;

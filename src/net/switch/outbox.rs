@@ -9,7 +9,9 @@ use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 
 /// Bytes before each frame: its length, big-endian.
-pub(super) const PREFIX: usize = 4;
+pub(in crate::net) const PREFIX: usize = 4;
+/// Bytes of the longest frame: the largest IP packet, and an Ethernet header with a VLAN tag.
+pub(in crate::net) const MAX_FRAME: usize = 65535 + 14 + 4;
 /// Bytes that wait for one machine. More is dropped, from whoever has most of it waiting.
 const LIMIT: usize = 1 << 20;
 /// Bytes that are sent at once.
@@ -25,7 +27,7 @@ struct Queue {
 
 /// Frames for one machine, fairly from all others.
 #[derive(Debug, Default)]
-pub(super) struct Outbox {
+pub(in crate::net) struct Outbox {
     /// One queue, never empty, for each port that frames came from; the first is the next to be served.
     queues: VecDeque<Queue>,
     /// Bytes in the queues.
@@ -125,7 +127,7 @@ impl Outbox {
 }
 
 /// Where the frame that begins at `at` ends, if all of it is there.
-pub(super) fn frame_end(bytes: &[u8], at: usize) -> Option<usize> {
+pub(in crate::net) fn frame_end(bytes: &[u8], at: usize) -> Option<usize> {
     let prefix = bytes.get(at..)?.first_chunk::<PREFIX>()?;
     let end = (at + PREFIX).checked_add(u32::from_be_bytes(*prefix) as usize)?;
     (end <= bytes.len()).then_some(end)

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
 use super::guard::Guard;
-use super::outbox::{Outbox, PREFIX, frame_end};
+use super::outbox::{MAX_FRAME, Outbox, PREFIX, frame_end};
 use super::spec::{Counters, Member, PortStatus, Spec, Zone, link_local};
 use super::station::{MAC, Station};
 
@@ -16,8 +16,6 @@ use super::station::{MAC, Station};
 const MOST_PORTS: usize = 256;
 /// Most projects that have names in a network.
 const MOST_ZONES: usize = 64;
-/// Bytes of the longest frame: the largest IP packet, and an Ethernet header with a VLAN tag.
-const MAX_FRAME: usize = 65535 + 14 + 4;
 /// Bytes that are taken from one machine before the others have their turn.
 const TURN: usize = 128 * 1024;
 /// The station, as a source of frames.
