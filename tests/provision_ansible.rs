@@ -87,6 +87,7 @@ impl Site {
             logs: &StepLogs::of(self.dir.path()),
             host: HostSide { dir: self.dir.path(), inventory, password: None },
             pins: None,
+            locked: false,
             boot_timeout: Duration::from_secs(20),
         };
         provision::run(&context, steps, &ProvisionChoice::Auto, &mut stamps)

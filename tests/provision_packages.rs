@@ -5,7 +5,7 @@ mod provision_support;
 use std::fs;
 
 use provision_support::{Local, Userland, packages};
-use rvm::model::Step;
+use rvm::model::{Event, Step};
 use rvm::provision::{ProvisionError, Stamps};
 
 #[test]
@@ -116,6 +116,48 @@ fn versions_are_kept_and_those_that_are_locked_are_asked_for() {
         local.pins = Some([("nginx".to_owned(), "1.26-1".to_owned())].into());
         local.run(&[packages("said", &["nginx=1.28-1"])]).unwrap();
     }
+}
+
+#[test]
+fn with_locked_nothing_is_installed_that_is_not_in_the_lock_file() {
+    for userland in Userland::all() {
+        let mut local = Local::new(userland);
+        mirror(&local, "1.26-1");
+        local.locked = true;
+        let pins = |list: &[&str]| list.iter().map(|name| (name.to_string(), "1.26-1".to_owned())).collect();
+        for (locked, missing) in [(&[][..], &["nginx", "libnginx"][..]), (&["nginx"][..], &["libnginx"][..])]
+        {
+            local.pins = Some(pins(locked)).filter(|_| !locked.is_empty());
+            let error = local.run(&[packages("p", &["nginx"])]).unwrap_err();
+            assert!(error.to_string().contains("what Vagrantfile.lock does not hold"), "{error}");
+            assert!(error.hint().unwrap().contains("without --locked"));
+            let told = local.output();
+            for name in ["nginx", "libnginx"] {
+                let line = format!("{name} 1.26-1 is not locked");
+                assert_eq!(told.contains(&line), missing.contains(&name), "{told:?}");
+            }
+            let log = fs::read_to_string(local.at("apt.log")).unwrap();
+            assert!(log.lines().last().unwrap().contains(" -s "), "nothing is installed: {log}");
+        }
+        // What the file says itself is as good as locked; what comes along with it is not.
+        local.pins = Some(pins(&["libnginx"]));
+        local.run(&[packages("said", &["nginx=1.26-1"])]).unwrap();
+        // A mirror that has it no more.
+        local.pins = Some(pins(&["nginx", "libnginx"]));
+        local.run(&[packages("all", &["nginx"])]).unwrap();
+        mirror(&local, "1.28-1");
+        let error = local.run(&[packages("gone", &["nginx"])]).unwrap_err();
+        assert!(error.to_string().contains("the mirror has not what Vagrantfile.lock holds"), "{error}");
+    }
+}
+
+#[test]
+fn package_managers_that_lock_nothing_say_so_where_all_has_to_be_locked() {
+    let mut local = with("apk", "case \"$*\" in info*) exit 1 ;; esac");
+    local.locked = true;
+    local.run(&[packages("p", &["git"])]).unwrap();
+    let warned = |event: &Event| matches!(event, Event::Warning { text, .. } if text.contains("not locked with `apk`"));
+    assert!(local.seen.0.lock().unwrap().iter().any(warned));
 }
 
 #[test]

@@ -39,6 +39,7 @@ impl Run {
             logs: &StepLogs::of(self.machine_dir.path()),
             host: HostSide { dir: self.machine_dir.path(), inventory: "", password: None },
             pins: None,
+            locked: false,
             boot_timeout: Duration::from_secs(20),
         };
         provision::run(&context, steps, &ProvisionChoice::Auto, &mut stamps)

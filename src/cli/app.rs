@@ -106,6 +106,7 @@ impl App {
             exe,
             path: env("PATH").unwrap_or_default(),
             locks: Default::default(),
+            locked: false,
             lock_timeout: None,
             dot_dir: env("RVM_DOTFILE_PATH").map(|dir| self.cwd().map(|cwd| cwd.join(dir))).transpose()?,
         })

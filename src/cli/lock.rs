@@ -36,13 +36,14 @@ pub struct LockArgs {
 /// `--locked`.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct LockedFlag {
-    /// Refuse to bring up what the lock file does not hold; RVM_LOCKED=1 is the same
+    /// Refuse what the lock file does not hold: boxes, kernels, packages of steps; RVM_LOCKED=1 is the same
     #[arg(long)]
     locked: bool,
 }
 
 impl LockedFlag {
-    fn is_set(self) -> bool {
+    /// Whether it, or the variable, is given.
+    pub fn is_set(self) -> bool {
         self.locked || env("RVM_LOCKED").is_some_and(|value| !matches!(value.as_str(), "0" | "false" | "no"))
     }
 }
@@ -180,10 +181,20 @@ fn missing_file(path: &Path) -> CliError {
         .hint("`rvm lock` writes it, and so does `rvm up` without --locked; commit it")
 }
 
-/// What the projects of the targets pin, for [`Machines::locks`]. With `--locked`, a box that is not
-/// pinned is an error.
-pub fn read(targets: &[Target], flag: Option<LockedFlag>) -> Result<BTreeMap<PathBuf, Locks>, CliError> {
-    let is_locked = flag.is_some_and(LockedFlag::is_set);
+/// Tells `machines` what the projects of the targets pin, and whether that is all there may be. What a
+/// command without the flag is about may be anything.
+pub fn apply(
+    machines: &mut Machines<'_>,
+    targets: &[Target],
+    flag: Option<LockedFlag>,
+) -> Result<(), CliError> {
+    machines.locked = flag.is_some_and(LockedFlag::is_set);
+    machines.locks = read(targets, machines.locked)?;
+    Ok(())
+}
+
+/// What the projects of the targets pin. Where all has to be, a box that is not is an error.
+fn read(targets: &[Target], is_locked: bool) -> Result<BTreeMap<PathBuf, Locks>, CliError> {
     let mut all = BTreeMap::new();
     for target in targets {
         // One that is declared no more says so when its turn comes.
@@ -212,8 +223,11 @@ pub fn read(targets: &[Target], flag: Option<LockedFlag>) -> Result<BTreeMap<Pat
 }
 
 /// Locks what the machines of the targets' projects were made from and what is not locked yet. That a
-/// file cannot be written does not undo what was done.
+/// file cannot be written does not undo what was done. With `--locked` nothing is written.
 pub fn keep(app: &App, machines: &Machines<'_>, targets: &[Target]) {
+    if machines.locked {
+        return;
+    }
     let mut done: Vec<&Path> = Vec::new();
     for target in targets {
         let Ok((project, _)) = target.declaration() else { continue };

@@ -6,7 +6,7 @@ use super::Outcome;
 use super::after;
 use super::app::App;
 use super::hooks;
-use super::lock;
+use super::lock::{self, LockedFlag};
 use super::many::{Many, ManyFlags, Order};
 use super::steps::{self, WithFlag};
 use super::target;
@@ -22,6 +22,8 @@ pub struct ProvisionArgs {
     #[command(flatten)]
     with: WithFlag,
     #[command(flatten)]
+    locked: LockedFlag,
+    #[command(flatten)]
     many: ManyFlags,
     /// Run this step and all after it
     #[arg(long, value_name = "STEP", conflicts_with = "provision_with")]
@@ -32,7 +34,7 @@ pub struct ProvisionArgs {
 pub fn run(app: &App, args: &ProvisionArgs) -> Outcome {
     let mut machines = args.many.patient(app.machines()?);
     let targets = target::resolve(app, &machines, &args.many.names(&args.names))?;
-    machines.locks = lock::read(&targets, None)?;
+    lock::apply(&mut machines, &targets, Some(args.locked))?;
     let choice = match (args.with.provision_with.as_slice(), &args.from) {
         ([], None) => ProvisionChoice::Force,
         (_, Some(step)) => ProvisionChoice::From(step.clone()),
@@ -48,6 +50,7 @@ pub fn run(app: &App, args: &ProvisionArgs) -> Outcome {
         app.ui.stage(&target.name, &format!("Provisioned: {steps}."));
         Ok(steps)
     });
+    let outcome = after::run(app, &machines, &targets, &choice, outcome);
     lock::keep(app, &machines, &targets);
-    after::run(app, &machines, &targets, &choice, outcome)
+    outcome
 }

@@ -10,10 +10,11 @@ use super::after;
 use super::app::App;
 use super::edited::Files;
 use super::hooks;
+use super::lock::{self, LockedFlag};
 use super::many::{Many, ManyFlags, Order};
 use super::steps::{self, StepFlags};
 use super::timings::{Collector, Timings, TimingsFlag};
-use super::{lock, target, up};
+use super::{target, up};
 use crate::machine::{Machines, UpOptions};
 use crate::model::Hooked;
 
@@ -31,6 +32,8 @@ pub struct ReloadArgs {
     #[command(flatten)]
     timings: TimingsFlag,
     #[command(flatten)]
+    locked: LockedFlag,
+    #[command(flatten)]
     many: ManyFlags,
 }
 
@@ -41,7 +44,7 @@ pub fn run(app: &App, args: &ReloadArgs) -> Outcome {
     let mut machines = args.many.patient(Machines { report: &collector, ..app.machines()? });
     let targets = target::resolve(app, &machines, &args.many.names(&args.names))?;
     target::check_folders(&targets, |_| true)?;
-    machines.locks = lock::read(&targets, None)?;
+    lock::apply(&mut machines, &targets, Some(args.locked))?;
     let timings = Timings::new(app, &args.timings, &collector, begin)?;
     let options = UpOptions {
         provision: args.steps.choice(),
@@ -68,6 +71,7 @@ pub fn run(app: &App, args: &ReloadArgs) -> Outcome {
     });
     files.tell(app, "reload");
     let outcome = after::run(app, &machines, &targets, &options.provision, outcome);
+    lock::keep(app, &machines, &targets);
     up::messages(app, &targets, &up.into_inner().unwrap_or_else(|e| e.into_inner()));
     outcome
 }

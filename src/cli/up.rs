@@ -73,7 +73,7 @@ pub fn run(app: &App, args: &UpArgs) -> Outcome {
     let targets = target::with_dependencies(targets);
     target::check_folders(&targets, |_| true)?;
     tell_implied(app, &targets);
-    machines.locks = lock::read(&targets, Some(args.locked))?;
+    lock::apply(&mut machines, &targets, Some(args.locked))?;
     let files = Files::of(&targets);
     let timings = Timings::new(app, &args.timings, &collector, begin)?;
     let up = Mutex::new(Vec::new());
@@ -86,9 +86,9 @@ pub fn run(app: &App, args: &UpArgs) -> Outcome {
         up.lock().unwrap_or_else(|e| e.into_inner()).push(target.name.clone());
         Ok(told(app, target, &outcome))
     });
-    lock::keep(app, &machines, &targets);
     files.tell(app, "up");
     let outcome = after::run(app, &machines, &targets, &options.provision, outcome);
+    lock::keep(app, &machines, &targets);
     messages(app, &targets, &up.into_inner().unwrap_or_else(|e| e.into_inner()));
     outcome
 }

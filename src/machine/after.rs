@@ -107,8 +107,9 @@ impl Machines<'_> {
                 self.after_on_host(project, after, logs.as_ref())?;
             }
             Side::Guest => {
-                for machine in project.machines.iter().filter(|m| after.machines.contains(&m.name)) {
-                    self.after_in_guest(project, machine, after)?;
+                for ((name, _), (stamps, ..)) in folders.iter().zip(&mut stamps) {
+                    let Some(machine) = project.machines.iter().find(|m| m.name == **name) else { continue };
+                    stamps.add_installed(self.after_in_guest(project, machine, after)?);
                 }
             }
         }
@@ -148,7 +149,7 @@ impl Machines<'_> {
         project: &Project,
         machine: &Machine,
         after: &AfterAll,
-    ) -> Result<(), MachineError> {
+    ) -> Result<Vec<(String, String)>, MachineError> {
         let mut record = self.running(&project.root, &machine.name)?;
         let session =
             self.wait_ssh(&project.login_for(&machine.name), &mut record, machine.boot_timeout, &mut |_| ())?;

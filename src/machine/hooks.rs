@@ -56,6 +56,7 @@ impl Machines<'_> {
                     Err(error) => return Err(self.boot_error(&record, CONNECT, &error)),
                 };
                 self.step_in_guest(project, machine, &record, &Link::new(session, &connect), &hook.step)
+                    .map(drop)
             }
         };
         result.map(|()| true).map_err(|source| {
@@ -64,7 +65,8 @@ impl Machines<'_> {
         })
     }
 
-    /// Runs a step that is none of the machine's own in its guest: not stamped, and with no packages to lock.
+    /// Runs a step that is none of the machine's own in its guest, not stamped. Gives the packages that it has
+    /// installed.
     pub(super) fn step_in_guest(
         &self,
         project: &Project,
@@ -72,7 +74,7 @@ impl Machines<'_> {
         record: &Record,
         guest: &Link<'_>,
         step: &Step,
-    ) -> Result<(), ProvisionError> {
+    ) -> Result<Vec<(String, String)>, ProvisionError> {
         let context = provision::Context {
             machine: &machine.name,
             guest,
@@ -81,7 +83,8 @@ impl Machines<'_> {
             cancel: &self.cancel,
             logs: &StepLogs::of(&self.layout.machine(&record.id)),
             host: HostSide { dir: &project.root, inventory: "", password: password(&project.login) },
-            pins: None,
+            pins: self.pins(project, record),
+            locked: self.locked,
             boot_timeout: machine.boot_timeout,
         };
         provision::run_step(&context, step)

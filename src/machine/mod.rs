@@ -215,6 +215,8 @@ pub struct Machines<'a> {
     pub path: String,
     /// What projects pin, by their folders; of those that are not here nothing is pinned.
     pub locks: BTreeMap<PathBuf, Locks>,
+    /// `packages` steps may install nothing that is not pinned.
+    pub locked: bool,
     /// How long to wait for another command that works on a machine; `None`: until it ends.
     pub lock_timeout: Option<Duration>,
     /// Where projects keep their pointers; `None`: `.rvm` in the project's folder.

@@ -25,6 +25,7 @@ pub(super) fn machines_in(home: &Path) -> Machines<'static> {
         exe: PathBuf::from("/nonexistent"),
         path: String::new(),
         locks: Default::default(),
+        locked: false,
         lock_timeout: None,
         dot_dir: None,
     }

@@ -272,6 +272,7 @@ impl Machines<'_> {
                 password: password(&project.login),
             },
             pins: self.pins(project, record),
+            locked: self.locked,
             boot_timeout: machine.boot_timeout,
         };
         let choice = choice.known_to(&machine.steps);

@@ -69,6 +69,8 @@ pub struct Context<'a> {
     pub host: HostSide<'a>,
     /// Versions that packages are locked in, by name; where there are none, the mirror's are taken.
     pub pins: Option<&'a BTreeMap<String, String>>,
+    /// Nothing but `pins` may be installed by `packages` steps.
+    pub locked: bool,
     /// How long a guest that reboots may take until it lets us in again.
     pub boot_timeout: Duration,
 }
@@ -117,9 +119,11 @@ pub fn decide(
     Ok(plan(steps, choice, stamps)?.into_iter().map(|planned| planned.decision).collect())
 }
 
-/// Runs one step, whatever its stamp says, and leaves none.
-pub fn run_step(context: &Context<'_>, step: &Step) -> Result<(), ProvisionError> {
-    runner::Runner::new(context).run(step, &content::read_for(step)?)
+/// Runs one step, whatever its stamp says, and leaves none. Gives the packages that it has installed.
+pub fn run_step(context: &Context<'_>, step: &Step) -> Result<Vec<(String, String)>, ProvisionError> {
+    let mut runner = runner::Runner::new(context);
+    runner.run(step, &content::read_for(step)?)?;
+    Ok(runner.installed)
 }
 
 /// Runs a step on the host: a script, or a playbook on all machines of the inventory.

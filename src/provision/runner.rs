@@ -97,9 +97,7 @@ impl<'a> Runner<'a> {
         }
         let sudo = self.root(step)?;
         let before = self.versions(manager)?;
-        let pins = self.pins(manager, names);
-        let env: Vec<(String, Secret)> =
-            pins.into_iter().map(|pins| ("RVM_PINS".to_owned(), Secret::new(pins))).collect();
+        let env = self.pins(manager, names);
         let job = Job { script: manager.script().as_bytes(), args: names, env: &env, sudo };
         let result = self.job(step, &job, output);
         if result.is_ok() {
@@ -111,6 +109,11 @@ impl<'a> Runner<'a> {
             Err(Fault::Error(ProvisionError::StepFailed { code: packages::NOT_AS_LOCKED, .. })) => {
                 let why = "the mirror has not what Vagrantfile.lock holds (see its output)".to_owned();
                 let hint = "`rvm lock --update` takes what there is today; a mirror that keeps old versions has the locked ones";
+                Err(self.unable(step, why, Some(hint.into())).into())
+            }
+            Err(Fault::Error(ProvisionError::StepFailed { code: packages::NOT_LOCKED, .. })) => {
+                let why = "it would install what Vagrantfile.lock does not hold (see its output)".to_owned();
+                let hint = "`rvm up` without --locked installs and locks it; commit Vagrantfile.lock then";
                 Err(self.unable(step, why, Some(hint.into())).into())
             }
             Err(Fault::Error(ProvisionError::StepFailed {
@@ -146,15 +149,23 @@ impl<'a> Runner<'a> {
         Ok(pairs.map(|(name, version)| (name.to_owned(), version.to_owned())).collect())
     }
 
-    /// The lines for the script. What the file itself says of a version counts more.
-    fn pins(&self, manager: &dyn packages::PackageManager, names: &[String]) -> Option<String> {
-        let pins = self.context.pins.filter(|_| manager.list().is_some())?;
-        let said = |pinned: &str| {
-            names.iter().any(|name| name.split_once(['=', '/']).is_some_and(|(name, _)| name == pinned))
-        };
-        let lines = pins.iter().filter(|(name, _)| !said(name));
-        let lines: Vec<String> = lines.map(|(name, version)| format!("{name} {version}")).collect();
-        (!lines.is_empty()).then(|| lines.join("\n"))
+    /// What the script is told of versions. What the file itself says of one counts more.
+    fn pins(&self, manager: &dyn packages::PackageManager, names: &[String]) -> Vec<(String, Secret)> {
+        let Context { pins, locked, machine, report, .. } = *self.context;
+        if manager.list().is_none() {
+            if locked {
+                let text = format!("versions of packages are not locked with `{}`", manager.program());
+                report.event(Event::Warning { machine: Some(machine.to_owned()), text });
+            }
+            return Vec::new();
+        }
+        let said: Vec<&str> = names.iter().filter_map(|name| Some(name.split_once(['=', '/'])?.0)).collect();
+        let kept = pins.into_iter().flatten().filter(|(name, _)| !said.contains(&name.as_str()));
+        let lines: Vec<String> = kept.map(|(name, version)| format!("{name} {version}")).collect();
+        let mut env = vec![("RVM_PINS", lines.join("\n"))];
+        env.extend(locked.then(|| ("RVM_LOCKED", format!(" {} ", said.join(" ")))));
+        env.retain(|(_, value)| !value.is_empty());
+        env.into_iter().map(|(name, value)| (name.to_owned(), Secret::new(value))).collect()
     }
 
     fn docker(

@@ -81,6 +81,7 @@ pub struct Local {
     pub secrets: Vec<String>,
     pub cancel: Cancel,
     pub pins: Option<BTreeMap<String, String>>,
+    pub locked: bool,
 }
 
 #[derive(Default)]
@@ -103,6 +104,7 @@ impl Local {
             secrets: Vec::new(),
             cancel: Cancel::new(),
             pins: None,
+            locked: false,
         }
     }
 
@@ -122,6 +124,7 @@ impl Local {
             logs: &self.logs(),
             host: HostSide { dir: self.home.path(), inventory: "", password: None },
             pins: self.pins.as_ref(),
+            locked: self.locked,
             boot_timeout: Duration::from_secs(20),
         };
         provision::run(&context, steps, choice, &mut stamps)

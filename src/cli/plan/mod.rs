@@ -89,7 +89,7 @@ fn told(project: &Project, problem: &MachineError) -> (String, Option<String>) {
 pub fn run(app: &App, args: &PlanArgs) -> Outcome {
     let mut machines = app.machines()?;
     let targets = target::resolve(app, &machines, &args.names)?;
-    machines.locks = lock::read(&targets, None)?;
+    lock::apply(&mut machines, &targets, None)?;
     let declared: Vec<(&Project, &Machine)> =
         targets.iter().map(Target::declaration).collect::<Result<_, CliError>>()?;
     let list = look(app, &machines, &declared, args.names.is_empty())?;

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs the packages "$@" that are missing. Runs as root; names are checked on the host. Ends with
 # 219 when a mirror cannot be reached. RVM_PINS has lines of a name and the version that it is locked in;
-# where the mirror would give another one of these, it says so and ends with 218.
+# where the mirror would give another one of these, it says so and ends with 218. RVM_LOCKED, where it is set: what
+# has no such line and is not among its words is not installed either; it says so and ends with 217.
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
 missing=
 for package; do
@@ -24,34 +25,48 @@ net='-o Acquire::http::Timeout=30 -o Acquire::https::Timeout=30 -o Acquire::Retr
 unreachable='Could not resolve|Temporary failure resolving|Could not connect|Cannot initiate the connection'
 unreachable="$unreachable|Connection timed out|Connection failed|Unable to connect|Connection refused|Network is unreachable"
 
-pinned=
-if [ -n "${RVM_PINS:-}" ]; then
+pinned= work=
+if [ -n "${RVM_PINS:-}${RVM_LOCKED:-}" ]; then
   work=$(mktemp -d) || exit
   trap 'rm -rf "$work"' EXIT
+  echo "${RVM_PINS:-}" >"$work/locked"
   pinned="-o Dir::Etc::Preferences=$work/pins"
   {
     cat /etc/apt/preferences 2>/dev/null
-    echo "$RVM_PINS" | while read -r name version; do
-      printf '\nPackage: %s\nPin: version %s\nPin-Priority: 1001\n' "$name" "$version"
-    done
+    while read -r name version; do
+      [ -z "$name" ] || printf '\nPackage: %s\nPin: version %s\nPin-Priority: 1001\n' "$name" "$version"
+    done <"$work/locked"
   } >"$work/pins"
 fi
 
-# Whether something that is locked would come in another version; what, is in a file.
+locked_as() {
+  while read -r name version; do
+    [ "$name" != "$1" ] || echo "$version"
+  done <"$work/locked"
+}
+
+# Whether something would come in another version than it is locked in, or that is not locked where all has to be;
+# what, is in two files.
 differs() {
-  [ -n "$pinned" ] || return 1
+  [ -n "$work" ] || return 1
   # shellcheck disable=SC2086 # a list of options, a list of words
   apt-get -q -s $pinned install $missing 2>/dev/null |
     sed -n 's/^Inst \([^ ]*\) \(\[[^]]*\] \)\{0,1\}(\([^ )]*\).*/\1 \3/p' >"$work/plan"
   : >"$work/differs"
+  : >"$work/more"
   while read -r name version; do
-    echo "$RVM_PINS" | while read -r locked want; do
-      if [ "$locked" = "$name" ] && [ "$want" != "$version" ]; then
+    want=$(locked_as "$name")
+    if [ -n "$want" ]; then
+      [ "$want" = "$version" ] ||
         echo "$name is locked as $want, and the mirror has $version" >>"$work/differs"
-      fi
-    done
+    elif [ -n "${RVM_LOCKED:-}" ]; then
+      case $RVM_LOCKED in
+        *" $name "*) ;;
+        *) echo "$name $version is not locked" >>"$work/more" ;;
+      esac
+    fi
   done <"$work/plan"
-  [ -s "$work/differs" ]
+  [ -s "$work/differs" ] || [ -s "$work/more" ]
 }
 
 # apt-get waits for the lock of dpkg by itself, but not for that of the package lists, which
@@ -94,7 +109,8 @@ if [ -z "$(find $lists -maxdepth 1 -name '*_Packages*' 2>/dev/null)" ] ||
   updated=1
 fi
 if differs && { [ -n "$updated" ] || { update || exit; updated=1; differs; }; }; then
-  cat "$work/differs" >&2
+  cat "$work/differs" "$work/more" >&2
+  [ -s "$work/differs" ] || exit 217
   exit 218
 fi
 install

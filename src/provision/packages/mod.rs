@@ -29,6 +29,9 @@ pub(super) trait PackageManager {
 /// Exit code of a script that would have to install something in another version than the locked one.
 pub(super) const NOT_AS_LOCKED: i32 = 218;
 
+/// Exit code of a script that would have to install something that is not locked, where all has to be.
+pub(super) const NOT_LOCKED: i32 = 217;
+
 /// Exit code of a script that could not reach a mirror.
 pub(super) const UNREACHABLE: i32 = 219;
 
