@@ -205,6 +205,7 @@ fn file_with(schema: &Value, place: &str, key: &str, value: Value) -> String {
     let root = match place {
         "top" => entries,
         "profile" => json!({ "profiles": { "x": entries } }),
+        "ssh" => json!({ place: entries }),
         "file" | "docker" => json!({ "provision": [{ place: entries }] }),
         "container" => json!({ "provision": [{ "docker": { "container": [entries] } }] }),
         place => json!({ place: [entries] }),

@@ -37,6 +37,11 @@ options = ["  SetEnv  A=1 "]
 
 [[machine]]
 name = "db"
+
+[[machine]]
+name = "node"
+count = 2
+ssh = { port = "{i+2200}" }
 "#;
     let project = load(&[("Vagrantfile", text), (".env", "RVM_SSH_USER=everybody\n")]).unwrap();
     let client = |name: &str| {
@@ -55,6 +60,11 @@ name = "db"
         ]
     );
     assert_eq!(client("db"), ["ForwardAgent yes", "Compression yes"]);
+    let port = |name: &str| project.machines.iter().find(|machine| machine.name == name).unwrap().ssh.port;
+    assert_eq!(
+        [port("web"), port("db"), port("node-1"), port("node-2")],
+        [None, None, Some(2201), Some(2202)]
+    );
     let user = |name: &str| project.login_for(name).user;
     assert_eq!(
         (user("web"), user("db"), user("nobody")),
@@ -79,4 +89,39 @@ ssh = "yes"
     let error = load(&[("Vagrantfile", text)]).unwrap_err().render(false);
     let root = error.split("--> ").nth(1).unwrap().split("/Vagrantfile").next().unwrap().to_owned();
     insta::assert_snapshot!("ssh", error.replace(&root, "/project"));
+}
+
+#[test]
+fn one_port_leads_to_the_ssh_server_of_one_machine() {
+    let text = r#"
+box = "micro"
+
+[ssh]
+port = 2200
+
+[[machine]]
+name = "web"
+port = [{ guest = 80, host = 2200 }, { guest = 81, host = 2201, host_ip = "0.0.0.0" }]
+
+[[machine]]
+name = "db"
+ssh = { port = 2201 }
+
+[[machine]]
+name = "node"
+count = 2
+ssh = { port = 2202 }
+
+[[machine]]
+name = "wrong"
+ssh = { port = 65536 }
+
+[[machine]]
+name = "free"
+ssh = { port = 2204 }
+port = [{ guest = 80, host = 2204, host_ip = "127.0.0.2" }]
+"#;
+    let error = load(&[("Vagrantfile", text)]).unwrap_err().render(false);
+    let root = error.split("--> ").nth(1).unwrap().split("/Vagrantfile").next().unwrap().to_owned();
+    insta::assert_snapshot!("ssh_ports", error.replace(&root, "/project"));
 }

@@ -219,6 +219,38 @@ fn names_and_ports_that_clash_are_mended() {
 }
 
 #[test]
+fn a_port_for_ssh_is_kept_where_one_is_asked_for() {
+    let ssh = "config.vm.network 'forwarded_port', id: 'ssh', guest: 22, host: 2200";
+    let port = |more: &str| {
+        let source = block(&format!("config.vm.box = 'micro'\n{more}"));
+        let project = load(&imported(&source).toml);
+        project.machines.iter().map(|machine| machine.ssh.port).collect::<Vec<_>>()
+    };
+    assert_eq!(port(ssh), [Some(2200)]);
+    assert_eq!(port("config.ssh.port = 2201"), [Some(2201)]);
+    for any in [
+        format!("{ssh}, auto_correct: true"),
+        format!("{ssh}, disabled: true"),
+        format!("{ssh}\nconfig.vm.define 'a'\nconfig.vm.define 'b'"),
+    ] {
+        assert!(port(&any).iter().all(Option::is_none), "{any}");
+    }
+    let each = "(1..2).each { |i| config.vm.define(\"m#{i}\") { |m| m.vm.network 'forwarded_port', \
+                guest: 22, host: 2200 + i, id: 'ssh', host_ip: '0.0.0.0' } }\n\
+                config.vm.define('c') { |m| m.ssh.port = 2202\n\
+                m.vm.network 'forwarded_port', guest: 80, host: 2201 }";
+    assert_eq!(port(each), [Some(2201), Some(2202), None]);
+    let left = lost(each);
+    for why in [
+        "SSH is had from this host alone",
+        "several machines cannot have one port for SSH",
+        "lets this one move",
+    ] {
+        assert!(left.iter().any(|(_, said)| said.contains(why)), "{left:?}");
+    }
+}
+
+#[test]
 fn triggers_are_hooks() {
     use rvm::model::{Hooked, Moment, Side, StepKind};
     let source = block(

@@ -22,6 +22,33 @@ pub(super) struct PortOwners {
 impl Reader<'_> {
     /// Notes a host port that an earlier forward of the project has, unless this one may move.
     pub fn claim_port(&mut self, port: &Sp<Forward>, machine: &str, taken: &mut PortOwners) {
+        self.claim(
+            port,
+            machine,
+            taken,
+            [
+                "give each copy its own, such as `host = \"{i+8000}\"`, or set `auto_correct = true`",
+                "choose another `host`, or set `auto_correct = true` to let this one move",
+            ],
+        );
+    }
+
+    /// The same for the port that leads to SSH.
+    pub fn claim_ssh_port(&mut self, port: &Sp<u16>, machine: &str, taken: &mut PortOwners) {
+        let forward = Sp { value: Forward::ssh(port.value), span: port.span.clone() };
+        self.claim(
+            &forward,
+            machine,
+            taken,
+            [
+                "give each copy its own, such as `port = \"{i+2200}\"`",
+                "choose another `port`, or leave it out: any free one is taken",
+            ],
+        );
+    }
+
+    /// `help`: for copies of one machine, and for others.
+    fn claim(&mut self, port: &Sp<Forward>, machine: &str, taken: &mut PortOwners, help: [&str; 2]) {
         const ANY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
         let Forward { host, host_ip, protocol, auto_correct, .. } = port.value;
         let owners = taken.owners.entry((host, protocol)).or_default();
@@ -37,11 +64,7 @@ impl Reader<'_> {
             let line = self.problems.line_of(*at);
             let message = format!("this port of the host already leads to `{owner}` (line {line})");
             let own_copy = *at == port.span.start && matches!(self.vars.turn, Turn::Number(_));
-            let help = match own_copy {
-                true => "give each copy its own, such as `host = \"{i+8000}\"`, or set `auto_correct = true`",
-                false => "choose another `host`, or set `auto_correct = true` to let this one move",
-            };
-            self.wrong(&port.span, message, help);
+            self.wrong(&port.span, message, help[usize::from(!own_copy)]);
         } else {
             owners.entry(host_ip).or_insert_with(|| (machine.to_owned(), port.span.start));
         }

@@ -83,6 +83,7 @@ const DISK: &[Key] = &[
 /// Keys of `[ssh]`.
 const SSH: &[Key] = &[
     key("user", Kind::Text),
+    key("port", PORT_NUMBER),
     key("forward_agent", Kind::Boolean),
     key("forward_x11", Kind::Boolean),
     key("keep_alive", Kind::Boolean),

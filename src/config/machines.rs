@@ -290,6 +290,9 @@ impl Reader<'_> {
         for port in ports.clone() {
             self.claim_port(port, shown, &mut into.ports);
         }
+        if let Some(port) = stack.pick(|layer| layer.ssh.port.as_ref()) {
+            self.claim_ssh_port(port, shown, &mut into.ports);
+        }
         if let Some(port) = ports.clone().nth(MOST_PORTS) {
             let message = format!("more than {MOST_PORTS} ports lead to the machine `{shown}`");
             self.wrong(&port.span, message, "forward fewer; `rvm proxy` reaches them all");

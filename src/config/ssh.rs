@@ -6,7 +6,7 @@ use super::keys::Place;
 use super::layer::Stack;
 use super::login::{USER_HELP, is_user};
 use super::report::brief;
-use super::walk::{Reader, Table};
+use super::walk::{Reader, Sp, Table};
 
 /// Keywords that `rvm` writes itself (ssh_config(5) takes the first of a keyword), or that end a block.
 const OURS: [&str; 11] = [
@@ -27,6 +27,7 @@ const OURS: [&str; 11] = [
 #[derive(Debug, Clone, Default)]
 pub(super) struct RawSsh {
     user: Option<String>,
+    pub port: Option<Sp<u16>>,
     forward_agent: Option<bool>,
     forward_x11: Option<bool>,
     keep_alive: Option<bool>,
@@ -50,8 +51,13 @@ impl Reader<'_> {
             }
             fine.then_some(user.value.value)
         });
+        let port = self.number(&ssh, "port", 1, 65_535).and_then(|port| {
+            let value = u16::try_from(port.value).ok()?;
+            Some(Sp { value, span: port.span })
+        });
         RawSsh {
             user,
+            port,
             forward_agent: self.boolean(&ssh, "forward_agent"),
             forward_x11: self.boolean(&ssh, "forward_x11"),
             keep_alive: self.boolean(&ssh, "keep_alive"),
@@ -72,6 +78,7 @@ impl Reader<'_> {
             } else if let Some(ours) = OURS.iter().find(|ours| ours.eq_ignore_ascii_case(keyword)) {
                 let help = match *ours {
                     "User" => "it is the key `user`",
+                    "Port" => "the host's port that leads there is the key `port`",
                     "IdentityFile" => "name the key in the ENV file: RVM_SSH_KEY",
                     _ => "it is what leads to the machine and to no other",
                 };
@@ -90,6 +97,7 @@ impl Stack<'_> {
         let flag = |get: fn(&RawSsh) -> Option<bool>| self.pick(|layer| get(&layer.ssh)).unwrap_or_default();
         Ssh {
             user: self.pick(|layer| layer.ssh.user.clone()),
+            port: self.pick(|layer| layer.ssh.port.as_ref()).map(|port| port.value),
             client: SshClient {
                 forward_agent: flag(|ssh| ssh.forward_agent),
                 forward_x11: flag(|ssh| ssh.forward_x11),

@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
@@ -54,15 +53,14 @@ impl Machines<'_> {
         dir: &Path,
     ) -> Result<Vec<Forward>, MachineError> {
         let _watch = self.time(&machine.name, Phase::Network);
-        let ssh = Forward {
-            guest: 22,
-            host: SSH_PORT,
-            host_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            protocol: Protocol::Tcp,
-            auto_correct: true,
+        // A port for SSH that may be any gives way to the declared ones; one that is declared gives way to none.
+        let (fixed, any) = match machine.ssh.port {
+            Some(port) => (Some(Forward::ssh(port)), None),
+            None => (None, Some(Forward { auto_correct: true, ..Forward::ssh(SSH_PORT) })),
         };
-        // The declared ports choose first: the one for SSH gives way to them.
-        let wanted: Vec<Forward> = machine.ports.iter().cloned().chain([ssh]).collect();
+        let is_last = any.is_some();
+        let wanted: Vec<Forward> =
+            fixed.into_iter().chain(machine.ports.iter().cloned()).chain(any).collect();
         let mut tries = 0;
         // Another `up` that is at this very place takes other ports, until passt has these.
         let mut held: HashMap<(u16, Protocol), Lock> = HashMap::new();
@@ -78,7 +76,9 @@ impl Machines<'_> {
                 },
             };
             let mut chosen = net::choose(&wanted, &mut reserve)?;
-            chosen.rotate_right(1);
+            if is_last {
+                chosen.rotate_right(1);
+            }
             let task = Task { way: machine.nat, addresses: *addresses, forwards: chosen };
             match self.keep_passt(dir, &task) {
                 Ok(()) => return Ok(task.forwards),
@@ -114,13 +114,7 @@ impl Machines<'_> {
         let (Some(_), Some(addresses), Some(ssh)) = (trouble(&dir, record), record.nat, record.ssh) else {
             return Ok(());
         };
-        let ssh = Forward {
-            guest: 22,
-            host: ssh.port(),
-            host_ip: ssh.ip(),
-            protocol: Protocol::Tcp,
-            auto_correct: false,
-        };
+        let ssh = Forward { host_ip: ssh.ip(), ..Forward::ssh(ssh.port()) };
         let forwards: Vec<Forward> = [ssh].into_iter().chain(record.ports.iter().cloned()).collect();
         self.keep_passt(&dir, &Task { way: record.applied.nat, addresses, forwards })?;
         self.warn(&record.name, format!("{CUT_OFF}; another one was started"));

@@ -1,7 +1,7 @@
 //! Ports of the host that lead into a guest.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +39,14 @@ pub struct Forward {
     pub protocol: Protocol,
     /// Take another free port where `host` is taken, instead of failing.
     pub auto_correct: bool,
+}
+
+impl Forward {
+    /// From that port of loopback to the guest's SSH server.
+    pub fn ssh(host: u16) -> Forward {
+        let host_ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        Forward { guest: 22, host, host_ip, protocol: Protocol::Tcp, auto_correct: false }
+    }
 }
 
 /// Forwards whose ports follow each other, on both sides.

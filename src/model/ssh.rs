@@ -28,6 +28,8 @@ impl Default for Login {
 pub struct Ssh {
     /// Login user of this machine, before that of the project.
     pub user: Option<String>,
+    /// Port of 127.0.0.1 on the host that leads to SSH, this one and no other; `None`: any free one.
+    pub port: Option<u16>,
     /// For the system's ssh client.
     pub client: SshClient,
 }

@@ -79,7 +79,8 @@ impl PortError {
         Some(match self {
             PortError::Several(errors) => return errors.first()?.hint(),
             PortError::Taken { port, .. } => format!(
-                "`ss -tulpn | grep :{port}` shows who has it; choose another `host` port or set `auto_correct = true`"
+                "`ss -tulpn | grep :{port}` shows who has it; choose another `host` port or set `auto_correct = true` \
+                 (the `port` of `[ssh]`: choose another, or leave it out)"
             ),
             PortError::Refused { port, source, .. }
                 if source.kind() == std::io::ErrorKind::PermissionDenied =>

@@ -75,6 +75,8 @@ pub enum Subject {
     Provider,
     /// A forwarded port.
     Port,
+    /// The port for SSH.
+    SshPort,
     /// Where its first card leads to.
     Nat,
     /// A card in a private network, by the network's name.
@@ -101,6 +103,7 @@ impl fmt::Display for Subject {
             Subject::Kernel => "kernel",
             Subject::Provider => "provider",
             Subject::Port => "port",
+            Subject::SshPort => "ssh.port",
             Subject::Nat => "nat",
             Subject::Network(name) => return write!(f, "network {name}"),
             Subject::User => "RVM_SSH_USER",
@@ -173,6 +176,8 @@ pub(super) fn changes(made: &Made, wanted: Wanted<'_>, live: Option<&Live>) -> V
         note(Subject::Provider, old.to_string(), new.to_string(), How::Reload);
     }
     note(Subject::Kernel, applied.kernel.as_str().into(), wanted.kernel.as_str().into(), How::Reload);
+    let port = |port: Option<u16>| port.map_or("any".to_owned(), |port| port.to_string());
+    note(Subject::SshPort, port(applied.ssh_port), port(wanted.ssh_port), How::Reload);
     note(Subject::Nat, applied.nat.as_str().into(), wanted.nat.as_str().into(), How::Reload);
     disks(&applied.disks, &wanted.disks, &mut list);
     super::folders::folders(&applied.folders, &wanted.folders, live, &mut list);

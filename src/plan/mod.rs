@@ -42,6 +42,9 @@ pub struct Applied {
     pub provider: Option<ProviderKind>,
     /// Ports as declared, before `auto_correct`.
     pub ports: Vec<Forward>,
+    /// Port for SSH as declared.
+    #[serde(default)]
+    pub ssh_port: Option<u16>,
     /// Where its first card leads to.
     #[serde(default)]
     pub nat: Nat,
@@ -69,7 +72,7 @@ impl Applied {
             hostname,
             provider,
             kernel,
-            ssh: _,
+            ssh,
             ports,
             auto_forward: _,
             nat,
@@ -96,6 +99,7 @@ impl Applied {
             kernel: *kernel,
             provider: *provider,
             ports: ports.clone(),
+            ssh_port: ssh.port,
             nat: *nat,
             cards: cards.clone(),
         }

@@ -64,6 +64,7 @@ fn every_difference_names_old_and_new_and_what_applies_it() {
         provider: Some(ProviderKind::Kvm),
         kernel: KernelChoice::Fast,
         ports: vec![forward(8081, 80)],
+        ssh: crate::model::Ssh { port: Some(2200), ..Default::default() },
         ..machine()
     };
     assert_eq!(
@@ -77,6 +78,7 @@ fn every_difference_names_old_and_new_and_what_applies_it() {
             "hostname web → shop: reload",
             "provider qemu → kvm: reload",
             "kernel stock → fast: reload",
+            "ssh.port any → 2200: reload",
             "disk data 5120 MiB at /srv/data is new: reload",
             "port 127.0.0.1:8080 → 80 is not in the file any more: reload",
             "port 127.0.0.1:8081 → 80 is new: reload",

@@ -148,7 +148,7 @@ impl Mapper<'_, '_> {
     /// Two forwards of one host port: the later one may move.
     fn ports(&mut self) {
         let several = self.machines() > 1;
-        let mut taken: HashSet<String> = HashSet::new();
+        let mut taken: HashSet<String> = self.ssh_ports(several);
         let mut moved = Vec::new();
         for (index, layer) in self.layers.iter_mut().enumerate() {
             for port in layer.tables.iter_mut().filter(|table| table.kind == "port") {
@@ -167,6 +167,28 @@ impl Mapper<'_, '_> {
             };
             self.lost(at, why);
         }
+    }
+
+    /// Ports for SSH, each of one machine: as [`Mapper::ports`] tells ports apart.
+    fn ssh_ports(&mut self, several: bool) -> HashSet<String> {
+        let mut taken = HashSet::new();
+        let mut dropped = Vec::new();
+        for (index, layer) in self.layers.iter_mut().enumerate() {
+            layer.entries.retain(|entry| {
+                let is_port = entry.key == "ssh.port";
+                let (host, protocol) = (Some(&entry.value), None::<&Out>);
+                let fits =
+                    !is_port || !(index == 0 && several) && taken.insert(format!("{host:?} {protocol:?}"));
+                if !fits {
+                    dropped.push(entry.at);
+                }
+                fits
+            });
+        }
+        for at in dropped {
+            self.lost(at, "several machines cannot have one port for SSH: it is any free one");
+        }
+        taken
     }
 
     /// A step of a machine cannot have the name of one at the top.

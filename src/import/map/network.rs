@@ -80,8 +80,7 @@ impl Mapper<'_, '_> {
     fn forwarded_port(&mut self, scope: usize, options: &[Opt], at: Lines) -> Result<(), String> {
         let get = |key: &str| find(options, key).map(|opt| &opt.value);
         if get("id").and_then(Value::as_word) == Some("ssh") {
-            self.needless(at, "every machine has a way to SSH of its own");
-            return Ok(());
+            return self.ssh_port(scope, options, at);
         }
         if let Some(disabled) = get("disabled")
             && boolean(disabled)?
@@ -124,6 +123,25 @@ impl Mapper<'_, '_> {
             }
         }
         self.add(scope, Table { kind: "port", entries, at });
+        Ok(())
+    }
+
+    /// The port for SSH: one that may move is none that is asked for.
+    fn ssh_port(&mut self, scope: usize, options: &[Opt], at: Lines) -> Result<(), String> {
+        let get = |key: &str| find(options, key).map(|opt| &opt.value);
+        let says = |key: &str| get(key).map_or(Ok(false), boolean);
+        let host = get("host").filter(|host| **host != Value::Nil);
+        match host {
+            Some(host) if !says("disabled")? && !says("auto_correct")? => {
+                let port = number(host, 1, 65_535)?;
+                self.set(scope, "ssh.port", port, at);
+            }
+            _ => self.needless(at, "every machine has a way to SSH of its own"),
+        }
+        let is_loopback = |ip: &Value| matches!(ip.as_word(), Some("127.0.0.1" | "localhost"));
+        if get("host_ip").is_some_and(|ip| *ip != Value::Nil && !is_loopback(ip)) {
+            self.lost(at, "SSH is had from this host alone: `host_ip` has no counterpart");
+        }
         Ok(())
     }
 

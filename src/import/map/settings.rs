@@ -26,7 +26,6 @@ const NEEDLESS: &[(&str, &str)] = &[
     ("ssh.shell", "steps run with the interpreter of their first line"),
     ("ssh.sudo_command", "steps run with `sudo -n -H`"),
     ("ssh.guest_port", "rvm finds its own way to SSH"),
-    ("ssh.port", "rvm finds its own way to SSH"),
     ("ssh.host", "rvm finds its own way to SSH"),
     ("ssh.connect_timeout", "`boot_timeout` covers it"),
     ("ssh.connect_retries", "`boot_timeout` covers it"),
@@ -68,6 +67,7 @@ impl Mapper<'_, '_> {
                 Some("vagrant") => Ok(()),
                 _ => string(value).map(|user| self.set(scope, "ssh.user", user, at)),
             },
+            "ssh.port" => number(value, 1, 65_535).map(|port| self.set(scope, "ssh.port", port, at)),
             "ssh.password" => Err("write it to .env as RVM_SSH_PASSWORD".into()),
             "ssh.private_key_path" => Err("write it to .env as RVM_SSH_KEY".into()),
             "ssh.forward_agent" => match boolean(value) {
