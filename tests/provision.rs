@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::{Duration, Instant};
 
-use provision_support::{Local, Userland, file, shell, shell_with};
+use provision_support::{Local, RECONNECT, Userland, file, shell, shell_with};
 use rvm::model::{Event, Exclude, FileCopy, ProvisionChoice, RunPolicy, Script, Step, StepKind};
 use rvm::provision::{Outcome, ProvisionError};
 
@@ -428,4 +428,23 @@ fn root_is_had_through_sudo_or_not_at_all() {
     );
     local.run(&[privileged("p", "echo by sudo: $BY_SUDO"), shell("u", "echo as user: $BY_SUDO")]).unwrap();
     assert_eq!(local.output(), ["by sudo: yes", "as user:"]);
+}
+
+/// Groups are those of the login: a user that root has put into one needs a new one.
+#[test]
+fn after_root_the_user_logs_in_anew() {
+    let local = Local::new(Userland::dash());
+    as_user(&local);
+    local.userland.add_program("sudo", "#!/bin/sh\nshift\n[ \"$1\" != -H ] || shift\nexec \"$@\"\n");
+    let logins = |steps: &[Step]| {
+        local.commands.borrow_mut().clear();
+        local.run_chosen(steps, &ProvisionChoice::Force).unwrap();
+        local.commands.borrow().iter().filter(|command| *command == RECONNECT).count()
+    };
+    let (root, user) = (privileged("root", "true"), shell("user", "true"));
+    let (root2, user2) = (privileged("root 2", "true"), shell("user 2", "true"));
+    let steps = |list: &[&Step]| list.iter().map(|step| (*step).clone()).collect::<Vec<_>>();
+    assert_eq!(logins(&steps(&[&user, &user2, &root, &root2])), 0);
+    assert_eq!(logins(&steps(&[&root, &root2, &user, &user2])), 1);
+    assert_eq!(logins(&steps(&[&root, &user, &root2, &user2])), 2);
 }

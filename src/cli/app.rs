@@ -9,7 +9,7 @@ use super::ui::Ui;
 use crate::config;
 use crate::image::{Settings, Store};
 use crate::machine::Machines;
-use crate::model::{Cancel, Code, Project};
+use crate::model::{Cancel, Code, Project, ProviderKind};
 use crate::state::Layout;
 
 /// A variable of the environment; `None` where it is unset, empty or not UTF-8.
@@ -25,6 +25,17 @@ fn host() -> Option<config::Host> {
         cpus: u32::try_from(cpus.get()).unwrap_or(u32::MAX),
         memory: (info.totalram as u64).saturating_mul(u64::from(info.mem_unit)),
     })
+}
+
+/// `RVM_DEFAULT_PROVIDER`.
+fn default_provider() -> Result<Option<ProviderKind>, CliError> {
+    match env("RVM_DEFAULT_PROVIDER").as_deref() {
+        None => Ok(None),
+        Some("kvm") => Ok(Some(ProviderKind::Kvm)),
+        Some("qemu") => Ok(Some(ProviderKind::Qemu)),
+        Some(other) => Err(CliError::usage(format!("RVM_DEFAULT_PROVIDER is `{other}`"))
+            .hint("it is `kvm` or `qemu`, or not set: then what suits this host runs machines")),
+    }
 }
 
 /// What the store is told by the environment.
@@ -107,6 +118,7 @@ impl App {
             path: env("PATH").unwrap_or_default(),
             locks: Default::default(),
             locked: false,
+            default_provider: default_provider()?,
             lock_timeout: None,
             dot_dir: env("RVM_DOTFILE_PATH").map(|dir| self.cwd().map(|cwd| cwd.join(dir))).transpose()?,
         })

@@ -1,6 +1,8 @@
 //! What a command failed with, and how that is said.
 
 use std::error::Error;
+use std::io;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -9,7 +11,7 @@ use crate::config::ConfigError;
 use crate::image::ImageError;
 use crate::machine::MachineError;
 use crate::model::Code;
-use crate::state::{LayoutError, LockError};
+use crate::state::{LayoutError, LockError, store};
 
 /// What kind of failure: it decides the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +80,12 @@ impl CliError {
     /// Failed work.
     pub fn failed(code: Code, message: impl Into<String>) -> Self {
         Self::new(Kind::Failed, code, message)
+    }
+
+    /// A file or folder of the store or the project that could not be read or written.
+    pub fn file(what: &str, path: &Path, error: &io::Error) -> Self {
+        let failure = Self::failed(Code::WriteFile, format!("{what} {}", path.display())).because(error);
+        CliError { hint: store::remedy(error), ..failure }
     }
 
     /// Ended by Ctrl-C or SIGTERM.
@@ -204,7 +212,6 @@ impl From<ConfigError> for CliError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io;
 
     #[derive(Debug, thiserror::Error)]
     #[error("cannot read {path}")]

@@ -282,7 +282,7 @@ fn write(
     let guard = machines.layout.lock_file(&format!("lock-{}", digest_of(path)));
     let owner = format!("the command that writes {}", path.display());
     let _guard = Lock::acquire(&guard, &owner, &app.cancel, |_| ())
-        .map_err(|error| CliError::from_error(Kind::Failed, error.code(), &error, None))?;
+        .map_err(|error| CliError::from_error(Kind::Failed, error.code(), &error, error.hint()))?;
     let now = read_locks(path);
     let is_new = matches!(now, Ok(None));
     let before = now.as_ref().ok().cloned().flatten();
@@ -291,9 +291,8 @@ fn write(
         return Ok(());
     }
     let text = render_locks(&after, env!("CARGO_PKG_VERSION"));
-    store::write_shared(path, text.as_bytes()).map_err(|error| {
-        CliError::failed(Code::WriteFile, format!("cannot write {}", path.display())).because(&error)
-    })?;
+    store::write_shared(path, text.as_bytes())
+        .map_err(|error| CliError::file("cannot write", path, &error))?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     app.ui.note(&match is_new {
         true => format!("Wrote {name}. Commit it: it brings the same boxes to every desk."),

@@ -24,6 +24,7 @@ mod halt;
 mod hooks;
 mod import;
 mod init;
+mod instead;
 mod inventory;
 mod json;
 mod lock;
@@ -57,7 +58,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::model::{Cancel, Code};
@@ -106,6 +107,9 @@ struct Global {
     /// Say on standard error what happens inside; RVM_LOG=FILTER chooses more finely
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
+    /// The same as -vv, as Vagrant calls it
+    #[arg(long, global = true, hide = true)]
+    debug: bool,
     /// Set a variable of the Vagrantfile for this once, NAME=VALUE; may be repeated
     #[arg(long = "var", global = true, value_name = "N=V", value_parser = assignment)]
     vars: Vec<(String, String)>,
@@ -373,7 +377,8 @@ fn run(words: &[OsString]) -> u8 {
         json,
         vars: cli.global.vars,
     };
-    let outcome = trace::start(cli.global.verbose, Arc::clone(&ui))
+    let verbose = cli.global.verbose.max(if cli.global.debug { 2 } else { 0 });
+    let outcome = trace::start(verbose, Arc::clone(&ui))
         .and_then(|()| {
             signals::watch(app.cancel.clone(), app.signals.clone(), Arc::clone(&ui))
                 .map_err(|e| CliError::failed(Code::Host, "cannot watch for Ctrl-C").because(&e))
@@ -414,10 +419,24 @@ fn usage(error: &clap::Error, words: &[OsString]) -> u8 {
         let styled = error.render();
         if ui.color(to) && !plain { styled.ansi().to_string() } else { styled.to_string() }
     };
+    let foreign = match error.get(ContextKind::InvalidSubcommand) {
+        Some(ContextValue::String(word)) => {
+            let typed = words.iter().skip(1).filter_map(|word| word.to_str());
+            let verbs = typed.filter(|word| !word.starts_with('-'));
+            let until = verbs.clone().position(|verb| verb == word).unwrap_or_default();
+            instead::instead(&verbs.take(until + 1).collect::<Vec<_>>()).map(|instead| (word, instead))
+        }
+        _ => None,
+    };
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             ui.result(text(To::Stdout).trim_end());
             DONE
+        }
+        ErrorKind::InvalidSubcommand if let Some((word, instead)) = foreign => {
+            let error = CliError::usage(format!("there is no command `{word}`")).hint(instead);
+            ui.error(&error, !machine_readable && words.iter().any(|word| word == "--json"));
+            Kind::Usage.exit_code()
         }
         _ if machine_readable || words.iter().any(|word| word == "--json") => {
             let text = error.render().to_string();

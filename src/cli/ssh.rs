@@ -29,6 +29,9 @@ pub struct SshArgs {
     /// Give the command a terminal
     #[arg(short, long, requires = "command")]
     tty: bool,
+    /// For scripts that were written for Vagrant: a command has no terminal unless it is asked for
+    #[arg(long, hide = true, conflicts_with = "tty")]
+    no_tty: bool,
     /// More arguments for the ssh client
     #[arg(last = true, value_name = "ARGS")]
     extra: Vec<String>,

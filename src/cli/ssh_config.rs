@@ -72,7 +72,7 @@ pub fn run(app: &App, args: &SshConfigArgs) -> Outcome {
 /// Writes the file, so that it is there, and prints the line.
 fn include(app: &App, machines: &Machines<'_>) -> Outcome {
     store::create_private_dir(machines.layout.home())
-        .map_err(|e| CliError::failed(Code::WriteFile, "cannot make the store").because(&e))?;
+        .map_err(|e| CliError::file("cannot make", machines.layout.home(), &e))?;
     ssh_hosts::write(app, machines)?;
     app.ui.result(&ssh_hosts::include_line(machines));
     app.ui.note("It belongs at the top of ~/.ssh/config; then `ssh NAME.FOLDER` leads to a machine.");

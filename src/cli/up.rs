@@ -27,6 +27,11 @@ pub struct UpArgs {
     /// What runs the machine, kvm or qemu; without, the file or this host decides
     #[arg(long, value_enum, hide_possible_values = true)]
     provider: Option<Provider>,
+    /// For scripts that were written for Vagrant: nothing is installed, and nothing destroyed
+    #[arg(long, hide = true)]
+    no_install_provider: bool,
+    #[arg(long, hide = true)]
+    no_destroy_on_error: bool,
     #[command(flatten)]
     steps: StepFlags,
     #[command(flatten)]

@@ -10,6 +10,9 @@ use crate::config::{ConfigError, Report};
 /// Words of `rvm validate`.
 #[derive(Debug, Args)]
 pub struct ValidateArgs {
+    /// For scripts that were written for Vagrant: a provider is never needed
+    #[arg(short = 'p', long, hide = true)]
+    ignore_provider: bool,
     #[command(flatten)]
     pub(super) json: Json,
 }

@@ -213,10 +213,10 @@ impl Reader<'_> {
     fn of_host(&self, path: PathBuf, create: bool) -> HostFolder {
         let default = self.root.join(super::load::DEFAULT_ENV_FILE);
         let files = std::iter::once(&default).chain(&self.vars.file().paths);
-        // Where one is a link, its target is no more to be seen than it is.
-        let names = files.flat_map(|file| [tidy(file), real(file)]);
-        let inside = |file: PathBuf| file.strip_prefix(&path).ok().map(Path::to_owned);
-        let mut hidden: Vec<PathBuf> = names.filter_map(inside).collect();
+        // Where one is a link, its target is no more to be seen than it is. It is the same for all machines.
+        let names = self.env_names.get_or_init(|| files.flat_map(|file| [tidy(file), real(file)]).collect());
+        let inside = |file: &PathBuf| file.strip_prefix(&path).ok().map(Path::to_owned);
+        let mut hidden: Vec<PathBuf> = names.iter().filter_map(inside).collect();
         hidden.sort();
         hidden.dedup();
         HostFolder { path, create, hidden }

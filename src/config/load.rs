@@ -65,6 +65,7 @@ pub fn load_with(file: &Path, inputs: &Inputs<'_>) -> Result<Project, ConfigErro
         root: root.clone(),
         networks: Default::default(),
         volumes: Vec::new(),
+        env_names: Default::default(),
     };
     reader.check_content(&source);
     let Some(main) = reader.parse(&source, 0).filter(|_| reader.problems.is_empty()) else {

@@ -73,6 +73,8 @@ pub(super) struct Reader<'a> {
     pub networks: super::networks::Networks,
     /// The volumes of the project.
     pub volumes: Vec<crate::model::Volume>,
+    /// The ENV files by all their names, once they have been asked for.
+    pub env_names: std::cell::OnceCell<Vec<PathBuf>>,
 }
 
 impl<'a> Reader<'a> {

@@ -134,7 +134,7 @@ impl Machines<'_> {
     }
 
     /// What can run a machine here: the provider that is `forced`; else the one that ran it `before`,
-    /// where it still can; else the best.
+    /// where it still can; else the user's default; else the best.
     pub(super) fn provider_for(
         &self,
         forced: Option<ProviderKind>,
@@ -145,8 +145,8 @@ impl Machines<'_> {
         let choose = |kind| provider::choose(kind, probe, qemu);
         Ok(match (forced, before) {
             (Some(kind), _) => choose(Some(kind))?,
-            (None, Some(kind)) => choose(Some(kind)).or_else(|_| choose(None))?,
-            (None, None) => choose(None)?,
+            (None, Some(kind)) => choose(Some(kind)).or_else(|_| choose(self.default_provider))?,
+            (None, None) => choose(self.default_provider)?,
         })
     }
 

@@ -15,7 +15,7 @@ use crate::net::{NetError, NetworkError, PortError};
 use crate::provider::ProviderError;
 use crate::provision::ProvisionError;
 use crate::ssh::SshError;
-use crate::state::LockError;
+use crate::state::{LockError, store};
 
 /// `Display` is one sentence; `source()` the cause.
 #[derive(Debug, Error)]
@@ -204,10 +204,11 @@ impl MachineError {
     /// What to do next, where there is something to do.
     pub fn hint(&self) -> Option<String> {
         match self {
-            MachineError::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                Some("free some space (`rvm box list` and `rvm global-status` show what takes it), then run it again".into())
+            MachineError::File { source, .. } => store::remedy(source),
+            MachineError::Lock(e) => e.hint(),
+            MachineError::Version { .. } => {
+                Some("use that version, or `rvm destroy` the machine with it".into())
             }
-            MachineError::Version { .. } => Some("use that version, or `rvm destroy` the machine with it".into()),
             MachineError::Ambiguous { .. } => Some("give more digits".into()),
             MachineError::Busy { .. } => {
                 Some("without --lock-timeout, or with a longer one, rvm waits for it".into())
@@ -225,9 +226,9 @@ impl MachineError {
             MachineError::Net(e) => e.hint(),
             MachineError::Network(e) => e.hint(),
             MachineError::Overlap { .. } => Some("give one of the two another `subnet`".into()),
-            MachineError::Forward { name, .. } => {
-                Some(format!("does `rvm ssh {name}` work? A port of the Vagrantfile needs no SSH: `rvm reload` applies it"))
-            }
+            MachineError::Forward { name, .. } => Some(format!(
+                "does `rvm ssh {name}` work? A port of the Vagrantfile needs no SSH: `rvm reload` applies it"
+            )),
             MachineError::Provider(e) => e.hint(),
             MachineError::Boot { hint, .. } => Some(hint.clone()),
             MachineError::Folder(e) => e.hint(),

@@ -217,6 +217,8 @@ pub struct Machines<'a> {
     pub locks: BTreeMap<PathBuf, Locks>,
     /// `packages` steps may install nothing that is not pinned.
     pub locked: bool,
+    /// What runs machines for which neither a command nor the file says what; `None`: what suits the host.
+    pub default_provider: Option<ProviderKind>,
     /// How long to wait for another command that works on a machine; `None`: until it ends.
     pub lock_timeout: Option<Duration>,
     /// Where projects keep their pointers; `None`: `.rvm` in the project's folder.

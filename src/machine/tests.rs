@@ -26,6 +26,7 @@ pub(super) fn machines_in(home: &Path) -> Machines<'static> {
         path: String::new(),
         locks: Default::default(),
         locked: false,
+        default_provider: None,
         lock_timeout: None,
         dot_dir: None,
     }

@@ -57,7 +57,7 @@ impl Machines<'_> {
         let session =
             self.wait_ssh(&project.login_for(&machine.name), &mut record, machine.boot_timeout, &mut |_| ())?;
         let (outcome, session) = self.run_steps(project, machine, &record, session, with, true)?;
-        self.finish(project, machine, &record, session, with)?;
+        self.finish(project, machine, &record, session, with, !outcome.ran.is_empty())?;
         Ok(outcome)
     }
 
@@ -125,7 +125,7 @@ impl Machines<'_> {
         self.place_folders(machine, &mut record, &session, !was_running, options.ssh_words)?;
         let (outcome, session) =
             self.run_steps(project, machine, &record, session, &options.provision, was_running)?;
-        self.finish(project, machine, &record, session, &options.provision)?;
+        self.finish(project, machine, &record, session, &options.provision, !outcome.ran.is_empty())?;
         Ok(UpOutcome { pending, ..outcome })
     }
 
@@ -137,6 +137,7 @@ impl Machines<'_> {
         record: &Record,
         session: Session,
         choice: &ProvisionChoice,
+        stale: bool,
     ) -> Result<(), MachineError> {
         if machine.ready.is_empty() {
             return Ok(());
@@ -150,7 +151,8 @@ impl Machines<'_> {
                 return Ok(());
             }
         }
-        let mut first = Some(session);
+        // One from before the steps would not see the groups that they put its user into.
+        let mut first = Some(session).filter(|_| !stale);
         self.wait_until_ready(machine, &project.masker, &mut || match first.take() {
             Some(session) => Ok(session),
             None => self.connect(&project.login_for(&machine.name), record),

@@ -115,7 +115,7 @@ impl Runner<'_> {
     pub(super) fn reconnect(&mut self, step: &Step) -> Result<(), ProvisionError> {
         let context = self.context;
         let deadline = Instant::now() + context.boot_timeout;
-        self.facts = None;
+        (self.facts, self.stale) = (None, false);
         loop {
             match context.guest.reconnect(context.cancel) {
                 Ok(()) => return Ok(()),

@@ -23,6 +23,9 @@ const MAX_PACKAGES: usize = 5000;
 pub(super) struct Runner<'a> {
     pub(super) context: &'a Context<'a>,
     pub(super) facts: Option<Facts>,
+    /// Root has been at work since the connection was made: the login user may be in other groups by now,
+    /// which only a new login sees.
+    pub(super) stale: bool,
     /// Packages that steps have installed since this was last emptied: names and versions.
     pub(super) installed: Vec<(String, String)>,
 }
@@ -47,7 +50,7 @@ impl From<ProvisionError> for Fault {
 
 impl<'a> Runner<'a> {
     pub fn new(context: &'a Context<'a>) -> Self {
-        Runner { context, facts: None, installed: Vec::new() }
+        Runner { context, facts: None, stale: false, installed: Vec::new() }
     }
 
     /// Runs a step once.
@@ -57,6 +60,9 @@ impl<'a> Runner<'a> {
                 let converted = without_crlf(script);
                 if converted.is_some() {
                     self.detail("the script has Windows line ends; they are sent as Unix ones");
+                }
+                if !privileged && self.stale {
+                    self.reconnect(step)?;
                 }
                 let sudo = *privileged && self.root(step)?;
                 let script = converted.as_deref().unwrap_or(script);
@@ -309,7 +315,10 @@ impl<'a> Runner<'a> {
         let hint = "`privileged = false` runs a shell step as the login user".to_owned();
         match facts.root {
             Root::Already => Ok(false),
-            Root::Sudo => Ok(true),
+            Root::Sudo => {
+                self.stale = true;
+                Ok(true)
+            }
             Root::Missing => {
                 let why = format!("it needs root, but `{}` has no `sudo` in the guest", facts.user);
                 Err(self.unable(step, why, Some(hint)))

@@ -61,6 +61,14 @@ impl LockError {
             LockError::Cancelled { .. } => Code::Interrupted,
         }
     }
+
+    /// What to do next, where there is something to do.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            LockError::Io { source, .. } => store::remedy(source),
+            LockError::TimedOut { .. } | LockError::Cancelled { .. } => None,
+        }
+    }
 }
 
 impl Lock {

@@ -8,6 +8,27 @@ use std::path::Path;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+/// What to do next when something of the store or the project cannot be read or written.
+pub fn remedy(error: &io::Error) -> Option<String> {
+    let text = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "it has to belong to you: `ls -ld` shows whose it and its folders are (a `sudo rvm` may have made them); \
+             RVM_HOME chooses another folder for machines and boxes"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "nothing can be written there; RVM_HOME chooses another folder for machines and boxes"
+        }
+        io::ErrorKind::NotADirectory => {
+            "a part of this path is a file and no folder: does RVM_HOME name one?"
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "free some space (`rvm box list` and `rvm global-status` show what takes it), then run it again"
+        }
+        _ => return None,
+    };
+    Some(text.into())
+}
+
 /// Creates a folder and its parents, readable by the owner only (mode 0700).
 /// Folders that exist are left as they are.
 pub fn create_private_dir(path: &Path) -> io::Result<()> {
@@ -96,6 +117,15 @@ pub fn remove(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn what_to_do_about_a_file_that_is_not_ours() {
+        let hint = |kind: io::ErrorKind| remedy(&kind.into()).unwrap_or_default();
+        assert!(hint(io::ErrorKind::PermissionDenied).contains("`sudo rvm`"));
+        assert!(hint(io::ErrorKind::ReadOnlyFilesystem).contains("RVM_HOME"));
+        assert!(hint(io::ErrorKind::StorageFull).contains("free some space"));
+        assert_eq!(hint(io::ErrorKind::NotFound), "");
+    }
 
     #[test]
     fn write_replaces_and_is_private() {

@@ -62,6 +62,43 @@ fn wrong_words_are_usage_errors() {
 }
 
 #[test]
+fn commands_of_other_tools_lead_to_ours() {
+    let place = Place::new();
+    for (words, hint) in [
+        (&["suspend", "web"][..], "`rvm halt` stops a machine"),
+        (&["snapshot", "save", "x"], "there are no snapshots"),
+        (&["stop"], "`rvm halt`"),
+        (&["ls"], "`rvm status`"),
+        (&["plugin", "install", "x"], "no plug-ins"),
+        (&["box", "outdated"], "`rvm lock --update`"),
+    ] {
+        let ran = place.run(words);
+        assert_eq!((ran.code, ran.stdout.as_str()), (2, ""), "{words:?}");
+        let word = if words[0] == "box" { words[1] } else { words[0] };
+        let first = format!("error[E0101]: there is no command `{word}`\nhint: ");
+        assert!(ran.stderr.starts_with(&first) && ran.stderr.contains(hint), "{}", ran.stderr);
+    }
+    assert!(place.run(&["volume", "rm"]).stderr.contains("unrecognized subcommand 'rm'"));
+    let json: serde_json::Value = serde_json::from_str(&place.run(&["suspend", "--json"]).stdout).unwrap();
+    assert_eq!(json["error"]["code"], "E0101");
+    let lines = place.run(&["suspend", "--machine-readable"]).stdout;
+    assert!(lines.contains(",error-exit,") && lines.contains("no command"), "{lines}");
+}
+
+#[test]
+fn scripts_for_vagrant_may_say_what_goes_without_saying() {
+    let place = Place::with("box = \"micro\"\nautostart = false\n");
+    for words in [
+        &["validate", "-p"][..],
+        &["validate", "--ignore-provider"],
+        &["up", "--no-install-provider", "--no-destroy-on-error"],
+    ] {
+        assert_eq!(place.run(words).code, 0, "{words:?}");
+    }
+    assert!(place.run(&["status", "--debug"]).stderr.contains("DEBUG rvm"));
+}
+
+#[test]
 fn a_usage_error_under_json_is_a_document() {
     let ran = Place::new().run(&["port", "--json", "--guest", "x"]);
     assert_eq!(ran.code, 2);

@@ -68,3 +68,36 @@ fn what_happens_inside_is_told_to_those_who_ask() {
     assert_eq!(nothing, "", "the filter of the environment is finer, and counts");
     assert!(!told.contains('\x1b'), "no colours in a pipe: {told:?}");
 }
+
+#[test]
+fn a_default_provider_is_one_that_there_is() {
+    let place = Place::with("box = \"micro\"\n");
+    let mut command = place.command(&["status"]);
+    let ran = place.finish(command.env("RVM_DEFAULT_PROVIDER", "virtualbox").output().unwrap());
+    assert_eq!(ran.code, 2);
+    assert!(
+        ran.stderr.contains("RVM_DEFAULT_PROVIDER is `virtualbox`\nhint: it is `kvm` or `qemu`"),
+        "{}",
+        ran.stderr
+    );
+    // What the host has decides whether it serves; that it is asked shows in the plan.
+    let ran = place.finish(
+        place.command(&["plan"]).env("RVM_DEFAULT_PROVIDER", "qemu").env("PATH", "").output().unwrap(),
+    );
+    assert!(format!("{}{}", ran.stdout, ran.stderr).contains("qemu"), "{}{}", ran.stdout, ran.stderr);
+    printed(&place, &["status"], &[("RVM_DEFAULT_PROVIDER", "")]);
+}
+
+#[test]
+fn a_store_that_is_none_is_said_with_what_to_do() {
+    let place = Place::with("box = \"micro\"\n");
+    std::fs::write(place.home(), "").unwrap();
+    for words in [&["status"][..], &["up"], &["halt"]] {
+        let ran = place.run(words);
+        assert_eq!(ran.code, 1, "{words:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains("[DIR]/home/"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("hint: a part of this path is a file and no folder"), "{}", ran.stderr);
+    }
+    let ran = place.run(&["ssh-config", "--include"]);
+    assert!(ran.stderr.contains("cannot make [DIR]/home"), "{}", ran.stderr);
+}

@@ -84,6 +84,9 @@ pub struct Local {
     pub locked: bool,
 }
 
+/// Stands among the commands where the guest was connected to anew.
+pub const RECONNECT: &str = "(reconnect)";
+
 #[derive(Default)]
 pub struct Seen(pub Mutex<Vec<Event>>);
 
@@ -225,6 +228,7 @@ impl Guest for Local {
     }
 
     fn reconnect(&self, _: &Cancel) -> Result<(), WaitError> {
+        self.commands.borrow_mut().push(RECONNECT.into());
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ const NEEDLESS: &[(&str, &str)] = &[
     ("upload_path", "a script never lies where another one could be"),
     ("keep_color", "colours of scripts are left out"),
     ("binary", "line ends are converted only where the first line has Windows ones"),
-    ("reset", "each step has a connection of its own"),
+    ("reset", "rvm logs in anew after steps of root"),
     ("preserve_order", "steps run in the order of the file"),
     ("communicator_required", "machines are reached by SSH"),
     ("md5", "scripts are not downloaded"),

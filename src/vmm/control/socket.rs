@@ -1,19 +1,26 @@
 //! UNIX sockets at paths of any length.
 //!
-//! An address holds 108 bytes of path (`unix(7)`), a machine's folder is often longer. So the
+//! An address holds 108 bytes of path (`unix(7)`), a machine's folder is often longer. Then the
 //! folder is opened and the socket named through it, as `/proc/self/fd/N/NAME`.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
-/// The folder, which has to stay open while the short path is used, and that path.
-fn shorten(path: &Path) -> io::Result<(OwnedFd, PathBuf)> {
+/// Longest path that fits into an address, with the 0 behind it.
+const MAX_PATH: usize = 107;
+
+/// A path that fits into an address, and the folder that has to stay open while it is used.
+fn shorten(path: &Path) -> io::Result<(Option<OwnedFd>, PathBuf)> {
+    if path.as_os_str().as_bytes().len() <= MAX_PATH {
+        return Ok((None, path.to_owned()));
+    }
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -21,7 +28,7 @@ fn shorten(path: &Path) -> io::Result<(OwnedFd, PathBuf)> {
     };
     let folder = rustix::fs::open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let short = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(name);
-    Ok((folder, short))
+    Ok((Some(folder), short))
 }
 
 /// Listens at `path`, for this user only. A socket that a dead process left there is replaced.
