@@ -5,6 +5,7 @@ use clap::Args;
 use super::app::App;
 use super::error::CliError;
 use super::hooks;
+use super::left;
 use super::many::{Many, ManyFlags, Order};
 use super::target::{self, Target};
 use super::{DONE, Outcome, halt, prompt};
@@ -35,7 +36,11 @@ pub struct DestroyArgs {
 /// first. Exit codes as Vagrant has them: 0 all gone, 1 all declined (or a failure), 2 some declined.
 pub fn run(app: &App, args: &DestroyArgs) -> Outcome {
     let machines = args.many.patient(app.machines()?);
-    let mut targets = target::resolve(app, &machines, &args.many.names(&args.names))?;
+    let names = args.many.names(&args.names);
+    let mut targets = target::resolve(app, &machines, &names)?;
+    if names.is_empty() {
+        left::tell(app, &machines, &targets);
+    }
     targets.reverse();
     let all = targets.len();
     let mut created = halt::created(app, &machines, targets)?;

@@ -6,6 +6,7 @@ use super::Outcome;
 use super::app::App;
 use super::error::CliError;
 use super::hooks;
+use super::left;
 use super::many::{Many, ManyFlags, Order};
 use super::target::{self, Target};
 use crate::machine::Machines;
@@ -27,7 +28,11 @@ pub struct HaltArgs {
 /// Stops the machines, those that depend on others first, else the last one of the file first.
 pub fn run(app: &App, args: &HaltArgs) -> Outcome {
     let machines = args.many.patient(app.machines()?);
-    let mut targets = target::resolve(app, &machines, &args.many.names(&args.names))?;
+    let names = args.many.names(&args.names);
+    let mut targets = target::resolve(app, &machines, &names)?;
+    if names.is_empty() {
+        left::tell(app, &machines, &targets);
+    }
     targets.reverse();
     let targets = created(app, &machines, targets)?;
     Many::new(app, &machines, &targets, "halt", Order::Down, &args.many)?.each(&|target| {

@@ -14,7 +14,7 @@ use super::ui::table::table;
 use super::{DONE, Json, Outcome};
 use crate::config::{lock_file, read_locks, render_locks};
 use crate::machine::Machines;
-use crate::model::{Code, KernelChoice, Locks, Machine, Project, hex, timestamp};
+use crate::model::{Code, KernelChoice, Locks, Machine, Project, StepKind, hex, timestamp};
 use crate::state::{Lock, store};
 
 /// Words of `rvm lock`.
@@ -68,7 +68,29 @@ pub fn run(app: &App, args: &LockArgs) -> Outcome {
     let kept = if all { Locks::default() } else { read_locks(&path)?.unwrap_or_default() };
     let locks = machines.resolve(&project, &kept, &renew)?;
     write(app, &machines, &path, |_| locks.clone())?;
+    tell_unlocked(app, &project);
     show(app, &machines, &path, &locks)
+}
+
+/// Steps that a message names.
+const MOST_STEPS: usize = 5;
+
+/// Says which steps install what no lock file holds.
+fn tell_unlocked(app: &App, project: &Project) {
+    let steps = project.machines.iter().flat_map(|machine| &machine.steps);
+    let steps = steps.chain(project.after_all.iter().map(|after| &after.step));
+    let mut names: Vec<&str> = Vec::new();
+    for step in steps.filter(|step| matches!(step.kind, StepKind::Shell { .. } | StepKind::Ansible(_))) {
+        if !names.contains(&step.name.as_str()) {
+            names.push(&step.name);
+        }
+    }
+    if names.is_empty() {
+        return;
+    }
+    let more = if names.len() > MOST_STEPS { ", …" } else { "" };
+    names.truncate(MOST_STEPS);
+    app.ui.note(&format!("Not locked: what scripts and playbooks fetch ({}{more}).", names.join(", ")));
 }
 
 fn show(app: &App, machines: &Machines<'_>, path: &Path, locks: &Locks) -> Outcome {
@@ -166,6 +188,7 @@ fn check(app: &App, machines: &Machines<'_>, project: &Project, path: &Path) -> 
         return show(app, machines, path, &locks);
     }
     if faults.is_empty() {
+        tell_unlocked(app, project);
         app.ui.result(&format!("{} holds all that this project needs.", path.display()));
         return Ok(DONE);
     }

@@ -27,6 +27,7 @@ mod init;
 mod instead;
 mod inventory;
 mod json;
+mod left;
 mod lock;
 mod logs;
 mod many;

@@ -10,7 +10,7 @@ use super::ssh;
 use super::target::short;
 use crate::machine::{Machines, SshInfo, Status};
 use crate::model::Code;
-use crate::ssh::render_config;
+use crate::ssh::{config_word, render_config};
 use crate::state::{Lock, store};
 
 /// Its name in the store.
@@ -58,11 +58,7 @@ pub fn write(app: &App, machines: &Machines<'_>) -> Result<(), CliError> {
 
 /// The line for `~/.ssh/config`.
 pub fn include_line(machines: &Machines<'_>) -> String {
-    let path = path(machines).display().to_string();
-    match path.contains(|c: char| c.is_whitespace() || c == '#') {
-        true => format!("Include \"{path}\""),
-        false => format!("Include {path}"),
-    }
+    format!("Include {}", config_word(&path(machines).display().to_string()))
 }
 
 /// A block for each machine, called `NAME.PROJECT` after the folder of its project, and `NAME.ID`. The first

@@ -5,7 +5,7 @@ use clap::Args;
 use super::app::App;
 use super::error::CliError;
 use super::target::{self, Target};
-use super::{DONE, Json, Outcome, json};
+use super::{DONE, Json, Outcome, json, left};
 use crate::machine::schedule::at_once;
 use crate::machine::{State, Status};
 use crate::vmm::control::Usage;
@@ -46,6 +46,9 @@ pub fn run(app: &App, args: &StatusArgs) -> Outcome {
     } else {
         list.iter().for_each(|shown| lines(app, shown));
         app.ui.result(&text(&list));
+    }
+    if args.names.is_empty() {
+        left::tell(app, &machines, &targets);
     }
     let all_run = list.iter().all(|(status, _)| status.state == State::Running);
     Ok(if args.exit_code && !all_run { NOT_RUNNING } else { DONE })

@@ -50,7 +50,7 @@ impl Target {
                 Code::NotDeclared,
                 format!("{} no longer declares a machine `{}`", project.file.display(), self.name),
             )
-            .hint("add it again, or remove what is left of it with `rvm destroy ID`")),
+            .hint(format!("add it again, or remove what is left of it: `rvm destroy {}`", self.name))),
         }
     }
 
@@ -77,7 +77,8 @@ impl Target {
 /// the project, in the order of its file.
 ///
 /// A word is a `/regular expression/` that is looked for in the names of the project, or one of these
-/// names, or a group of the project, or an id or its beginning (from any folder). A project that
+/// names, or a group of the project, or a machine that the file declares no more, or an id or its beginning (from any
+/// folder). A project that
 /// cannot be read does not stand in the way of an id.
 pub fn resolve(app: &App, machines: &Machines<'_>, words: &[String]) -> Result<Vec<Target>, CliError> {
     let project = app.project().map(Arc::new);
@@ -94,9 +95,12 @@ pub fn resolve(app: &App, machines: &Machines<'_>, words: &[String]) -> Result<V
         };
         let found = match found.is_empty() {
             false => found,
-            true => match by_id(app, machines, word)? {
+            true => match left_over(machines, project.as_ref().ok(), word)? {
                 Some(target) => vec![target],
-                None => return Err(unknown(word, project.as_deref())),
+                None => match by_id(app, machines, word)? {
+                    Some(target) => vec![target],
+                    None => return Err(unknown(word, project.as_deref())),
+                },
             },
         };
         for target in found {
@@ -233,6 +237,17 @@ impl Target {
     fn root(&self) -> Option<&std::path::Path> {
         self.project.as_ref().map(|p| p.root.as_path())
     }
+}
+
+/// A machine of the project that its file declares no more.
+fn left_over(
+    machines: &Machines<'_>,
+    project: Option<&Arc<Project>>,
+    word: &str,
+) -> Result<Option<Target>, CliError> {
+    let Some(project) = project.filter(|_| pattern(word).is_none()) else { return Ok(None) };
+    let id = machines.id_of(&project.root, word)?;
+    Ok(id.map(|id| Target { id: Some(id), ..Target::declared(project, word) }))
 }
 
 fn by_id(app: &App, machines: &Machines<'_>, word: &str) -> Result<Option<Target>, CliError> {

@@ -9,6 +9,7 @@ use super::after;
 use super::app::App;
 use super::edited::Files;
 use super::hooks;
+use super::left;
 use super::lock::{self, LockedFlag};
 use super::many::{Many, ManyFlags, Order};
 use super::steps::{self, StepFlags};
@@ -94,6 +95,9 @@ pub fn run(app: &App, args: &UpArgs) -> Outcome {
     files.tell(app, "up");
     let outcome = after::run(app, &machines, &targets, &options.provision, outcome);
     lock::keep(app, &machines, &targets);
+    if names.is_empty() {
+        left::tell(app, &machines, &targets);
+    }
     messages(app, &targets, &up.into_inner().unwrap_or_else(|e| e.into_inner()));
     outcome
 }

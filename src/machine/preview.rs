@@ -114,6 +114,18 @@ impl Machines<'_> {
         Ok(list)
     }
 
+    /// Those of them that the project still points to, as they are now. It looks at no other project's machines.
+    pub fn left_over(&self, project: &Project) -> Result<Vec<Status>, MachineError> {
+        let declared = |name: &String| project.machines.iter().any(|machine| machine.name == *name);
+        let mut list = Vec::new();
+        for name in self.pointed(&project.root).iter().filter(|name| !declared(name)) {
+            if let Some(record) = self.look_for(&project.root, name)? {
+                list.push(self.status_of_record(record)?);
+            }
+        }
+        Ok(list)
+    }
+
     /// The box that the machine's disk lies on, or would be made from.
     fn box_of(
         &self,

@@ -150,9 +150,21 @@ impl Machines<'_> {
         Ok(names.filter(|name| is_id(name)).collect())
     }
 
+    fn pointers(&self, project: &Path) -> PathBuf {
+        self.dot_dir.clone().unwrap_or_else(|| project.join(".rvm")).join("machines")
+    }
+
     fn pointer(&self, project: &Path, name: &str) -> PathBuf {
-        let dot = self.dot_dir.clone().unwrap_or_else(|| project.join(".rvm"));
-        dot.join("machines").join(name).join("id")
+        self.pointers(project).join(name).join("id")
+    }
+
+    /// Names of the machines that the project points to, sorted: those too that its file declares no more.
+    pub(super) fn pointed(&self, project: &Path) -> Vec<String> {
+        let entries = fs::read_dir(self.pointers(project)).into_iter().flatten().flatten();
+        let mut names: Vec<String> =
+            entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.sort();
+        names
     }
 
     /// Whether the project that a record names is where it was, so that another one with the same pointer

@@ -9,6 +9,7 @@ use super::timing::Boot;
 use super::{MachineError, Machines, UpOptions, UpOutcome, console};
 use crate::image::{self, BoxImage, Kernel};
 use crate::model::{Cancel, Machine, Phase, Project, ProvisionChoice, Step, StepKind};
+use crate::net;
 use crate::plan::{Action, Applied, Change};
 use crate::provision;
 use crate::ssh::{self, Session};
@@ -73,6 +74,14 @@ impl Machines<'_> {
         drop(watch);
         for change in plan.pending() {
             self.warn(&machine.name, format!("{change}: {}", change.how.remedy(&machine.name)));
+        }
+        if plan.actions.contains(&Action::Start) {
+            // A host that cannot run it says so before a box is built for it.
+            self.provider_for(
+                options.provider.or(machine.provider),
+                record.as_ref().and_then(|record| record.provider),
+            )?;
+            net::passt::check(&self.path)?;
         }
         let mut was_running = false;
         for action in &plan.actions {

@@ -87,6 +87,14 @@ pub fn start(
     Err(explain(output.status.code(), &String::from_utf8_lossy(&output.stderr)))
 }
 
+/// Whether it is in one of the folders of `path`, the value of `PATH`: to be known before anything is made.
+pub fn check(path: &str) -> Result<(), NetError> {
+    match std::env::split_paths(path).any(|dir| dir.join("passt").is_file()) {
+        true => Ok(()),
+        false => Err(NetError::Missing(io::ErrorKind::NotFound.into())),
+    }
+}
+
 /// The command line, without secrets: ports and switches.
 fn arguments(way: Nat, addresses: &NatAddresses, resolvers: &[IpAddr], forwards: &[Forward]) -> Vec<String> {
     let mut args: Vec<String> = ["--quiet", "--fd", "3"].map(String::from).to_vec();

@@ -7,7 +7,7 @@ use super::guest::{Facts, Root};
 use super::host::Host;
 use super::lines::Lines;
 use super::output::Output;
-use super::shell::{Ended, Job, JobError, without_crlf};
+use super::shell::{Ended, Job, JobError, as_unix};
 use super::upload::{self, Upload, UploadError};
 use super::{Context, ProvisionError, ansible, docker, packages};
 use crate::model::{Ansible, Docker, Event, FileCopy, Secret, Step, StepKind, Stream};
@@ -57,9 +57,9 @@ impl<'a> Runner<'a> {
     pub fn once(&mut self, step: &Step, content: &Content, output: &Output<'_>) -> Result<(), Fault> {
         match (&step.kind, content) {
             (StepKind::Shell { args, privileged, .. }, Content::Script(script)) => {
-                let converted = without_crlf(script);
+                let converted = as_unix(script);
                 if converted.is_some() {
-                    self.detail("the script has Windows line ends; they are sent as Unix ones");
+                    self.detail("the script was written on Windows: it is sent with Unix line ends, and without a byte order mark");
                 }
                 if !privileged && self.stale {
                     self.reconnect(step)?;

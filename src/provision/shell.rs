@@ -149,8 +149,16 @@ pub(super) fn start_of(script: &[u8]) -> Result<Start, String> {
     }
 }
 
-/// The script with `\n` line ends, where it was written with `\r\n` ones, which no shell takes.
-pub(super) fn without_crlf(script: &[u8]) -> Option<Vec<u8>> {
+/// The script as shells take it, where an editor of Windows wrote it: with `\n` line ends and without a byte order
+/// mark; `None` where it is so already.
+pub(super) fn as_unix(script: &[u8]) -> Option<Vec<u8>> {
+    match script.strip_prefix(b"\xef\xbb\xbf") {
+        Some(rest) => Some(without_crlf(rest).unwrap_or_else(|| rest.to_vec())),
+        None => without_crlf(script),
+    }
+}
+
+fn without_crlf(script: &[u8]) -> Option<Vec<u8>> {
     let first = script.iter().position(|byte| *byte == b'\n')?;
     let crlf = first.checked_sub(1).and_then(|at| script.get(at)) == Some(&b'\r');
     if !crlf || script.contains(&0) {
@@ -209,8 +217,10 @@ mod tests {
     fn windows_line_ends_go() {
         assert_eq!(without_crlf(b"a\r\nb\rc\r\n").unwrap(), b"a\nb\rc\n");
         for kept in [&b"a\nb\r\n"[..], b"a", b"", b"\n", b"a\r\n\0"] {
-            assert_eq!(without_crlf(kept), None);
+            assert_eq!(as_unix(kept), None);
         }
+        assert_eq!(as_unix(b"\xef\xbb\xbf#!/bin/sh\r\na\r\n").unwrap(), b"#!/bin/sh\na\n");
+        assert_eq!(as_unix(b"\xef\xbb\xbfa\n").unwrap(), b"a\n");
     }
 
     #[test]

@@ -60,10 +60,17 @@ pub fn render_config(entry: &ConfigEntry) -> String {
     format!("Host {}\n{text}", entry.host)
 }
 
-/// A file name as ssh_config takes it: `%` begins a token there, and blanks need quotes.
+/// A word as ssh_config takes it: blanks and quotes need quotes.
+pub fn config_word(word: &str) -> String {
+    match word.contains(|c: char| c.is_whitespace() || "#\"'\\".contains(c)) {
+        true => format!("\"{}\"", word.replace('\\', "\\\\").replace('"', "\\\"")),
+        false => word.to_owned(),
+    }
+}
+
+/// A file name, in which `%` begins a token.
 fn quoted(path: &Path) -> String {
-    let path = path.to_string_lossy().replace('%', "%%");
-    if path.contains(|c: char| c.is_whitespace() || c == '#') { format!("\"{path}\"") } else { path }
+    config_word(&path.to_string_lossy().replace('%', "%%"))
 }
 
 #[cfg(test)]
@@ -105,6 +112,18 @@ mod tests {
         assert!(text.contains("\nport 2222\n"), "{text}");
         assert!(text.contains("\nstricthostkeychecking true\n"), "{text}");
         assert!(text.contains("/m/known hosts"), "{text}");
+        let odd = ConfigEntry {
+            known_hosts: "/m/it's \"known\"\\ä".into(),
+            identities: vec!["/m/\"".into(), "/m/'".into()],
+            ..entry()
+        };
+        std::fs::write(&file, render_config(&odd)).unwrap();
+        let output =
+            std::process::Command::new("ssh").args(["-G", "-F"]).arg(&file).arg("web").output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        for line in ["userknownhostsfile /m/it's \"known\"\\ä", "identityfile /m/\"", "identityfile /m/'"] {
+            assert!(text.lines().any(|have| have == line), "{line} is not in:\n{text}");
+        }
     }
 
     #[test]

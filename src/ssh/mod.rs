@@ -20,7 +20,7 @@ use std::path::PathBuf;
 
 use crate::model::Secret;
 
-pub use config::{ConfigEntry, known_hosts_line, render_config};
+pub use config::{ConfigEntry, config_word, known_hosts_line, render_config};
 pub use error::SshError;
 pub use exec::{ExecStatus, Input};
 pub use inventory::{InventoryHost, inventory_json, render_inventory};

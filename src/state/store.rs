@@ -19,7 +19,7 @@ pub fn remedy(error: &io::Error) -> Option<String> {
             "nothing can be written there; RVM_HOME chooses another folder for machines and boxes"
         }
         io::ErrorKind::NotADirectory => {
-            "a part of this path is a file and no folder: does RVM_HOME name one?"
+            "a part of this path is a file and no folder: move it away, or let RVM_HOME name a folder"
         }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             "free some space (`rvm box list` and `rvm global-status` show what takes it), then run it again"

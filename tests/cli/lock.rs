@@ -179,3 +179,21 @@ fn only_boxes_of_the_project_are_locked_anew() {
         assert_eq!(place.run(words).code, 2, "{words:?}");
     }
 }
+
+#[test]
+fn what_scripts_fetch_is_said_not_to_be_locked() {
+    let step = |name: &str, kind: &str| format!("[[provision]]\nname = \"{name}\"\n{kind}\n");
+    let place = Place::with(format!("box = \"micro\"\n{}", step("tools", "packages = [\"git\"]")));
+    place.box_of("micro", "1.36");
+    place.lock("micro", "1.36");
+    assert!(!place.run(&["lock", "--check"]).stderr.contains("Not locked"));
+    let scripts: String = (1..=6).map(|n| step(&format!("script {n}"), "shell = \"true\"")).collect();
+    place
+        .write("Vagrantfile", format!("box = \"micro\"\n{}{scripts}", step("tools", "packages = [\"git\"]")));
+    for words in [&["lock"][..], &["lock", "--check"]] {
+        let ran = place.run(words);
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        let said = "Not locked: what scripts and playbooks fetch (script 1, script 2, script 3, script 4, script 5, …).";
+        assert!(ran.stderr.contains(said), "{words:?}: {}", ran.stderr);
+    }
+}

@@ -303,3 +303,37 @@ fn the_timings_of_a_failure_are_kept() {
     place.write("taken", "");
     assert_eq!(place.run(&["up", "--timings=taken"]).code, 1);
 }
+
+#[test]
+fn a_machine_that_was_taken_out_of_the_file_is_told_of_and_can_be_removed_by_name() {
+    let place = Place::with(TWO);
+    let web = place.made("web");
+    let pointer = place.project().join(".rvm/machines/web");
+    std::fs::create_dir_all(&pointer).unwrap();
+    std::fs::write(pointer.join("id"), web).unwrap();
+    assert!(!place.run(&["status"]).stderr.contains("any more"));
+    place.write("Vagrantfile", TWO.replace("web", "front"));
+    let said =
+        format!("Not in the Vagrantfile any more: web (poweroff, {}). `rvm destroy web` removes", &web[..7]);
+    for words in [&["status"][..], &["halt"]] {
+        let ran = place.run(words);
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        assert!(
+            format!("{}{}", ran.stdout, ran.stderr).contains(&said),
+            "{words:?}: {}{}",
+            ran.stdout,
+            ran.stderr
+        );
+    }
+    assert!(!place.run(&["status", "db"]).stderr.contains("any more"), "it was not asked for");
+    assert!(place.run(&["status", "web"]).stdout.contains("poweroff"));
+    let up = place.run(&["up", "web"]);
+    assert_eq!(up.code, 2);
+    assert!(up.stderr.contains("no longer declares a machine `web`"), "{}", up.stderr);
+    assert!(up.stderr.contains("`rvm destroy web`"), "{}", up.stderr);
+    assert_eq!(place.run(&["destroy", "-f", "web"]).code, 0);
+    assert!(!place.home().join("machines").join(web).exists());
+    let gone = place.run(&["status"]);
+    assert!(!gone.stderr.contains("any more"), "{}", gone.stderr);
+    assert_eq!(place.run(&["status", "web"]).code, 2);
+}

@@ -101,3 +101,24 @@ fn a_store_that_is_none_is_said_with_what_to_do() {
     let ran = place.run(&["ssh-config", "--include"]);
     assert!(ran.stderr.contains("cannot make [DIR]/home"), "{}", ran.stderr);
 }
+
+#[test]
+fn a_host_that_cannot_run_a_machine_says_so_before_a_box_is_built() {
+    let place = Place::with("box = \"micro\"\nprovider = \"qemu\"\n");
+    let tools = place.dir.path().join("tools");
+    std::fs::create_dir(&tools).unwrap();
+    for (missing, code) in [("qemu-system-x86_64", "E0703"), ("passt", "E0901")] {
+        let mut command = place.command(&["up"]);
+        let ran = place.finish(command.env("PATH", &tools).output().unwrap());
+        assert_eq!(ran.code, 1, "{}", ran.stderr);
+        assert!(
+            ran.stderr.starts_with(&format!("error[{code}]")) && ran.stderr.contains(missing),
+            "{}",
+            ran.stderr
+        );
+        assert!(ran.stderr.contains("sudo apt install"), "{}", ran.stderr);
+        std::fs::write(tools.join(missing), "").unwrap();
+    }
+    assert!(place.run(&["status"]).stdout.contains("not created"));
+    assert!(!place.home().join("boxes").exists(), "nothing was built");
+}

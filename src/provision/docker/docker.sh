@@ -22,7 +22,7 @@ engine() {
   waited=0
   until "$docker" info >/dev/null 2>&1; do
     # On a small guest a first start takes a while.
-    [ "$waited" -lt 60 ] || { "$docker" info >/dev/null; fail 'the docker engine does not start'; }
+    [ "$waited" -lt 120 ] || { "$docker" info >/dev/null; fail 'the docker engine does not start'; }
     sleep 1
     waited=$((waited + 1))
   done

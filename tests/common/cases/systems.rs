@@ -129,5 +129,10 @@ pub fn debian_13_stock_late_then_with_packages(provider: &str) {
     look(&project, "13", "stock");
     assert!(project.ssh("tree --version").starts_with("tree v"));
     project.rvm(&["up"]).ok();
+    // What is locked by now is all that there may be.
+    let more = format!("{step}[[provision]]\nname = \"more\"\npackages = [\"jq\"]\n");
+    project.vagrantfile(provider, &file("debian/13", "stock", &more));
+    project.rvm(&["up", "--locked"]).code(1).says("\n    default: jq ").says("is not locked");
+    project.rvm(&["ssh", "-c", "dpkg-query -W jq"]).code(1);
     project.rvm(&["halt"]).ok();
 }
