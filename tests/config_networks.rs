@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use rvm::config::{self, ConfigError};
-use rvm::model::{Card, Project};
+use rvm::model::{Card, HostCard, HostInterface, Project};
 
 fn load(text: &str) -> Result<Project, ConfigError> {
     let dir = tempfile::tempdir().unwrap();
@@ -76,6 +76,66 @@ private = "lab"
         project.machines[2].cards,
         [card("back", &["10.2.7.5", "fd02::5"], false), card("front", &[], true), card("lab", &[], false)]
     );
+}
+
+#[test]
+fn cards_in_networks_of_the_host() {
+    let project = load(
+        r#"
+[[machine]]
+name = "web"
+network = [
+  { bridge = "br0" },
+  { private = "back" },
+  { bridge = "br-1.x_y", ip = ["192.0.2.5/25", "fd03::5"] },
+  { tap = "tap0", ip = "192.0.2.6" },
+  { tap = "tap1", ip = ["fd04::6", "dhcp"] },
+]
+"#,
+    )
+    .unwrap();
+    let card = |to: HostInterface, addresses: &[&str], dhcp| HostCard {
+        to,
+        addresses: addresses.iter().map(|net| net.parse().unwrap()).collect(),
+        dhcp,
+    };
+    let (bridge, tap) =
+        (|name: &str| HostInterface::Bridge(name.into()), |name: &str| HostInterface::Tap(name.into()));
+    assert_eq!(
+        project.machines[0].host_cards,
+        [
+            card(bridge("br0"), &[], true),
+            card(bridge("br-1.x_y"), &["192.0.2.5/25", "fd03::5/64"], false),
+            card(tap("tap0"), &["192.0.2.6/24"], false),
+            card(tap("tap1"), &["fd04::6/64"], true),
+        ]
+    );
+    assert_eq!(project.machines[0].cards.len(), 1);
+}
+
+#[test]
+fn networks_of_the_host_that_cannot_be() {
+    let text = r#"
+[[machine]]
+name = "a"
+network = [
+  { bridge = "br0", private = "x" },
+  { bridge = "../br0" },
+  { tap = "-tap" },
+  { bridge = "a-name-too-long0" },
+  { bridge = "br0", ip = "192.0.2.5" },
+  { bridge = "br0" },
+  { tap = "tap0", ip = "127.0.0.1" },
+]
+[[machine]]
+name = "b"
+network = [
+  { bridge = "br0", ip = "192.0.2.5" },
+  { tap = "tap0" },
+  { bridge = "br1", ip = "192.0.2.5" },
+]
+"#;
+    insta::assert_snapshot!(told(text).join("\n"), @"");
 }
 
 #[test]

@@ -161,6 +161,7 @@ cases! { "kvm":
     life::forwarded_ports,
     console::console_of_a_machine,
     networks::two_machines_and_a_killed_switch,
+    bridges::a_machine_on_a_bridge,
     hardware::four_cpus_four_gib_and_a_grown_disk,
     hardware::disks_beside_the_root_disk,
     hardware::a_guest_that_reboots_or_powers_off,

@@ -135,7 +135,12 @@ const NETWORK: &[Key] = &[
     key("mtu", Kind::Number(networks::MTU.0, networks::MTU.1)),
 ];
 /// Keys of a `[[machine.network]]`.
-const CARD: &[Key] = &[key("private", Kind::Text), key("ip", Kind::OneOrMoreTexts)];
+const CARD: &[Key] = &[
+    key("private", Kind::Text),
+    key("bridge", Kind::Text),
+    key("tap", Kind::Text),
+    key("ip", Kind::OneOrMoreTexts),
+];
 /// Keys of a `[[provision]]`.
 const STEP: &[Key] = &[
     key("shell", Kind::Script),

@@ -146,6 +146,10 @@ fn shown_words(machines: &[Machine]) -> Vec<String> {
             words.push(card.network.clone());
             words.extend(card.addresses.iter().map(|address| address.to_string()));
         }
+        for card in &machine.host_cards {
+            words.push(card.to.name().to_owned());
+            words.extend(card.addresses.iter().map(|net| net.addr().to_string()));
+        }
     }
     words
 }

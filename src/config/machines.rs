@@ -33,7 +33,7 @@ struct Named {
     has_box: bool,
     /// The outer layers give it a host name that has been told to be wrong.
     shared_hostname: bool,
-    /// Its cards in private networks.
+    /// Its cards beside the first.
     cards: Vec<RawCard>,
 }
 
@@ -314,7 +314,7 @@ impl Reader<'_> {
                 groups.push(group.clone());
             }
         }
-        let cards = self.attach(&cards, shown);
+        let (cards, host_cards) = self.attach(&cards, shown);
         // Without a box the file is refused anyway.
         let Some(box_name) = stack.pick(|layer| layer.box_name.as_ref()) else { return };
         let base = Machine::new(name.value, box_name.value.clone());
@@ -334,6 +334,7 @@ impl Reader<'_> {
             auto_forward: stack.pick(|layer| layer.auto_forward).unwrap_or(base.auto_forward),
             nat: stack.pick(|layer| layer.nat).unwrap_or(base.nat),
             cards,
+            host_cards,
             steps,
             boot_timeout: stack.pick(|layer| layer.boot_timeout).unwrap_or(base.boot_timeout),
             halt_timeout: stack.pick(|layer| layer.halt_timeout).unwrap_or(base.halt_timeout),

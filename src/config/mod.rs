@@ -17,6 +17,7 @@ mod files;
 mod find;
 mod folders;
 mod hooks;
+mod host_cards;
 mod include;
 mod index;
 mod keys;

@@ -6,8 +6,9 @@ use std::ops::Range;
 
 use ipnet::IpNet;
 
-use crate::model::{Card, Network, unusable};
+use crate::model::{Card, HostCard, HostInterface, Network, unusable};
 
+use super::host_cards::HostClaims;
 use super::keys::Place;
 use super::report::brief;
 use super::vars::Text;
@@ -18,7 +19,7 @@ const LONGEST_NAME: usize = 32;
 /// Private networks of one machine; it has a limited number of places for devices.
 const MOST_CARDS: usize = 8;
 /// The subnet of an address without a prefix length, as in Vagrant.
-const DEFAULT_PREFIX: (u8, u8) = (24, 64);
+pub(super) const DEFAULT_PREFIX: (u8, u8) = (24, 64);
 /// Prefix lengths of subnets: room for two machines and the network itself, and no half of all addresses.
 const PREFIXES: (std::ops::RangeInclusive<u8>, std::ops::RangeInclusive<u8>) = (8..=29, 16..=125);
 pub(super) const MTU: (u64, u64) = (1280, 65520);
@@ -56,17 +57,28 @@ const WORLD: &[&str] = &[
 /// A `[[machine.network]]` as it stands.
 #[derive(Debug, Clone)]
 pub(super) struct RawCard {
-    /// Name of the network, and where that is said.
-    network: Sp<String>,
+    /// The network, and where that is said.
+    pub(super) to: Sp<To>,
     /// Addresses with the prefix length that is written behind them.
-    addresses: Vec<Sp<(IpAddr, Option<u8>)>>,
-    dhcp: bool,
+    pub(super) addresses: Vec<Sp<(IpAddr, Option<u8>)>>,
+    pub(super) dhcp: bool,
+}
+
+/// Which network a card is in.
+#[derive(Debug, Clone)]
+pub(super) enum To {
+    /// A private one, by its name.
+    Private(String),
+    /// One of the host's.
+    Host(HostInterface),
 }
 
 /// The networks so far, and who has which address.
 #[derive(Default)]
 pub(super) struct Networks {
     list: Vec<Known>,
+    /// Who has which TAP interface, and which address outside the private networks.
+    pub(super) host: HostClaims,
 }
 
 struct Known {
@@ -216,13 +228,30 @@ impl Reader<'_> {
     }
 
     fn card(&mut self, table: &Table<'_>) -> Option<RawCard> {
-        if table.raw("private").is_none() {
-            let help = "add `private = \"backend\"`; the way out to the world is there without a word";
-            self.wrong(&table.span, "nothing says which network this is", help);
-            return None;
-        }
-        let network = self.text(table, "private", "\"backend\"").and_then(|name| self.network_name(name))?;
-        let mut card = RawCard { network, addresses: Vec::new(), dhcp: false };
+        let given = ["private", "bridge", "tap"].into_iter().filter(|key| table.raw(key).is_some());
+        let to = match given.collect::<Vec<_>>().as_slice() {
+            ["bridge"] => {
+                self.interface(table, "bridge", "\"br0\"")?.map(|name| To::Host(HostInterface::Bridge(name)))
+            }
+            ["tap"] => {
+                self.interface(table, "tap", "\"tap0\"")?.map(|name| To::Host(HostInterface::Tap(name)))
+            }
+            [] => {
+                let help = "add `private = \"backend\"`; the way out to the world is there without a word";
+                self.wrong(&table.span, "nothing says which network this is", help);
+                return None;
+            }
+            [first, second, ..] => {
+                let message = format!("`{first}` and `{second}` are two networks");
+                self.wrong(&table.span, message, "give each a `[[machine.network]]` of its own");
+                return None;
+            }
+            _ => {
+                let name = self.text(table, "private", "\"backend\"");
+                name.and_then(|name| self.network_name(name))?.map(To::Private)
+            }
+        };
+        let mut card = RawCard { to, addresses: Vec::new(), dhcp: false };
         let mut fine = true;
         for text in self.one_or_more(table, "ip", "\"10.10.0.5\"").0 {
             if text.value.value == "dhcp" {
@@ -259,19 +288,27 @@ impl Reader<'_> {
     }
 
     /// Puts a machine into its networks.
-    pub fn attach(&mut self, cards: &[RawCard], machine: &str) -> Vec<Card> {
+    pub fn attach(&mut self, cards: &[RawCard], machine: &str) -> (Vec<Card>, Vec<HostCard>) {
         let mut attached: Vec<Card> = Vec::new();
+        let mut of_host: Vec<HostCard> = Vec::new();
         for raw in cards {
-            let name = &raw.network.value;
+            if attached.len() + of_host.len() == MOST_CARDS {
+                let message = format!("machine `{machine}` is in more than {MOST_CARDS} networks");
+                self.wrong(&raw.to.span, message, "a machine has no room for more");
+                break;
+            }
+            let name = match &raw.to.value {
+                To::Private(name) => name,
+                To::Host(to) => {
+                    let card = self.host_card(raw, to, machine, &of_host);
+                    of_host.extend(card);
+                    continue;
+                }
+            };
             if attached.iter().any(|card| card.network == *name) {
                 let message = format!("machine `{machine}` is in network `{name}` already");
-                self.wrong(&raw.network.span, message, "one card in each network is enough");
+                self.wrong(&raw.to.span, message, "one card in each network is enough");
                 continue;
-            }
-            if attached.len() == MOST_CARDS {
-                let message = format!("machine `{machine}` is in more than {MOST_CARDS} networks");
-                self.wrong(&raw.network.span, message, "a machine has no room for more");
-                break;
             }
             // Out of the list meanwhile: its subnets are compared with those of the others.
             let at = self.networks.list.iter().position(|known| known.network.name == *name);
@@ -291,7 +328,7 @@ impl Reader<'_> {
             let addresses = raw.addresses.iter().map(|address| address.value.0).collect();
             attached.push(Card { network: name.clone(), addresses, dhcp: raw.dhcp });
         }
-        attached
+        (attached, of_host)
     }
 
     fn claim_address(&mut self, known: &mut Known, address: &Sp<(IpAddr, Option<u8>)>, machine: &str) {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
+use super::bridges::seed_cards;
 use super::disks::seed_disks;
 use super::nat::nat_socket;
 use super::networks::seed_networks;
@@ -63,6 +64,7 @@ impl Machines<'_> {
         let extra = self.extra_disks(machine, record, &dir)?;
         let shares = self.shares(machine, record, choice.kind)?;
         let seats = self.take_seats(project, machine, record)?;
+        let taps = self.taps(machine, record)?;
         let private: Vec<IpNet> = seats.iter().flat_map(|seat| seat.spec.subnets.clone()).collect();
         let addresses = NatAddresses::choose(&private);
         self.write_seed(project, machine, record, &seats, &addresses)?;
@@ -111,6 +113,7 @@ impl Machines<'_> {
             ],
             mac: provider::mac_of(&record.id),
             cards: seats.iter().map(|seat| seat.member.mac).collect(),
+            taps,
             shares,
         };
         spec.disks.extend(extra);
@@ -190,7 +193,7 @@ impl Machines<'_> {
                 Nat::NoHost | Nat::Closed => Vec::new(),
             },
             mac: provider::mac_of(&record.id),
-            networks: seed_networks(project, machine, seats),
+            networks: [seed_networks(project, machine, seats), seed_cards(machine, &record.id)].concat(),
         };
         Ok(image::write_seed(&dir.join(SEED), &seed)?)
     }

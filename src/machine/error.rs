@@ -111,6 +111,9 @@ pub enum MachineError {
         /// Subnet of the other one.
         subnet: ipnet::IpNet,
     },
+    /// A card in a network of the host's.
+    #[error(transparent)]
+    Bridge(#[from] super::BridgeError),
     /// A port could not be forwarded to a running machine.
     #[error("cannot forward another port to machine `{name}`: {text}")]
     Forward {
@@ -180,6 +183,7 @@ impl MachineError {
             MachineError::NotReady { .. } => Code::NotReady,
             MachineError::Forward { .. } => Code::NotForwarded,
             MachineError::Overlap { .. } => Code::SubnetsOverlap,
+            MachineError::Bridge(e) => e.code(),
             MachineError::Ended { .. } => Code::MachineEnded,
             MachineError::Copy { .. } => Code::CopyFailed,
             MachineError::Interrupted(_) => Code::Interrupted,
@@ -226,6 +230,7 @@ impl MachineError {
             MachineError::Net(e) => e.hint(),
             MachineError::Network(e) => e.hint(),
             MachineError::Overlap { .. } => Some("give one of the two another `subnet`".into()),
+            MachineError::Bridge(e) => Some(e.hint()),
             MachineError::Forward { name, .. } => Some(format!(
                 "does `rvm ssh {name}` work? A port of the Vagrantfile needs no SSH: `rvm reload` applies it"
             )),

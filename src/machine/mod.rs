@@ -5,6 +5,7 @@
 
 mod after;
 mod boot;
+mod bridges;
 mod console;
 pub mod copy;
 mod datagrams;
@@ -50,6 +51,7 @@ use crate::state::{Layout, Lock, LockError};
 
 pub use crate::model::ProvisionChoice;
 pub use after::{AfterOutcome, AfterPreview};
+pub use bridges::BridgeError;
 pub use diagnose::BootCause;
 pub use error::MachineError;
 pub use networks::Place;

@@ -84,6 +84,7 @@ impl Machines<'_> {
         self.stage(&record.name, "Destroying.".into());
         provider::stop(&dir)?;
         self.leave_networks(id)?;
+        self.leave_bridges(id);
         self.unpoint(&record);
         self.discard(id)?;
         self.tell_kept(&record);
@@ -98,6 +99,7 @@ impl Machines<'_> {
         }
         provider::stop(&dir)?;
         self.leave_networks(id)?;
+        self.leave_bridges(id);
         self.discard(id)
     }
 

@@ -195,6 +195,8 @@ codes! {
     NoSwitch = "E0927",
     NotConnected = "E0928",
     SubnetsOverlap = "E0929",
+    NoInterface = "E0930",
+    InterfaceRefused = "E0931",
 
     // 10: state
     NoHome = "E1001",

@@ -31,7 +31,7 @@ pub use exclude::Exclude;
 pub use folder::{Folder, FolderKind, HostFolder, Owner, PROJECT_FOLDER, Volume};
 pub use hook::{AfterAll, Hook, Hooked, Moment, Side};
 pub use lock::{LockedBox, LockedKernel, Locks, content_digest, timestamp};
-pub use network::{Card, Nat, Network, station, unusable};
+pub use network::{Card, HostCard, HostInterface, Nat, Network, station, unusable};
 pub use port::{Forward, PortRun, Protocol, port_runs};
 pub use problem::{Absent, Problem};
 pub use secret::{Masker, Secret};
@@ -96,6 +96,8 @@ pub struct Machine {
     pub nat: Nat,
     /// Cards in private networks, in the order in which the guest finds them.
     pub cards: Vec<Card>,
+    /// Cards in networks of the host's, behind those.
+    pub host_cards: Vec<HostCard>,
     /// Provision steps in the order of the file.
     pub steps: Vec<Step>,
     /// How long `up` waits for SSH.
@@ -138,6 +140,7 @@ impl Machine {
             auto_forward: false,
             nat: Nat::default(),
             cards: Vec::new(),
+            host_cards: Vec::new(),
             steps: Vec::new(),
             boot_timeout: Duration::from_secs(300),
             halt_timeout: Duration::from_secs(60),

@@ -1,5 +1,6 @@
-//! Private networks: what the file declares of them.
+//! Networks of machines: what the file declares of them.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
@@ -61,6 +62,46 @@ pub struct Card {
     pub addresses: Vec<IpAddr>,
     /// The guest asks for its IPv4 address by DHCP instead of being told.
     pub dhcp: bool,
+}
+
+/// A machine's card in a network of the host's, which others are in, too.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostCard {
+    /// Where its frames go.
+    pub to: HostInterface,
+    /// Its addresses with the lengths of their prefixes, at most one of each family.
+    pub addresses: Vec<IpNet>,
+    /// The guest asks for its IPv4 address by DHCP.
+    pub dhcp: bool,
+}
+
+/// An interface of the host, by its name: 1 to 15 of ASCII letters, digits, `.`, `_` and `-`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HostInterface {
+    /// A bridge, which gets a TAP interface as another port.
+    Bridge(String),
+    /// A TAP interface that is there and that this user may open.
+    Tap(String),
+}
+
+impl HostInterface {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        match self {
+            HostInterface::Bridge(name) | HostInterface::Tap(name) => name,
+        }
+    }
+}
+
+impl fmt::Display for HostInterface {
+    /// As in the file: `bridge br0`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HostInterface::Bridge(name) => write!(f, "bridge {name}"),
+            HostInterface::Tap(name) => write!(f, "tap {name}"),
+        }
+    }
 }
 
 /// The address of a subnet at which the network itself answers: the last one that a machine could have.

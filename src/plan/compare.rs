@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{Applied, Live, Made, Wanted};
-use crate::model::{Card, DiskSource, ExtraDisk, Forward, PortRun, port_runs};
+use crate::model::{Card, DiskSource, ExtraDisk, Forward, HostCard, HostInterface, PortRun, port_runs};
 
 /// Who a machine's seed lets in; kept in its record. The password is there as a keyed digest only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -183,6 +183,7 @@ pub(super) fn changes(made: &Made, wanted: Wanted<'_>, live: Option<&Live>) -> V
     super::folders::folders(&applied.folders, &wanted.folders, live, &mut list);
     forwards(&applied.ports, &wanted.ports, live, &mut list);
     cards(&applied.cards, &wanted.cards, &mut list);
+    host_cards(&applied.host_cards, &wanted.host_cards, &mut list);
     if let Some(old) = &made.login {
         logins(old, login, &mut list);
     }
@@ -290,10 +291,32 @@ fn cards(old: &[Card], new: &[Card], list: &mut Vec<Change>) {
     }
 }
 
+fn host_cards(old: &[HostCard], new: &[HostCard], list: &mut Vec<Change>) {
+    let find = |cards: &[HostCard], to: &HostInterface| cards.iter().find(|card| card.to == *to).cloned();
+    let gone = old.iter().filter(|card| find(new, &card.to).is_none());
+    for to in new.iter().chain(gone).map(|card| &card.to) {
+        let (old, new) = (find(old, to), find(new, to));
+        if old != new {
+            let text = |card: Option<HostCard>| card.as_ref().map(host_card_text);
+            let subject = Subject::Network(format!("of {to}"));
+            list.push(Change { subject, old: text(old), new: text(new), how: How::Reload });
+        }
+    }
+}
+
 /// The addresses of a card, such as `10.0.3.2` or `dhcp`.
 pub fn card_text(card: &Card) -> String {
-    let mut words: Vec<String> = card.addresses.iter().map(ToString::to_string).collect();
-    words.extend(card.dhcp.then(|| "dhcp".to_owned()));
+    addresses_text(&card.addresses, card.dhcp)
+}
+
+/// The same of a card in a network of the host's, such as `192.0.2.5/24`.
+pub fn host_card_text(card: &HostCard) -> String {
+    addresses_text(&card.addresses, card.dhcp)
+}
+
+fn addresses_text<T: ToString>(addresses: &[T], dhcp: bool) -> String {
+    let mut words: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    words.extend(dhcp.then(|| "dhcp".to_owned()));
     if words.is_empty() { "an address of its own".into() } else { words.join(", ") }
 }
 

@@ -8,11 +8,13 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
-pub use compare::{Change, How, LoginMark, Subject, card_text, describe, forward_text, mebibytes, only_in};
+pub use compare::{
+    Change, How, LoginMark, Subject, card_text, describe, forward_text, host_card_text, mebibytes, only_in,
+};
 pub use folders::folder_text;
 pub use order::in_order;
 
-use crate::model::{Card, ExtraDisk, Folder, Forward, KernelChoice, Machine, Nat, ProviderKind};
+use crate::model::{Card, ExtraDisk, Folder, Forward, HostCard, KernelChoice, Machine, Nat, ProviderKind};
 
 /// What a machine was made from and last started with; kept in its record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +53,9 @@ pub struct Applied {
     /// Cards in private networks.
     #[serde(default)]
     pub cards: Vec<Card>,
+    /// Cards in networks of the host's.
+    #[serde(default)]
+    pub host_cards: Vec<HostCard>,
 }
 
 impl Applied {
@@ -77,6 +82,7 @@ impl Applied {
             auto_forward: _,
             nat,
             cards,
+            host_cards,
             steps: _,
             boot_timeout: _,
             halt_timeout: _,
@@ -102,6 +108,7 @@ impl Applied {
             ssh_port: ssh.port,
             nat: *nat,
             cards: cards.clone(),
+            host_cards: host_cards.clone(),
         }
     }
 }

@@ -44,6 +44,9 @@ impl Engine for Kvm {
             let backend = vmm::NetBackend::Listen(listener(dir, &card_socket(place))?);
             nets.push(vmm::Net { mac: *mac, backend });
         }
+        for tap in &spec.taps {
+            nets.push(vmm::Net { mac: tap.mac, backend: vmm::NetBackend::Tap(tap.interface.clone()) });
+        }
         let shares = spec.shares.clone();
         let (agent, service) = Agent::new().map_err(ProviderError::Spawn)?;
         let spec = vmm::Spec {

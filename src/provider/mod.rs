@@ -76,9 +76,21 @@ pub struct VmSpec {
     /// for its switch at [`card_socket`]`(N)`, in the machine's folder.
     #[serde(default)]
     pub cards: Vec<[u8; 6]>,
+    /// Cards behind those, each with its Ethernet address and the TAP interface of the host that it leads to.
+    #[serde(default)]
+    pub taps: Vec<Tap>,
     /// Folders of the host that the guest may mount; empty where [`serves_shares`] says no.
     #[serde(default)]
     pub shares: Vec<ShareSpec>,
+}
+
+/// A card of a [`VmSpec`] that leads to a TAP interface of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tap {
+    /// Ethernet address of the card.
+    pub mac: [u8; 6],
+    /// Name of the interface: 1 to 15 of ASCII letters, digits, `.`, `_` and `-`.
+    pub interface: String,
 }
 
 /// Name of the socket, in a machine's folder, at which a private card's switch connects.

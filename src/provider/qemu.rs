@@ -204,6 +204,11 @@ fn arguments(spec: &VmSpec) -> Vec<String> {
         let mac = mac_text(mac);
         add(&["-netdev", &netdev, "-device", &format!("virtio-net-device,netdev=n{place},mac={mac}")]);
     }
+    for (place, tap) in spec.taps.iter().enumerate() {
+        let netdev = format!("tap,id=t{place},ifname={},script=no,downscript=no", tap.interface);
+        let device = format!("virtio-net-device,netdev=t{place},mac={}", mac_text(&tap.mac));
+        add(&["-netdev", &netdev, "-device", &device]);
+    }
     add(&["-device", "virtio-rng-device"]);
     add(&["-device", "virtio-serial-device", "-device", "virtconsole,chardev=hvc"]);
     for (place, share) in spec.shares.iter().enumerate() {
@@ -362,6 +367,7 @@ mod tests {
             disks: vec![disk],
             mac: [2, 1, 2, 3, 4, 5],
             cards: vec![],
+            taps: vec![],
             shares: vec![],
         }
     }

@@ -173,6 +173,8 @@ pub struct Project {
     pub root: PathBuf,
     /// Its `$RVM_HOME`.
     pub home: PathBuf,
+    /// A program, and its words, that is to start `rvm`; empty: none.
+    pub before: Vec<String>,
 }
 
 impl Project {
@@ -191,7 +193,7 @@ impl Project {
             fs::create_dir_all(store.join(shared)).unwrap();
             symlink(store.join(shared), home.join(shared)).unwrap();
         }
-        let project = Project { folder, root, home };
+        let project = Project { folder, root, home, before: Vec::new() };
         project.vagrantfile(provider, vagrantfile);
         project
     }
@@ -213,7 +215,14 @@ impl Project {
     /// `rvm` in the project's folder. Where the tests run makes no difference: what `rvm` itself asks of its
     /// environment is not handed on, but for the mirror.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(binary());
+        let mut command = match self.before.split_first() {
+            None => Command::new(binary()),
+            Some((program, words)) => {
+                let mut command = Command::new(program);
+                command.args(words).arg(binary());
+                command
+            }
+        };
         for (name, _) in std::env::vars_os() {
             let own = name.to_string_lossy();
             if own.starts_with("RVM_") && own != "RVM_MIRROR" || own == "CI" || own == "NO_COLOR" {

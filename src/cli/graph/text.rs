@@ -1,8 +1,8 @@
 //! The graph for people.
 
 use super::{Graph, size};
-use crate::model::port_runs;
-use crate::plan::card_text;
+use crate::model::{HostCard, port_runs};
+use crate::plan::{card_text, host_card_text};
 
 /// Width of the words before what they are about.
 const WORD: usize = 8;
@@ -34,6 +34,8 @@ pub(super) fn text(graph: &Graph<'_>) -> String {
         lines.extend(port_runs(&machine.ports).iter().map(|run| ("port", run.to_string())));
         let card = |card| ("network", format!("{}: {}", card_name(card), card_text(card)));
         lines.extend(machine.cards.iter().map(card));
+        let host_card = |card: &HostCard| ("network", format!("{}: {}", card.to, host_card_text(card)));
+        lines.extend(machine.host_cards.iter().map(host_card));
         branch(&mut out, &head, &lines);
     }
     for network in &graph.project.networks {

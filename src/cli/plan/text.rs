@@ -7,7 +7,7 @@ use crate::cli::ui::table::bytes;
 use crate::cli::ui::text::sanitise;
 use crate::machine::StepPreview;
 use crate::model::{Forward, KernelChoice, Machine, Nat, ProviderKind, Side, port_runs};
-use crate::plan::{Change, How, card_text, describe, forward_text, mebibytes};
+use crate::plan::{Change, How, card_text, describe, forward_text, host_card_text, mebibytes};
 use crate::provision::Why;
 
 /// What a line is about; its first character and its colour.
@@ -185,6 +185,9 @@ fn creation(page: &mut Page, planned: &Planned<'_>) {
     }
     for card in &machine.cards {
         page.line(Mark::Add, "network", &format!("{}: {}", card.network, card_text(card)));
+    }
+    for card in &machine.host_cards {
+        page.line(Mark::Add, "network", &format!("{}: {}", card.to, host_card_text(card)));
     }
     if machine.hostname != machine.name {
         page.line(Mark::Add, "hostname", &machine.hostname);

@@ -72,7 +72,10 @@ impl Mapper<'_, '_> {
                     self.lost(at, why);
                 }
             }
-            Some("public_network") => self.lost(at, "bridged networks are not there"),
+            Some("public_network") => self.lost(
+                at,
+                "a bridged network: `bridge` of a `[[machine.network]]` names a bridge of this host",
+            ),
             _ => self.lost(at, "a network of a kind that is not known"),
         }
     }

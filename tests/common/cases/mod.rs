@@ -1,5 +1,6 @@
 //! What a user relies on, as cases that run on either provider.
 
+pub mod bridges;
 pub mod console;
 pub mod faults;
 pub mod hardware;
