@@ -135,7 +135,16 @@ network = [
   { bridge = "br1", ip = "192.0.2.5" },
 ]
 "#;
-    insta::assert_snapshot!(told(text).join("\n"), @"");
+    insta::assert_snapshot!(told(text).join("\n"), @r#"
+    6: `private` and `bridge` are two networks
+    7: an interface cannot be called "../br0"
+    8: an interface cannot be called "-tap"
+    9: an interface cannot be called "a-name-too-long0"
+    11: machine `a` is at bridge br0 already
+    12: a machine cannot have the address 127.0.0.1
+    17: machine `a` has the address 192.0.2.5 already (line 10)
+    18: machine `a` has the TAP interface tap0 already (line 12)
+    "#);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! in a large download, each waits for the other for ever. QEMU writes so that it does not wait to a
 //! connection that it is given, and what is here waits for neither.
 
+use std::borrow::Cow;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -16,6 +17,7 @@ use rustix::net::{RecvFlags, recv};
 
 use super::switch::outbox::{MAX_FRAME, Outbox, PREFIX, frame_end};
 use crate::vmm::sandbox;
+use crate::vmm::virtio::net::is_for_loopback;
 
 /// Bytes that are taken from one side at a time. More is not taken while some of it waits for the other.
 const TURN: usize = 128 * 1024;
@@ -77,11 +79,29 @@ fn carry(mut machine: End, listener: &UnixListener) -> io::Result<()> {
 /// Without anybody there frames are lost, as on a cable that is not plugged in.
 fn give(peer: &mut Option<End>, frames: &[u8]) -> io::Result<()> {
     if let Some(End { socket, outbox, .. }) = peer
-        && outbox.offer(0, frames, &*socket).is_err()
+        && outbox.offer(0, &without_loopback(frames), &*socket).is_err()
     {
         *peer = None;
     }
     Ok(())
+}
+
+/// Frames, but for those to loopback addresses, which no host lets out. An older passt would connect to them.
+fn without_loopback(frames: &[u8]) -> Cow<'_, [u8]> {
+    let mut kept: Option<Vec<u8>> = None;
+    let mut at = 0;
+    while let Some(end) = frame_end(frames, at) {
+        let frame = frames.get(at..end).unwrap_or_default();
+        let is_kept = !is_for_loopback(frame.get(PREFIX..).unwrap_or_default());
+        match &mut kept {
+            None if is_kept => {}
+            None => kept = Some(frames.get(..at).unwrap_or_default().to_vec()),
+            Some(kept) if is_kept => kept.extend_from_slice(frame),
+            Some(_) => {}
+        }
+        at = end;
+    }
+    kept.map_or(Cow::Borrowed(frames), Cow::Owned)
 }
 
 /// Waits until there is something to do: from the machine, to it, from the peer, to it, a new peer.
@@ -249,6 +269,28 @@ mod tests {
         // With the machine it ends.
         drop(machine);
         assert_eq!(second.read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn frames_for_loopback_do_not_reach_passt_and_all_others_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut machine, path) = relay(&dir);
+        let mut peer = UnixStream::connect(&path).unwrap();
+        let to = |last: u8, ip: [u8; 4]| {
+            let mut frame = frame(last, 100);
+            frame[PREFIX + 12..PREFIX + 14].copy_from_slice(&[8, 0]);
+            frame[PREFIX + 30..PREFIX + 34].copy_from_slice(&ip);
+            frame
+        };
+        let sent: Vec<Vec<u8>> =
+            (1..100).map(|n| to(n, if n % 3 == 0 { [127, 0, 0, 1] } else { [192, 0, 2, 1] })).collect();
+        machine.write_all(&sent.concat()).unwrap();
+        for frame in sent.iter().enumerate().filter(|(at, _)| (at + 1) % 3 != 0).map(|(_, frame)| frame) {
+            assert_eq!(read_frame(&mut peer), frame[PREFIX..]);
+        }
+        // Inwards nothing is looked at.
+        peer.write_all(&sent[2]).unwrap();
+        assert_eq!(read_frame(&mut machine), sent[2][PREFIX..]);
     }
 
     #[test]

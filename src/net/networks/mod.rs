@@ -7,6 +7,8 @@ mod addresses;
 mod choice;
 mod error;
 mod switching;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::io;

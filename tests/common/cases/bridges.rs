@@ -60,6 +60,9 @@ pub fn a_machine_on_a_bridge(provider: &str) {
     };
     project.before = namespace.words();
     project.rvm(&["up"]).code(1).says("no bridge `none0`");
+    // What the host reaches there would be hidden from the machine.
+    project.vagrantfile(provider, &file("private = \"back\""));
+    project.rvm(&["up"]).code(1).says("10.97.0.0/24").says("br0");
     project.vagrantfile(provider, &file("bridge = \"br0\""));
     project.before = namespace.words_without_rights();
     let refused = project.rvm(&["up"]).code(1).says("bridge `br0`").says("an administrator runs once");

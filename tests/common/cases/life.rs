@@ -200,6 +200,12 @@ busybox httpd -p 80 -h /tmp/www
 """
 "#;
 
+/// Has a guest take 127.0.0.1 for a neighbour of its first card, and undoes that.
+const ESCAPE: &str = "echo 1 >/proc/sys/net/ipv4/conf/all/route_localnet; ip addr del 127.0.0.1/8 dev lo; \
+    ip route del local 127.0.0.1 dev lo table local 2>/dev/null; \
+    ip route del local 127.0.0.0/8 dev lo table local 2>/dev/null; ip route add 127.0.0.1/32 dev eth0";
+const HOME_AGAIN: &str = "ip route del 127.0.0.1/32 dev eth0; ip addr add 127.0.0.1/8 dev lo";
+
 /// Something that listens on 127.0.0.1 of the host, and the guest's command that asks it.
 fn service() -> (std::net::TcpListener, impl Fn(&str) -> String) {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
@@ -293,6 +299,9 @@ pub fn forwarded_ports(provider: &str) {
     project
         .rvm(&["ssh", "-c", &request("$(ip route | sed -n 's/^default via \\([^ ]*\\) .*/\\1/p')")])
         .code(1);
+    // Not even for who is root in the guest and sends to that very address.
+    let escape = format!("{ESCAPE}; {}; failed=$?; {HOME_AGAIN}; exit $failed", request("127.0.0.1"));
+    project.rvm(&["ssh", "-c", &format!("sudo sh -c '{escape}'")]).code(1).says_not("hello from the host");
     drop(service);
 
     ports_as_they_open(&project);

@@ -1,7 +1,11 @@
 //! Private networks: what a killed switch costs. `e2e_qemu.rs` has who reaches whom, by which name.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
 use super::MICRO;
-use crate::common::Project;
+use crate::common::{Project, free_port};
 
 const PAIR: &str = r#"
 [[machine]]
@@ -27,6 +31,7 @@ pub fn two_machines_and_a_killed_switch(provider: &str) {
         let found = resolvers.lines().filter(|line| line.starts_with("nameserver")).count();
         assert_eq!(found > 1, has_more, "{name}: {resolvers}");
     }
+    reached_from_the_host(&project, "two", "one.pair");
     let list = project.json("network-list", &["network", "list"]);
     assert!(list["networks"][0]["members"][0]["frames"]["received"].is_number(), "{list}");
     let kill = |word: &str, folder: &str| {
@@ -67,5 +72,56 @@ pub fn two_machines_and_a_killed_switch(provider: &str) {
             "the switch, or who keeps passt, outlives the machines"
         );
         std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+}
+
+/// A connection to a port of this host, where a command listens that was started a moment ago.
+fn connected(port: u16) -> TcpStream {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        match TcpStream::connect(("127.0.0.1", port)) {
+            Ok(stream) => {
+                stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+                return stream;
+            }
+            Err(error) => assert!(Instant::now() < deadline, "nobody listens at {port}: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The first words of an SSH server at the other end.
+fn greeting(mut stream: TcpStream) -> [u8; 4] {
+    let mut words = [0; 4];
+    stream.read_exact(&mut words).unwrap();
+    words
+}
+
+/// `rvm forward` and `rvm proxy` by way of `through` lead to the SSH server of `name`.
+fn reached_from_the_host(project: &Project, through: &str, name: &str) {
+    let server = 22_u16;
+    let (forwarded, socks) = (free_port(), free_port());
+    let forward = project.start(&["forward", through, &format!("{forwarded}:{name}:{server}")]);
+    assert_eq!(&greeting(connected(forwarded)), b"SSH-");
+    project.rvm(&["forward", through, &format!("{forwarded}:{name}:{server}")]).code(1).says("taken");
+    let proxy = project.start(&["proxy", through, "--port", &socks.to_string()]);
+    let mut stream = connected(socks);
+    // Version 5, one way to log in: none (RFC 1928, section 3).
+    stream.write_all(&[5, 1, 0]).unwrap();
+    let mut answer = [0; 2];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(answer, [5, 0]);
+    // Connect to a name, which the machine looks up (section 4); the answer has an IPv4 address.
+    let len = u8::try_from(name.len()).unwrap();
+    let request = [&[5, 1, 0, 3, len][..], name.as_bytes(), &server.to_be_bytes()].concat();
+    stream.write_all(&request).unwrap();
+    let mut answer = [0; 10];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(answer[..2], [5, 0], "not connected");
+    assert_eq!(&greeting(stream), b"SSH-");
+    for (command, port) in [(forward, forwarded), (proxy, socks)] {
+        command.signal(rustix::process::Signal::INT);
+        command.wait().says("until Ctrl-C");
+        assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "somebody listens at {port} still");
     }
 }

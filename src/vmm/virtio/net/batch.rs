@@ -3,6 +3,7 @@
 use vm_memory::VolatileSlice;
 
 use super::checksum::Checksum;
+use super::loopback::{ADDRESSES_END, is_for_loopback};
 use super::offload::{MAX_HEADERS, Offload};
 use super::{ETHERNET_HEADER, HEADER_LEN, MAX_FRAME};
 use crate::vmm::virtio::chain::Chain;
@@ -94,16 +95,19 @@ impl<'m> Batch<'m> {
         }
         let offload = Offload::parse(&header, len, self.features)?;
         let mut head = [0; MAX_HEAD];
-        let head_len = PREFIX + offload.head_len();
+        let head_len = PREFIX + offload.head_len().max(ADDRESSES_END.min(len));
         let headers = head.get_mut(PREFIX..head_len).ok_or(Rejected)?;
         if !chain.read_exact(headers) || headers.get(6..12) != Some(mac) || !offload.fits(headers, len) {
+            return Err(Rejected);
+        }
+        if is_for_loopback(headers) {
             return Err(Rejected);
         }
         if let Some((start, field)) = offload.checksum().filter(|_| self.finish) {
             let mut sum = Checksum::default();
             sum.add(headers.get(start..).unwrap_or_default());
             sum.add_guest(chain.readable());
-            headers.get_mut(field..).ok_or(Rejected)?.copy_from_slice(&sum.finish());
+            headers.get_mut(field..field + 2).ok_or(Rejected)?.copy_from_slice(&sum.finish());
         }
         head[..PREFIX].copy_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes());
         let first = self.slices.len();

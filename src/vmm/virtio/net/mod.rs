@@ -4,6 +4,7 @@ mod backend;
 mod batch;
 mod checksum;
 mod error;
+mod loopback;
 mod offload;
 mod receive;
 mod served;
@@ -12,6 +13,7 @@ mod tap;
 mod worker;
 
 pub use error::NetError;
+pub use loopback::is_for_loopback;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
