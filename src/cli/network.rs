@@ -81,7 +81,7 @@ fn text(networks: &[NetworkStatus]) -> String {
             let addresses: Vec<String> = member.addresses.iter().map(ToString::to_string).collect();
             let state = match ports.iter().any(|port| port.id == member.id) {
                 true => "connected",
-                false => "not running",
+                false => "not connected",
             };
             let show = |text: String| if first { text } else { String::new() };
             rows.push(vec![
@@ -122,10 +122,10 @@ mod tests {
             switch: Some((42, vec![port])),
         };
         insta::assert_snapshot!(text(&[network]), @r"
-        network  subnet        machine  addresses  state        project
-        ---------------------------------------------------------------
-        backend  10.10.0.0/24  m1       10.10.0.5  connected    /p
-                               m2       10.10.0.6  not running
+        network  subnet        machine  addresses  state          project
+        -----------------------------------------------------------------
+        backend  10.10.0.0/24  m1       10.10.0.5  connected      /p
+                               m2       10.10.0.6  not connected
         ");
         assert!(text(&[]).contains("no private networks"));
     }

@@ -202,9 +202,8 @@ pub(super) fn complaint(mut log: fs::File) -> io::Result<io::Error> {
 
 fn keep(path: &Path, starter: &mut Starter) -> io::Result<()> {
     let task: Task = store::read_json(path)?.ok_or(io::ErrorKind::NotFound)?;
-    let Ok(_lock) = Lock::try_acquire(&path.with_extension("lock"), "rvm port add")? else {
-        return Err(io::Error::other("this port is forwarded already"));
-    };
+    let lock = Lock::take(&path.with_extension("lock"), "rvm port add")?;
+    let _lock = lock.ok_or_else(|| io::Error::other("this port is forwarded already"))?;
     let dir = path.parent().and_then(Path::parent).ok_or(io::ErrorKind::NotFound)?;
     let mut carrier = match task.run.first.protocol {
         Protocol::Tcp => None,

@@ -115,6 +115,17 @@ impl Machines<'_> {
         Ok(())
     }
 
+    /// What is said of a machine that runs and is cut off from a network, where that can be told.
+    pub(super) fn cut_off(&self, record: &Record) -> Option<String> {
+        if record.places.is_empty() {
+            return None;
+        }
+        let lost = self.networks().lost(&record.id).unwrap_or_default();
+        let word = if lost.len() == 1 { "network" } else { "networks" };
+        let ended = if lost.len() == 1 { "its switch has" } else { "their switches have" };
+        (!lost.is_empty()).then(|| format!("it is cut off from {word} {}: {ended} ended", lost.join(" and ")))
+    }
+
     /// Gives up all places of a machine that is no more.
     pub(super) fn leave_networks(&self, id: &str) -> Result<(), MachineError> {
         Ok(self.networks().release(id, &[])?)

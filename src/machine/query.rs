@@ -225,12 +225,15 @@ impl Machines<'_> {
     /// What is wrong with a machine that runs, and what mends it.
     fn troubles(&self, dir: &Path, record: &Record) -> Option<(String, String)> {
         let name = &record.name;
-        let nat = nat::trouble(dir, record).map(|cause| (cause, format!("`rvm up {name}` starts it anew.")));
-        match (nat, self.unserved(record)) {
-            // What mends the second mends both.
-            (Some((first, _)), Some((second, remedy))) => Some((format!("{first}, and {second}"), remedy)),
-            (nat, unserved) => unserved.or(nat),
+        let cut_off = [nat::trouble(dir, record), self.cut_off(record)];
+        let (mut causes, mut remedy) = (Vec::new(), format!("`rvm up {name}` mends that."));
+        causes.extend(cut_off.into_iter().flatten());
+        // What mends this mends all.
+        if let Some((cause, more)) = self.unserved(record) {
+            causes.push(cause);
+            remedy = more;
         }
+        (!causes.is_empty()).then(|| (causes.join(", and "), remedy))
     }
 
     pub(super) fn status_of_record(&self, record: Record) -> Result<Status, MachineError> {

@@ -92,6 +92,7 @@ impl<'a> Graph<'a> {
                 "depends_on": machine.depends_on,
                 "ports": ports,
                 "networks": cards.collect::<Vec<_>>(),
+                "host_networks": machine.host_cards.iter().map(|card| card.to.to_string()).collect::<Vec<_>>(),
             })
         };
         let network = |network: &Network| {

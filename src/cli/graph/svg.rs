@@ -142,6 +142,7 @@ fn lines(machine: &Machine) -> Vec<String> {
     // The usual address goes without saying.
     let short = |text: String| text.strip_prefix("127.0.0.1:").map_or(text.clone(), str::to_owned);
     lines.extend(port_runs(&machine.ports).iter().map(|run| short(run.to_string())));
+    lines.extend(machine.host_cards.iter().map(|card| card.to.to_string()));
     lines
 }
 

@@ -117,14 +117,7 @@ impl Networks<'_> {
     /// Connects machines that run and whose switch is gone; which networks needed it.
     pub fn mend(&self, machine: &str) -> Result<Vec<String>, NetworkError> {
         let mut mended = Vec::new();
-        for id in self.ids() {
-            let Some(state) = self.state(&id)? else { continue };
-            let is_member = state.seats.iter().any(|seat| seat.member.id == machine);
-            let connected =
-                || self.running(&id).is_some_and(|ports| ports.iter().any(|port| port.id == machine));
-            if !is_member || connected() {
-                continue;
-            }
+        for (id, state) in self.lost_by(machine)? {
             let _lock = self.change(&id, "up")?;
             self.ensure_switch(&self.dir(&id), &state.spec.name)?;
             // What does not run cannot be connected, and says so nowhere.
@@ -132,6 +125,26 @@ impl Networks<'_> {
             mended.push(state.spec.name);
         }
         Ok(mended)
+    }
+
+    /// Names of the networks that a machine which runs is cut off from.
+    pub fn lost(&self, machine: &str) -> Result<Vec<String>, NetworkError> {
+        Ok(self.lost_by(machine)?.into_iter().map(|(_, state)| state.spec.name).collect())
+    }
+
+    /// The networks whose switch does not have a member connected.
+    fn lost_by(&self, machine: &str) -> Result<Vec<(String, State)>, NetworkError> {
+        let mut lost = Vec::new();
+        for id in self.ids() {
+            let Some(state) = self.state(&id)? else { continue };
+            let is_member = state.seats.iter().any(|seat| seat.member.id == machine);
+            let connected =
+                || self.running(&id).is_some_and(|ports| ports.iter().any(|port| port.id == machine));
+            if is_member && !connected() {
+                lost.push((id, state));
+            }
+        }
+        Ok(lost)
     }
 }
 

@@ -61,9 +61,9 @@ fn told(result: io::Result<()>) -> ExitCode {
 }
 
 fn watch_network(dir: &Path) -> io::Result<()> {
-    let Ok(_lock) = Lock::try_acquire(&dir.join(LOCK), "switch")? else {
-        return Err(io::Error::new(io::ErrorKind::ResourceBusy, "this network has a switch already"));
-    };
+    let lock = Lock::take(&dir.join(LOCK), "switch")?;
+    let _lock =
+        lock.ok_or_else(|| io::Error::new(io::ErrorKind::ResourceBusy, "this network has a switch already"))?;
     let listener = control::bind(&dir.join(SOCKET))?;
     Starter::take()?.tell(READY);
     let mut pause = PAUSE.0;

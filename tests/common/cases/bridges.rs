@@ -1,16 +1,15 @@
 //! Cards on a bridge of the host, in a network namespace of the test's own.
 
 use std::io::Read;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use super::MICRO;
 use crate::common::Project;
 
-/// A bridge where the host is 10.97.0.1, and a way out for passt, which looks for one before it starts.
-const HOST: &str = "ip link set lo up && ip link add out type dummy && ip addr add 10.98.0.1/24 dev out && \
-    ip link set out up && ip route add default via 10.98.0.254 && \
-    ip link add br0 type bridge && ip addr add 10.97.0.1/24 dev br0 && ip link set br0 up && \
-    echo ready && exec sleep infinity";
+/// A bridge where the host is 10.97.0.1, and a default route, for which passt looks before it starts.
+const HOST: &str = "mount -t sysfs sysfs /sys && ip link set lo up && ip link add br0 type bridge && ip addr add 10.97.0.1/24 dev br0 && \
+    ip link set br0 up && ip route add default via 10.97.0.254 && echo ready && exec sleep infinity";
 
 /// A network namespace, and the rights to administer it.
 struct Namespace(Child);
@@ -18,23 +17,24 @@ struct Namespace(Child);
 impl Namespace {
     fn new() -> Namespace {
         let mut command = Command::new("unshare");
-        command.args(["-r", "-n", "sh", "-c", HOST]).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.args(["-r", "-n", "-m", "sh", "-c", HOST]).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut said = [0; 5];
         child.stdout.take().unwrap().read_exact(&mut said).expect("the namespace cannot be set up");
         Namespace(child)
     }
 
-    /// What is to stand before a command that runs there.
-    fn words(&self) -> Vec<String> {
-        let pid = self.0.id().to_string();
-        ["nsenter", "--preserve-credentials", "-U", "-n", "-t", &pid].map(String::from).to_vec()
+    /// What is to stand before a command that runs there, in the folder `dir`.
+    fn words(&self, dir: &Path) -> Vec<String> {
+        let (pid, dir) = (self.0.id().to_string(), dir.to_string_lossy());
+        let enter = ["nsenter", "--preserve-credentials", "-U", "-n", "-m", "-t", &pid, "env", "-C", &dir];
+        enter.map(String::from).to_vec()
     }
 
     /// The same without the rights.
-    fn words_without_rights(&self) -> Vec<String> {
+    fn words_without_rights(&self, dir: &Path) -> Vec<String> {
         let drop = ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin"];
-        [self.words(), drop.map(String::from).to_vec()].concat()
+        [self.words(dir), drop.map(String::from).to_vec()].concat()
     }
 }
 
@@ -54,17 +54,18 @@ pub fn a_machine_on_a_bridge(provider: &str) {
     };
     let mut project = Project::new(provider, &file("bridge = \"none0\""));
     let inside = |program: &str| {
-        let words = [namespace.words(), vec!["sh".into(), "-c".into(), program.into()]].concat();
+        let words =
+            [namespace.words(Path::new("/")), vec!["sh".into(), "-c".into(), program.into()]].concat();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         printed(&words)
     };
-    project.before = namespace.words();
+    project.before = namespace.words(&project.root);
     project.rvm(&["up"]).code(1).says("no bridge `none0`");
     // What the host reaches there would be hidden from the machine.
     project.vagrantfile(provider, &file("private = \"back\""));
     project.rvm(&["up"]).code(1).says("10.97.0.0/24").says("br0");
     project.vagrantfile(provider, &file("bridge = \"br0\""));
-    project.before = namespace.words_without_rights();
+    project.before = namespace.words_without_rights(&project.root);
     let refused = project.rvm(&["up"]).code(1).says("bridge `br0`").says("an administrator runs once");
     let text = refused.text();
     let commands = text.split('`').find(|part| part.starts_with("sudo ip tuntap add")).expect("no command");
@@ -72,7 +73,7 @@ pub fn a_machine_on_a_bridge(provider: &str) {
 
     // A neighbour of the host, without a port that is forwarded.
     let greets = "bash -c 'exec 3<>/dev/tcp/10.97.0.5/22 && head -c 4 <&3'";
-    project.before = namespace.words();
+    project.before = namespace.words(&project.root);
     project.rvm(&["up"]).ok().says("Network bridge br0: by rvm");
     assert_eq!(inside(greets), "SSH-");
     project.rvm(&["ssh", "-c", "ping -c 1 -W 20 10.97.0.1 || sudo ping -c 1 -W 20 10.97.0.1"]).ok();
@@ -82,7 +83,7 @@ pub fn a_machine_on_a_bridge(provider: &str) {
     inside(&commands);
     let tap = commands.split(' ').nth(4).unwrap();
     project.vagrantfile(provider, &file(&format!("tap = \"{tap}\"")));
-    project.before = namespace.words_without_rights();
+    project.before = namespace.words_without_rights(&project.root);
     project.rvm(&["up"]).ok();
     assert_eq!(inside(greets), "SSH-");
 }

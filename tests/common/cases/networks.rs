@@ -60,6 +60,7 @@ pub fn two_machines_and_a_killed_switch(provider: &str) {
     project.rvm(&["ssh", "one", "-c", "echo $((6 * 7))"]).ok().says("42");
     project.rvm(&["status", "one"]).ok().says_not("its passt has ended");
     kill("__switch", "networks");
+    project.rvm(&["status", "two"]).ok().says("cut off from network pair").says("rvm up two");
     project.rvm(&["up", "two"]).ok().says("connected again");
     reaches();
     project.rvm(&["halt"]).ok();
