@@ -202,6 +202,9 @@ pub fn run(app: &App, args: &PortArgs) -> Outcome {
         )
         .hint(format!("`rvm up {}` starts it", target.name)));
     }
+    if let Some(cause) = &status.cause {
+        app.ui.warn(&format!("{}: {cause}. {}", target.name, status.remedy.as_deref().unwrap_or_default()));
+    }
     let mut ports = all_ports(&status);
     if let Some(guest) = args.guest {
         ports.retain(|port| port.forward.guest == guest);

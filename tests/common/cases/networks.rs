@@ -56,6 +56,7 @@ pub fn two_machines_and_a_killed_switch(provider: &str) {
     kill("__nat", &folder);
     project.kill_passt("one");
     project.rvm(&["status", "one"]).ok().says("its passt has ended").says("rvm up one");
+    project.rvm(&["port", "one"]).ok().says("its passt has ended");
     project.rvm(&["up", "one"]).ok().says("another one was started");
     project.rvm(&["ssh", "one", "-c", "echo $((6 * 7))"]).ok().says("42");
     project.rvm(&["status", "one"]).ok().says_not("its passt has ended");
