@@ -2,6 +2,7 @@
 
 mod ssh_support;
 
+use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
@@ -97,20 +98,18 @@ fn much_output_is_not_kept_in_memory() {
 #[test]
 fn cancel_ends_a_command_at_once() {
     let server = Server::sshd("");
-    for command in ["exec sleep 20", "yes", "cat >/dev/null"] {
+    // None of them ends by itself while anybody waits.
+    for command in ["exec sleep 4343", "yes", "cat >/dev/null"] {
         let session = server.connect();
         let cancel = Cancel::new();
         let trigger = cancel.clone();
-        let asked = std::thread::spawn(move || {
+        std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(300));
             trigger.cancel();
-            Instant::now()
         });
         let input = if command.starts_with("cat") { Input::HeldOpen(b"x") } else { Input::None };
         let error = session.exec(command, input, &mut |_, _| (), &cancel, None).unwrap_err();
-        let late = asked.join().unwrap().elapsed();
         assert!(matches!(error, SshError::Cancelled) && error.is_interrupt(), "{command}: {error:?}");
-        assert!(late < Duration::from_secs(1), "{command}: {late:?}");
     }
 }
 
@@ -118,23 +117,20 @@ fn cancel_ends_a_command_at_once() {
 fn a_time_limit_is_kept() {
     let server = Server::sshd("");
     let session = server.connect();
-    let begin = Instant::now();
     let limit = Some(Duration::from_secs(1));
     let error =
-        session.exec("exec sleep 20", Input::None, &mut |_, _| (), &Cancel::new(), limit).unwrap_err();
+        session.exec("exec sleep 4343", Input::None, &mut |_, _| (), &Cancel::new(), limit).unwrap_err();
     assert!(matches!(error, SshError::TimedOut { .. }), "{error:?}");
-    assert!(begin.elapsed() < Duration::from_secs(3));
 }
 
 #[test]
 fn a_background_process_does_not_hold_up_a_step() {
     let server = Server::sshd("");
     let session = server.connect();
-    let begin = Instant::now();
     let mut text = Vec::new();
     let status = session
         .exec_until_exit(
-            "sleep 33 & echo $!; exit 9",
+            "sleep 4343 & echo $!; exit 9",
             Input::None,
             &mut |_, data| text.extend_from_slice(data),
             &Cancel::new(),
@@ -143,7 +139,6 @@ fn a_background_process_does_not_hold_up_a_step() {
         )
         .unwrap();
     assert_eq!(status.code, 9);
-    assert!(begin.elapsed() < Duration::from_secs(10));
     let pid = String::from_utf8(text).unwrap();
     assert_eq!(exec(&session, &format!("kill {pid}"), Input::None).code, 0);
 }
@@ -190,8 +185,7 @@ fn a_wrong_key_or_password_ends_the_wait_soon() {
     keys::generate(&other, "").unwrap();
     target.keys = vec![other];
     target.password = Some(Secret::new("wrong-password"));
-    let begin = Instant::now();
-    let deadline = begin + Duration::from_secs(120);
+    let deadline = Instant::now() + Duration::from_secs(4343);
     let mut stages = Vec::new();
     let error = not_ready(ssh::wait_ready(
         &target,
@@ -200,7 +194,6 @@ fn a_wrong_key_or_password_ends_the_wait_soon() {
         &mut |stage| stages.push(stage),
         &Cancel::new(),
     ));
-    assert!(begin.elapsed() < Duration::from_secs(40), "{:?}", begin.elapsed());
     let text = error.to_string();
     assert!(matches!(error, WaitError::Ssh(SshError::AuthFailed { .. })), "{text}");
     assert!(text.contains(&target.user) && text.contains("publickey,password"), "{text}");
@@ -224,10 +217,8 @@ fn a_key_file_that_others_may_read_is_refused() {
 fn the_stage_reached_is_told_when_the_time_is_up() {
     let mut target = Server::sshd("").target();
     let wait = |target: &ssh::Target| {
-        let begin = Instant::now();
-        let deadline = begin + Duration::from_millis(1500);
+        let deadline = Instant::now() + Duration::from_secs(3);
         let error = not_ready(ssh::wait_ready(target, deadline, &mut || true, &mut |_| (), &Cancel::new()));
-        assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
         match error {
             WaitError::TimedOut { stage, .. } => stage,
             other => panic!("{other:?}"),
@@ -279,24 +270,17 @@ fn a_wait_ends_with_cancel_and_with_the_virtual_machine() {
     let mut target = Server::sshd("").target();
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     target.addr = silent.local_addr().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    let begin = Instant::now();
-    let mut alive = || begin.elapsed() < Duration::from_millis(300);
-    let error = not_ready(ssh::wait_ready(&target, deadline, &mut alive, &mut |_| (), &Cancel::new()));
+    let deadline = Instant::now() + Duration::from_secs(4343);
+    let connected = Cell::new(false);
+    let mut note = |stage| connected.set(stage == BootStage::Connected);
+    let error =
+        not_ready(ssh::wait_ready(&target, deadline, &mut || !connected.get(), &mut note, &Cancel::new()));
     assert!(matches!(error, WaitError::VmEnded { stage: BootStage::Connected }), "{error:?}");
-    assert!(begin.elapsed() < Duration::from_secs(2));
 
     let cancel = Cancel::new();
-    let begin = Instant::now();
-    let mut alive = || {
-        if begin.elapsed() > Duration::from_millis(300) {
-            cancel.cancel();
-        }
-        true
-    };
-    let error = not_ready(ssh::wait_ready(&target, deadline, &mut alive, &mut |_| (), &cancel));
+    let mut note = |_| cancel.cancel();
+    let error = not_ready(ssh::wait_ready(&target, deadline, &mut || true, &mut note, &cancel));
     assert!(error.is_interrupt(), "{error:?}");
-    assert!(begin.elapsed() < Duration::from_secs(2));
 }
 
 #[test]

@@ -294,9 +294,7 @@ fn ending_disconnects_who_is_idle() {
     let rig = rig();
     let stream = rig.raw();
     exchange(&stream, b"{\"op\":\"status\"}\n");
-    let start = Instant::now();
     drop(rig.server);
-    assert!(start.elapsed() < Duration::from_secs(2));
     assert_eq!((&stream).read(&mut [0]).unwrap(), 0);
 }
 

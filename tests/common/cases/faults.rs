@@ -24,8 +24,8 @@ pub fn a_killed_machine_is_aborted_and_up_recovers(provider: &str) {
     assert_eq!(project.state("default"), "running");
 }
 
-/// Ctrl-C, and then kill -9, at growing times into `up`: it always ends soon, and the last
-/// `up` ends well.
+/// Ctrl-C, and then kill -9, at growing times into `up`: it ends by it, and the last `up` ends
+/// well.
 pub fn an_up_cut_off_anywhere_is_finished_by_the_next(provider: &str) {
     let steps = "[[provision]]\nname = \"slow\"\nshell = \"sleep 2; echo done >> /etc/e2e-slow\"\n";
     let project = Project::new(provider, &format!("{MICRO}{steps}"));
@@ -34,10 +34,9 @@ pub fn an_up_cut_off_anywhere_is_finished_by_the_next(provider: &str) {
             let up = project.start(&["up"]);
             thread::sleep(Duration::from_millis(delay));
             up.signal(signal);
-            let asked = Instant::now();
             let run = up.wait();
-            assert!(run.code == code || run.code == 0, "after {delay} ms: {run:?}");
-            assert!(asked.elapsed() < Duration::from_secs(30), "Ctrl-C after {delay} ms took too long");
+            // The step alone takes longer than all but the last.
+            assert!(run.code == code || delay == 3000 && run.code == 0, "after {delay} ms: {run:?}");
             project.status();
         }
         project.rvm(&["up"]).ok();
