@@ -17,6 +17,23 @@ pub fn env(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// What rvm is told by its environment has to be text: one that is not would count as not set.
+pub fn check_environment(
+    variables: impl Iterator<Item = (std::ffi::OsString, std::ffi::OsString)>,
+) -> Result<(), CliError> {
+    let is_ours = |name: &str| name.starts_with("RVM_") || ["HOME", "XDG_DATA_HOME"].contains(&name);
+    for (name, value) in variables {
+        if let Some(name) = name.to_str().filter(|name| is_ours(name))
+            && value.to_str().is_none()
+        {
+            let message = format!("the value of {name} is no UTF-8 text");
+            return Err(CliError::new(Kind::Config, Code::Variable, message)
+                .hint("rename what it names, or set it to something else"));
+        }
+    }
+    Ok(())
+}
+
 /// What shares such as `cpus = "half"` are shares of.
 fn host() -> Option<config::Host> {
     let cpus = std::thread::available_parallelism().ok()?;
@@ -33,8 +50,10 @@ fn default_provider() -> Result<Option<ProviderKind>, CliError> {
         None => Ok(None),
         Some("kvm") => Ok(Some(ProviderKind::Kvm)),
         Some("qemu") => Ok(Some(ProviderKind::Qemu)),
-        Some(other) => Err(CliError::usage(format!("RVM_DEFAULT_PROVIDER is `{other}`"))
-            .hint("it is `kvm` or `qemu`, or not set: then what suits this host runs machines")),
+        Some(other) => {
+            Err(CliError::new(Kind::Config, Code::Variable, format!("RVM_DEFAULT_PROVIDER is `{other}`"))
+                .hint("it is `kvm` or `qemu`, or not set: then what suits this host runs machines"))
+        }
     }
 }
 
@@ -97,6 +116,11 @@ impl App {
         let file = config::find(&start, env("RVM_VAGRANTFILE").as_deref())?;
         let inputs = config::Inputs { env: &env, vars: &self.vars, host: host() };
         let project = config::load_with(&file, &inputs)?;
+        if project.root.to_str().is_none() {
+            let folder = project.root.display();
+            let message = format!("the name of the folder {folder} is no UTF-8 text");
+            return Err(CliError::new(Kind::Config, Code::WorkingFolder, message).hint("rename it"));
+        }
         self.ui.add_masker(project.masker.clone());
         let machines = project.machines.len();
         tracing::debug!(file = %project.file.display(), machines, "read the project");

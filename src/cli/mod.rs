@@ -318,6 +318,7 @@ struct Json {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
+    crate::state::inherited::keep_to_ourselves();
     let words: Vec<OsString> = std::env::args_os().collect();
     // What `up` starts for each machine: no terminal, no options, no threads of ours.
     if let [_, verb, dir] = words.as_slice() {
@@ -379,7 +380,8 @@ fn run(words: &[OsString]) -> u8 {
         vars: cli.global.vars,
     };
     let verbose = cli.global.verbose.max(if cli.global.debug { 2 } else { 0 });
-    let outcome = trace::start(verbose, Arc::clone(&ui))
+    let outcome = app::check_environment(std::env::vars_os())
+        .and_then(|()| trace::start(verbose, Arc::clone(&ui)))
         .and_then(|()| {
             signals::watch(app.cancel.clone(), app.signals.clone(), Arc::clone(&ui))
                 .map_err(|e| CliError::failed(Code::Host, "cannot watch for Ctrl-C").because(&e))

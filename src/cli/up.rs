@@ -6,7 +6,7 @@ use std::time::Instant;
 use clap::Args;
 
 use super::after;
-use super::app::App;
+use super::app::{App, env};
 use super::edited::Files;
 use super::hooks;
 use super::left;
@@ -65,6 +65,9 @@ pub fn run(app: &App, args: &UpArgs) -> Outcome {
             return Ok(DONE);
         }
     }
+    if let Some(text) = as_root(rustix::process::geteuid().is_root(), env("SUDO_USER").as_deref()) {
+        app.ui.warn(&text);
+    }
     let provider = args.provider.map(|p| match p {
         Provider::Kvm => ProviderKind::Kvm,
         Provider::Qemu => ProviderKind::Qemu,
@@ -100,6 +103,14 @@ pub fn run(app: &App, args: &UpArgs) -> Outcome {
     }
     messages(app, &targets, &up.into_inner().unwrap_or_else(|e| e.into_inner()));
     outcome
+}
+
+/// Who became root needs it for nothing here, and is somebody else to rvm.
+fn as_root(is_root: bool, sudo_user: Option<&str>) -> Option<String> {
+    let user = sudo_user.filter(|user| is_root && *user != "root")?;
+    Some(format!(
+        "run by sudo: machines and boxes are root's, and rvm shows {user} none of them. It needs no root."
+    ))
 }
 
 /// What is needed by others gets the steps that it lacks, and no more.
@@ -148,6 +159,19 @@ pub fn messages(app: &App, targets: &[Target], up: &[String]) {
     for target in targets.iter().filter(|target| up.contains(&target.name)) {
         if let Ok((_, Machine { message: Some(message), .. })) = target.declaration() {
             app.ui.stage(&target.name, message.trim_end());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::as_root;
+
+    #[test]
+    fn who_became_root_is_told() {
+        assert!(as_root(true, Some("anna")).unwrap().contains("shows anna none of them"));
+        for (is_root, user) in [(true, None), (true, Some("root")), (false, Some("anna"))] {
+            assert_eq!(as_root(is_root, user), None);
         }
     }
 }

@@ -103,3 +103,20 @@ fn a_hook_that_hangs_is_ended_when_its_time_is_up() {
     let left = std::process::Command::new("pgrep").args(["-f", "slee[p] 4243"]).output().unwrap();
     assert_eq!(left.stdout, b"", "its processes are ended too");
 }
+
+/// A lock or a pipe of the caller's would be held by the processes of a machine as long as that runs.
+#[test]
+fn files_that_the_caller_left_open_are_nobodys_else() {
+    let hook = "[[hook]]\nbefore = \"up\"\nshell = \"ls -l /proc/$$/fd; exit 1\"\n";
+    let place = Place::with(format!("box = \"micro\"\n{hook}"));
+    place.write("mine", "");
+    let mut command = std::process::Command::new("sh");
+    let rvm = place.command(&[]);
+    command.args(["-c", "exec 7<mine; exec \"$1\" up", "sh"]).arg(rvm.get_program());
+    command.env_clear().current_dir(place.project());
+    command.envs(rvm.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let ran = place.finish(command.output().unwrap());
+    assert_eq!(ran.code, 1);
+    let said = format!("{}{}", ran.stdout, ran.stderr);
+    assert!(said.contains(" 1 -> ") && !said.contains("project/mine"), "{said}");
+}

@@ -122,3 +122,25 @@ fn a_host_that_cannot_run_a_machine_says_so_before_a_box_is_built() {
     assert!(place.run(&["status"]).stdout.contains("not created"));
     assert!(!place.home().join("boxes").exists(), "nothing was built");
 }
+
+#[test]
+fn names_that_are_no_text_are_refused_and_not_passed_over() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let odd = |path: &std::path::Path| path.join(OsStr::from_bytes(b"caf\xe9"));
+    let place = Place::with("box = \"micro\"\n");
+    for name in ["RVM_HOME", "RVM_CWD", "HOME"] {
+        let output = place.command(&["status"]).env(name, odd(place.dir.path())).output().unwrap();
+        let ran = place.finish(output);
+        assert_eq!((ran.code, ran.stdout.as_str()), (2, ""), "{name}");
+        assert!(ran.stderr.contains(&format!("the value of {name} is no UTF-8 text")), "{}", ran.stderr);
+    }
+    let folder = odd(place.dir.path());
+    std::fs::rename(place.project(), &folder).unwrap();
+    for words in [&["up"][..], &["status"]] {
+        let ran = place.finish(place.command(words).current_dir(&folder).output().unwrap());
+        assert_eq!(ran.code, 2, "{words:?}");
+        assert!(ran.stderr.contains("is no UTF-8 text\nhint: rename it"), "{}", ran.stderr);
+    }
+    assert!(!place.home().exists(), "nothing was made");
+}
