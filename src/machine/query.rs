@@ -265,9 +265,11 @@ impl Machines<'_> {
         };
         let mut ports: Vec<OpenPort> =
             record.ports.iter().map(|forward| of(forward.clone(), PortOrigin::Corrected)).collect();
-        ports.extend(forwards::added(&dir).into_iter().map(|forward| of(forward, PortOrigin::Added)));
-        let followed = follow::opened(&dir).into_iter();
-        ports.extend(followed.map(|forward| OpenPort { forward, origin: PortOrigin::Followed }));
+        if state == State::Running {
+            ports.extend(forwards::added(&dir).into_iter().map(|forward| of(forward, PortOrigin::Added)));
+            let followed = follow::opened(&dir).into_iter();
+            ports.extend(followed.map(|forward| OpenPort { forward, origin: PortOrigin::Followed }));
+        }
         Ok(Status {
             id: Some(record.id),
             name: record.name,
