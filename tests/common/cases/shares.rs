@@ -1,6 +1,9 @@
 //! Shared folders, as a guest's kernel uses them.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
@@ -9,8 +12,9 @@ use crate::common::Project;
 
 /// One machine with the project folder and one for reading: what goes on on one side is seen on the other.
 pub fn a_shared_folder_is_one_folder(provider: &str) {
-    let fixed = "[[folder]]\nhost = \"../fixed\"\nguest = \"/srv/fixed\"\nreadonly = true\n";
-    let project = Project::new(provider, &format!("{MICRO}{fixed}"));
+    let more = "[[folder]]\nhost = \"../fixed\"\nguest = \"/srv/fixed\"\nreadonly = true\n\
+                [[folder]]\nhost = \"../tiny\"\nguest = \"/srv/tiny\"\n";
+    let project = Project::new(provider, &format!("{MICRO}{more}"));
     let outside = project.root.parent().unwrap().join("outside");
     fs::create_dir(&outside).unwrap();
     fs::write(outside.join("secret"), "of the host").unwrap();
@@ -18,7 +22,7 @@ pub fn a_shared_folder_is_one_folder(provider: &str) {
     fs::create_dir(&fixed).unwrap();
     fs::write(fixed.join("file"), "fixed").unwrap();
     project.write("src/file", "from the host");
-    project.rvm(&["up"]).ok();
+    up_with_a_tiny_disk(&project);
     assert_eq!(
         project.ssh("cat /vagrant/src/file; stat -c ' %U %G' /vagrant/src/file"),
         "from the host vagrant vagrant"
@@ -27,10 +31,13 @@ pub fn a_shared_folder_is_one_folder(provider: &str) {
     owners(&project);
     changes_of_the_host(&project);
     much_work(&project);
+    both_at_once(&project);
+    names(&project);
+    full_disk(&project);
     no_way_out(&project, &outside);
     read_only(&project, &fixed);
 
-    // What is open when the guest goes down hard is no trouble for the next one.
+    // A machine that another namespace started is like any other. What is open when the guest goes down hard is no trouble for the next one.
     project.ssh("nohup tail -f /vagrant/src/file >/dev/null 2>&1 &");
     project.rvm(&["reload"]).ok();
     assert_eq!(project.ssh("cat /vagrant/src/file"), "replaced");
@@ -108,6 +115,70 @@ fn much_work(project: &Project) {
     assert!(!tree.exists());
 }
 
+/// One of the folders is on a file system of 256 KiB, in a mount namespace that only the machine is in.
+fn up_with_a_tiny_disk(project: &Project) {
+    let tiny = project.root.parent().unwrap().join("tiny");
+    fs::create_dir(&tiny).unwrap();
+    let binary = crate::common::binary();
+    let script =
+        format!("mount -t tmpfs -o size=256k tmpfs '{}' && exec '{}' up", tiny.display(), binary.display());
+    project.run("unshare", &["--map-root-user", "--mount", "sh", "-c", &script]).ok();
+}
+
+/// A full disk of the host is one in the guest, at the write that has no room; it goes on when there is room again.
+fn full_disk(project: &Project) {
+    let says = project.ssh(
+        "cd /srv/tiny && echo kept >kept && dd if=/dev/zero of=big bs=4k count=100 2>&1; \
+         echo more >more || echo full; cat kept; rm big; echo again >again && cat again; \
+         dd if=/dev/zero of=big bs=300k count=1 conv=fsync 2>&1; rm -f big more",
+    );
+    assert_eq!(says.matches("No space left on device").count(), 2, "{says}");
+    assert!(says.contains("full\nkept\nagain\n"), "{says}");
+    assert_eq!(project.ssh("ls /srv/tiny"), "again\nkept");
+}
+
+/// Guest and host append to one file and make files in one folder at the same time: nothing is lost.
+fn both_at_once(project: &Project) {
+    project.write("both/log", "");
+    let both = project.root.join("both");
+    std::thread::scope(|scope| {
+        let guest = scope.spawn(|| {
+            project.ssh("cd /vagrant/both && for i in $(seq 200); do echo guest $i >>log; echo $i >g$i; done")
+        });
+        let mut log = fs::File::options().append(true).open(both.join("log")).unwrap();
+        for number in (1..).take_while(|_| !guest.is_finished()) {
+            log.write_all(format!("host {number}\n").as_bytes()).unwrap();
+            fs::write(both.join(format!("h{}", number % 100)), "host").unwrap();
+        }
+    });
+    let log = fs::read_to_string(both.join("log")).unwrap();
+    let of_guest = log.lines().filter(|line| line.starts_with("guest ")).map(str::to_owned);
+    assert!(of_guest.eq((1..=200).map(|number| format!("guest {number}"))), "{log}");
+    let of_host = log.lines().filter(|line| line.starts_with("host ")).map(str::to_owned);
+    assert!(of_host.enumerate().all(|(at, line)| line == format!("host {}", at + 1)), "{log}");
+    assert!((1..=200).all(|number| both.join(format!("g{number}")).exists()));
+    // And the guest has it as the host has it.
+    let lines = log.lines().count().to_string();
+    project.ssh(&format!(
+        "for i in $(seq 3000); do [ $(wc -l </vagrant/both/log) = {lines} ] && exec rm -r /vagrant/both; done; exit 1"
+    ));
+}
+
+/// Names are bytes, on both sides.
+fn names(project: &Project) {
+    let of_host = project.root.join(OsStr::from_bytes(b"names/host \xff\xfe"));
+    fs::create_dir(of_host.parent().unwrap()).unwrap();
+    fs::write(of_host, "h").unwrap();
+    project.ssh(
+        r#"cd /vagrant/names && cat host* && echo g >"$(printf 'guest\200\n-')" && mv host* "$(printf '\377')""#,
+    );
+    let mut names: Vec<_> =
+        fs::read_dir(project.root.join("names")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, [OsStr::from_bytes(b"guest\x80\n-"), OsStr::from_bytes(b"\xff")]);
+    project.ssh("rm -r /vagrant/names");
+}
+
 /// Links lead where they lead in the guest, whoever made them.
 fn no_way_out(project: &Project, outside: &Path) {
     symlink(outside, project.root.join("by-host")).unwrap();
@@ -135,4 +206,44 @@ fn read_only(project: &Project, fixed: &Path) {
     assert_eq!(project.ssh("cat /srv/fixed/file"), "fixed");
     assert_eq!(fs::read(fixed.join("file")).unwrap(), b"fixed");
     assert_eq!(fs::read_dir(fixed).unwrap().count(), 1);
+}
+
+/// git and SQLite on the project folder, which lock, link, map, sync and rename in their own ways.
+pub fn git_and_a_database(project: &Project) {
+    let git = r#"set -e
+        export GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@b
+        cd /vagrant && git init -q -b main origin && cd origin
+        for d in $(seq 20); do mkdir d$d; for f in $(seq 20); do seq $d $((d + f)) >d$d/f$f; done; ln -s f1 d$d/link; done
+        chmod +x d1/f1 && git add . && git commit -q -m one && cd ..
+        git clone -q origin linked && git clone -q --no-local origin sent
+        cd linked && git checkout -q -b work && git mv d2 e2 && echo more >>d1/f1 && git rm -q -r d3 && git commit -q -a -m two
+        git checkout -q main && [ -d d2 ] && git checkout -q work && [ ! -e d3 ] && git gc -q
+        cd ../sent && git pull -q ../linked work && for r in ../origin ../linked .; do
+            git -C $r fsck --strict 2>&1 && [ -z "$(git -C $r status --porcelain)" ]
+        done
+        find . -type f -not -path './.git/*' | wc -l"#;
+    assert_eq!(project.ssh(git), "380");
+    let sent = project.root.join("sent");
+    assert_eq!(fs::read_link(sent.join("e2/link")).unwrap(), Path::new("f1"));
+    assert_eq!(fs::metadata(sent.join("d1/f1")).unwrap().permissions().mode() & 0o111, 0o111);
+    // Two writers in each way of SQLite's to keep a journal; one has the file's pages mapped.
+    let database = r#"set -e
+        cd /vagrant && for mode in delete wal; do
+            sqlite3 $mode.db "pragma journal_mode=$mode; create table t (who, n)" >/dev/null
+            for who in a b; do
+                (seq 100 | sed "s/.*/insert into t values ('$who', &);/" | sqlite3 -cmd '.timeout 60000' -cmd 'pragma mmap_size=1000000' $mode.db >/dev/null) &
+            done
+            wait
+            sqlite3 $mode.db 'pragma integrity_check; select count(*), count(distinct who), max(n) from t'
+        done"#;
+    assert_eq!(
+        project.ssh(database),
+        "ok
+200|2|100
+ok
+200|2|100"
+    );
+    let header = fs::read(project.root.join("delete.db")).unwrap();
+    assert!(header.starts_with(b"SQLite format 3\0"));
+    project.ssh("cd /vagrant && rm -rf origin linked sent *.db*");
 }

@@ -174,6 +174,12 @@ impl Answer {
         self.bytes.clear();
     }
 
+    /// Bytes that it takes of memory.
+    #[cfg(test)]
+    pub fn room(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// What was written.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes

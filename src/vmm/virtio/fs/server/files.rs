@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{FallocateFlags, FileType, OFlags, SeekFrom};
+use rustix::fs::{FallocateFlags, FileType, OFlags, SeekFrom, Statx};
 use rustix::io::Errno;
 
 use super::abi::{self, Args};
@@ -48,12 +48,14 @@ impl Server {
             self.writable()?;
         }
         self.handles.check_room()?;
-        let file = self.nodes.open(node, access.flags)?;
+        let (file, mut stat) = self.nodes.open_and_stat(node, access.flags)?;
         // Only now is it known to be the right one.
         if access.truncate {
             rustix::fs::ftruncate(&file, 0)?;
+            stat = system::stat_of(&file)?;
         }
-        self.answer_open(node, file, access.write)
+        self.answer_open(node, file, &stat, access.write);
+        Ok(())
     }
 
     pub(super) fn create(&mut self, parent: u64, args: &mut Args<'_>) -> Result<(), Errno> {
@@ -74,30 +76,30 @@ impl Server {
             Errno::LOOP | Errno::NXIO => Errno::EXIST,
             other => other,
         })?;
-        let stat = system::stat_of(&file)?;
+        let mut stat = system::stat_of(&file)?;
         if Identity::of(&stat).kind() != FileType::RegularFile {
             return Err(Errno::EXIST);
         }
-        if access.truncate {
+        if access.truncate && stat.stx_size != 0 {
             rustix::fs::ftruncate(&file, 0)?;
+            stat = system::stat_of(&file)?;
         }
-        let stat = system::stat_of(&file)?;
         let owner = self.seen_owner(&stat);
         let node = self.nodes.enter(parent, name, &stat)?;
         self.answer.entry(node, super::VALID, &stat, owner);
-        self.answer_open(node, file, access.write)
+        self.answer_open(node, file, &stat, access.write);
+        Ok(())
     }
 
     /// Takes an open file into the table and says what the guest may keep of it.
-    fn answer_open(&mut self, node: u64, file: OwnedFd, write: bool) -> Result<(), Errno> {
-        let stamp = settled_stamp(&file);
-        let keep = self.nodes.stamp(node, stamp);
+    fn answer_open(&mut self, node: u64, file: OwnedFd, stat: &Statx, write: bool) {
+        let keep = self.nodes.stamp(node, settled_stamp(stat));
         let handle = self.handles.add(Handle { node, file, kind: Kind::File { write } });
         let keep = if keep { abi::OPEN_KEEP_CACHE } else { 0 };
-        // What was only read has no errors that come late.
-        let quiet = if write { 0 } else { abi::OPEN_NOFLUSH };
+        // What was only read has no errors that come late, and no disk of this host keeps any back.
+        let late = write && self.local != Some((stat.stx_dev_major, stat.stx_dev_minor));
+        let quiet = if late { 0 } else { abi::OPEN_NOFLUSH };
         self.answer.u64(handle).u32(keep | quiet).u32(0);
-        Ok(())
     }
 
     pub(super) fn read(&mut self, chain: &mut Chain<'_>) -> Outcome {
@@ -194,8 +196,7 @@ impl Server {
 
 /// What tells whether a file was changed since, if it would be seen: not right after a change, when the
 /// next one could get the same time.
-fn settled_stamp(file: &OwnedFd) -> Option<Stamp> {
-    let stat = system::stat_of(file).ok()?;
+fn settled_stamp(stat: &Statx) -> Option<Stamp> {
     let time = |time: rustix::fs::StatxTimestamp| (time.tv_sec, time.tv_nsec);
     let (modified, changed) = (time(stat.stx_mtime), time(stat.stx_ctime));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs().cast_signed();

@@ -64,6 +64,8 @@ pub struct Server {
     nodes: Nodes,
     handles: Handles,
     descriptors: Option<Descriptors>,
+    /// The device of the folder, if its file system is one that does nothing when a file is closed.
+    local: Option<(u32, u32)>,
     hidden: hidden::Hidden,
     started: bool,
     answer: Answer,
@@ -91,9 +93,12 @@ impl Server {
         let mut groups: Vec<u32> =
             rustix::process::getgroups()?.into_iter().map(|gid| gid.as_raw()).collect();
         groups.push(rustix::process::getegid().as_raw());
+        let stat = system::stat_of(&root)?;
+        let local = system::is_local(&root).then_some((stat.stx_dev_major, stat.stx_dev_minor));
         Ok(Self {
             read_only,
             owner,
+            local,
             user: rustix::process::geteuid().as_raw(),
             groups,
             nodes: Nodes::new(root, nodes)?,
@@ -181,10 +186,8 @@ impl Server {
 
     /// What is not found in a share whose folder was removed will never be found.
     fn vanished(&self, error: Errno) -> Errno {
-        match system::stat_of(self.nodes.root()) {
-            Ok(stat) if error == Errno::NOENT && stat.stx_nlink == 0 => Errno::STALE,
-            _ => error,
-        }
+        let is_gone = || system::stat_of(self.nodes.root()).is_ok_and(|stat| stat.stx_nlink == 0);
+        if error == Errno::NOENT && is_gone() { Errno::STALE } else { error }
     }
 
     fn perform(&mut self, header: &InHeader, args: &mut Args<'_>, room: usize) -> Result<(), Errno> {

@@ -268,7 +268,7 @@ impl Nodes {
         };
         for id in missing.into_iter().rev() {
             let node = self.get(id)?;
-            folder = Arc::new(open_same(&folder, node, OFlags::PATH | OFlags::DIRECTORY)?);
+            folder = Arc::new(open_same(&folder, node, OFlags::PATH | OFlags::DIRECTORY)?.0);
             self.keep_open(id, Arc::clone(&folder));
         }
         Ok(folder)
@@ -307,8 +307,18 @@ impl Nodes {
     /// `ESTALE` when another file is where it was; `EACCES` for devices, sockets and the like; what the
     /// system says.
     pub fn open(&mut self, id: u64, flags: OFlags) -> Result<OwnedFd, Errno> {
+        Ok(self.open_and_stat(id, flags)?.0)
+    }
+
+    /// The same, with what the file was then.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_and_stat(&mut self, id: u64, flags: OFlags) -> Result<(OwnedFd, Statx), Errno> {
         if id == ROOT {
-            return system::reopen_folder(&self.root);
+            let folder = system::reopen_folder(&self.root)?;
+            let stat = system::stat_of(&folder)?;
+            return Ok((folder, stat));
         }
         let parent = self.get(id)?.parent;
         if !flags.contains(OFlags::PATH) && self.kind(id)? != FileType::RegularFile {
@@ -347,10 +357,11 @@ impl Nodes {
 }
 
 /// Opens what a node was, in the folder where it was.
-fn open_same(folder: &OwnedFd, node: &Node, flags: OFlags) -> Result<OwnedFd, Errno> {
+fn open_same(folder: &OwnedFd, node: &Node, flags: OFlags) -> Result<(OwnedFd, Statx), Errno> {
     let file = system::open_in(folder, &node.name, flags, Mode::empty()).map_err(gone)?;
-    match Identity::of(&system::stat_of(&file)?) == node.identity {
-        true => Ok(file),
+    let stat = system::stat_of(&file)?;
+    match Identity::of(&stat) == node.identity {
+        true => Ok((file, stat)),
         false => Err(Errno::STALE),
     }
 }

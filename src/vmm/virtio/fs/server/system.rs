@@ -88,6 +88,15 @@ pub fn reopen_folder(folder: impl AsFd) -> Result<OwnedFd, Errno> {
     openat2(folder, c".", flags | ALWAYS, Mode::empty(), RESOLVE)
 }
 
+/// File systems that know of an error at a write or at an fsync, but not when a file is closed, by their numbers
+/// (`linux/magic.h`): ext4, XFS, Btrfs, F2FS, tmpfs. Those of networks and of other programs are not among them.
+const LOCAL: [u64; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x0102_1994];
+
+/// Whether a folder is on such a file system.
+pub fn is_local(folder: impl AsFd) -> bool {
+    rustix::fs::fstatfs(folder).is_ok_and(|stat| LOCAL.contains(&(stat.f_type as u64)))
+}
+
 /// The descriptors of this process, by number: the one way to name exactly the file that is open, for
 /// the calls that take names only.
 #[derive(Debug)]

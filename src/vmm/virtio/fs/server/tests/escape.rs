@@ -166,6 +166,93 @@ fn a_race_of_renames_is_never_won() {
     assert_untouched(&outside);
 }
 
+/// The same with a file and a link to the secret: nothing that changes a file by its number, or by its name, reaches
+/// what the link points to.
+#[test]
+fn a_race_for_a_file_is_never_won() {
+    let mut guest = Guest::new();
+    let outside = with_secret(&guest);
+    let secret = outside.join("secret");
+    let before = std::fs::metadata(&secret).unwrap();
+    std::fs::create_dir(guest.path("sub")).unwrap();
+    std::fs::write(guest.path("sub/file"), "mine").unwrap();
+    symlink(&secret, guest.path("sub/link")).unwrap();
+    let sub = guest.lookup(ROOT, "sub").unwrap().node;
+    let (file, link) = (guest.path("sub/file"), guest.path("sub/link"));
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let mut opened = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let flags = rustix::fs::RenameFlags::EXCHANGE;
+                rustix::fs::renameat_with(rustix::fs::CWD, &file, rustix::fs::CWD, &link, flags).unwrap();
+            }
+        });
+        for round in 0..3_000 {
+            let Ok(seen) = guest.lookup(sub, "file") else { continue };
+            if let Ok(handle) = guest.open(seen.node, libc::O_RDWR | libc::O_TRUNC) {
+                opened += 1;
+                guest.write(handle, 0, b"mine", 0).unwrap();
+                guest.release(handle).unwrap();
+            }
+            let _ = guest.setattr(seen.node, super::abi::set::MODE, 0, 0o777);
+            let _ = guest.setattr(seen.node, super::abi::set::SIZE, 0, 0);
+            let _ = guest.setattr(seen.node, super::abi::set::ATIME | super::abi::set::MTIME, 0, 0);
+            if let Ok(more) = guest.link(seen.node, ROOT, "more") {
+                // The link itself may get another name, what it points to may not.
+                let kind = std::fs::symlink_metadata(guest.path("more")).unwrap();
+                assert_ne!(kind.ino(), before.ino());
+                guest.unlink(ROOT, "more").unwrap();
+                guest.forget(more.node, 1);
+            }
+            if let Ok((made, handle)) = guest.create(sub, "file", 0o644) {
+                guest.write(handle, 0, b"mine", 0).unwrap();
+                guest.release(handle).unwrap();
+                guest.forget(made.node, 1);
+            }
+            guest.forget(seen.node, 1);
+            if round % 7 == 0 {
+                guest.server.nodes.close_folders();
+            }
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    // Not for want of trying.
+    assert!(opened > 0);
+    let after = std::fs::metadata(&secret).unwrap();
+    let told = |meta: &std::fs::Metadata| (meta.mode(), meta.mtime(), meta.nlink());
+    assert_eq!(told(&after), told(&before));
+    assert_untouched(&outside);
+}
+
+/// The guest itself moves a folder up and down while it names things in it: whatever becomes of the way, it ends in
+/// the share.
+#[test]
+fn a_folder_that_moves_takes_nobody_out() {
+    let mut guest = Guest::new();
+    let outside = with_secret(&guest);
+    std::fs::create_dir_all(guest.path("a/b/c")).unwrap();
+    let a = guest.lookup(ROOT, "a").unwrap().node;
+    let b = guest.lookup(a, "b").unwrap().node;
+    let c = guest.lookup(b, "c").unwrap().node;
+    guest.rename((b, "c"), (ROOT, "c"), 0).unwrap();
+    for name in ["..", "../..", "../outside", "../../outside/secret"] {
+        assert_eq!(guest.lookup(c, name).unwrap_err(), libc::EINVAL, "{name}");
+    }
+    // Into itself, over what is above it, and out by exchange.
+    guest.rename((ROOT, "c"), (b, "c"), 0).unwrap();
+    assert_eq!(guest.rename((ROOT, "a"), (c, "a"), 0).unwrap_err(), libc::EINVAL);
+    assert_eq!(guest.rename((ROOT, "a"), (ROOT, ".."), 0).unwrap_err(), libc::EINVAL);
+    assert_eq!(
+        guest.rename((b, "c"), (ROOT, "../outside"), libc::RENAME_EXCHANGE).unwrap_err(),
+        libc::EINVAL
+    );
+    // `..` in a listing is a name, and no file that the guest is told of.
+    let listed = guest.list(c, true, 4096).unwrap();
+    assert_eq!(listed, [(b".".to_vec(), 0), (b"..".to_vec(), 0)]);
+    assert_untouched(&outside);
+}
+
 #[test]
 fn what_was_never_told_or_is_forgotten_is_not_there() {
     let mut guest = Guest::new();

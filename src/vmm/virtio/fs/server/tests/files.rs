@@ -31,6 +31,27 @@ fn a_file_is_made_written_read_and_removed() {
     assert_eq!(guest.lookup(ROOT, "file").unwrap_err(), libc::ENOENT);
 }
 
+/// Only where the host says something when a file is closed has the guest to ask.
+#[test]
+fn the_end_of_writing_is_told_where_it_means_something() {
+    let mut guest = Guest::new();
+    let (file, _) = guest.create(ROOT, "file", 0o644).unwrap();
+    let quiet = |guest: &mut Guest, flags: i32| {
+        let body = [flags.to_le_bytes(), [0; 4]].concat();
+        let answer = guest.call(op::OPEN, file.node, &body).unwrap();
+        u32::from_le_bytes(answer[8..12].try_into().unwrap()) & abi::OPEN_NOFLUSH != 0
+    };
+    let stat = system::stat_of(guest.server.nodes.root()).unwrap();
+    let device = (stat.stx_dev_major, stat.stx_dev_minor);
+    guest.server.local = Some(device);
+    assert!(quiet(&mut guest, libc::O_RDONLY) && quiet(&mut guest, libc::O_WRONLY));
+    // Of a network, or mounted somewhere in the share.
+    for local in [None, Some((device.0, device.1 + 1))] {
+        guest.server.local = local;
+        assert!(quiet(&mut guest, libc::O_RDONLY) && !quiet(&mut guest, libc::O_RDWR));
+    }
+}
+
 #[test]
 fn large_transfers_go_through_whole() {
     let mut guest = Guest::new();

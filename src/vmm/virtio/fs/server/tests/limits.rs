@@ -62,6 +62,30 @@ fn a_guest_cannot_know_or_open_more_than_it_may() {
     guest.lookup(ROOT, "f20").unwrap();
 }
 
+/// What a listing takes here depends on the guest's buffer, and what is remembered on how much it may know.
+#[test]
+fn a_hundred_thousand_files_are_listed_in_little_memory() {
+    const FILES: usize = 100_000;
+    let mut guest = Guest::with(false, 1000, 10);
+    let folder = std::fs::File::open(guest.share()).unwrap();
+    let mode = Mode::RUSR | Mode::WUSR;
+    for number in 0..FILES {
+        let flags = OFlags::CREATE | OFlags::WRONLY;
+        rustix::fs::openat(&folder, number.to_string(), flags, mode).unwrap();
+    }
+    for plus in [false, true] {
+        let mut names: Vec<Vec<u8>> =
+            guest.list(ROOT, plus, 1 << 20).unwrap().into_iter().map(|(name, _)| name).collect();
+        names.dedup();
+        assert_eq!(names.len(), FILES + 2);
+        assert_eq!(guest.server.nodes.len(), if plus { 1000 } else { 0 });
+        assert_eq!(guest.server.nodes.open_folders(), 0);
+        let (answer, body) = (guest.server.answer.room(), guest.server.body.capacity());
+        assert!(answer <= 128 << 10 && body <= 4096, "{answer} and {body} bytes");
+    }
+    assert_eq!(guest.server.handles.len(), 0);
+}
+
 #[test]
 fn a_folder_is_remembered_as_long_as_something_in_it() {
     let mut guest = Guest::new();
