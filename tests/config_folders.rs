@@ -217,6 +217,7 @@ disabled = true
     for part in [
         "cannot use the folder \"missing\": it does not exist",
         "host = \"missing\"",
+        "/missing; `create = true` makes it",
         "\"file\" is not a folder",
     ] {
         assert!(text.contains(part), "{part}: {text}");

@@ -198,7 +198,13 @@ impl Reader<'_> {
             Ok(meta) if meta.is_dir() => None,
             Ok(_) => Some((format!("{shown:?} is not a folder"), "name the folder that it is in".to_owned())),
             Err(error) if create && error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => Some(unusable(&given, "folder", &path, &error)),
+            Err(error) => {
+                let (message, mut help) = unusable(&given, "folder", &path, &error);
+                if error.kind() == std::io::ErrorKind::NotFound {
+                    help.push_str("; `create = true` makes it");
+                }
+                Some((message, help))
+            }
         };
         *problem = fault.and_then(|(message, help)| self.problems.problem(&given.span, message, help));
         let path = real(&path);
