@@ -7,22 +7,21 @@ mod mount;
 mod remote;
 mod rsync;
 mod send;
+mod shared;
 mod tree;
 mod watch;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::record::Record;
 use super::{MachineError, Machines, SshInfo};
-use crate::model::{
-    Cancel, Event, Folder, FolderKind, HostFolder, Machine, Owner, Phase, Project, ProviderKind,
-};
-use crate::provider::{self, ShareSpec};
+use crate::model::{Cancel, Event, Folder, FolderKind, Machine, Owner, Phase, Project, ProviderKind};
+use crate::provider;
 use crate::ssh::Session;
 use remote::{Fault, Remote, owner_words};
+use shared::{FIRST_USER, check_host};
 
 pub use error::FolderError;
 
@@ -40,12 +39,6 @@ exit 223
 /// What it says is short, and it does little.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(60);
 const PREPARE_ANSWER: usize = 1 << 10;
-
-/// Whose files a shared folder holds where the guest has not been asked yet: the first user of a guest.
-const FIRST_USER: (u32, u32) = (1000, 1000);
-
-/// How long a machine that ends may outlive the process that serves its folders.
-const ENDING: Duration = Duration::from_millis(500);
 
 /// So much is copied before anybody is told how far it is, in bytes.
 const WORTH_TELLING: u64 = 32 << 20;
@@ -174,16 +167,6 @@ fn owner_in(answer: &str) -> Option<(u32, u32)> {
     Some((uid.parse().ok()?, gid.trim().parse().ok()?))
 }
 
-fn check_host(machine: &str, guest: &str, path: &Path) -> Result<(), FolderError> {
-    let why = match std::fs::metadata(path) {
-        Ok(meta) if meta.is_dir() => return Ok(()),
-        Ok(_) => "it is not a folder".to_owned(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => "it does not exist".to_owned(),
-        Err(error) => error.to_string(),
-    };
-    Err(FolderError::Host { machine: machine.into(), guest: guest.into(), path: path.into(), why })
-}
-
 /// The folders that a machine is to have with that provider: without the project folder where it cannot be
 /// shared and nobody asked for it.
 pub(super) fn wanted(machine: &Machine, provider: Option<ProviderKind>) -> Vec<Folder> {
@@ -192,85 +175,6 @@ pub(super) fn wanted(machine: &Machine, provider: Option<ProviderKind>) -> Vec<F
 }
 
 impl Machines<'_> {
-    /// What the machine is to share with its guest; makes folders of the host that are to be made. The machine does
-    /// not run.
-    pub(super) fn shares(
-        &self,
-        machine: &Machine,
-        record: &mut Record,
-        provider: ProviderKind,
-    ) -> Result<Vec<ShareSpec>, MachineError> {
-        record.shares.clear();
-        let mut specs = Vec::new();
-        for folder in wanted(machine, Some(provider)) {
-            let Some(host) = folder.host() else { continue };
-            self.host_folder(&machine.name, &folder, host)?;
-            let FolderKind::Shared { read_only, .. } = &folder.kind else { continue };
-            serves(machine, &folder, provider)?;
-            let source =
-                std::fs::canonicalize(&host.path).map_err(|e| MachineError::file("find", &host.path, e))?;
-            let owner = record.accounts.get(&account(folder.owner.as_ref())).copied();
-            specs.push(ShareSpec {
-                tag: mount::tag(&folder.guest),
-                source,
-                hidden: host.hidden.clone(),
-                read_only: *read_only,
-                owner: owner.unwrap_or(FIRST_USER),
-            });
-            record.shares.push(folder);
-        }
-        Ok(specs)
-    }
-
-    fn host_folder(&self, machine: &str, folder: &Folder, host: &HostFolder) -> Result<(), MachineError> {
-        if host.create && !host.path.exists() {
-            std::fs::create_dir_all(&host.path).map_err(|e| MachineError::file("create", &host.path, e))?;
-            self.detail(machine, format!("Folder {} is new on this host.", host.path.display()));
-        }
-        Ok(check_host(machine, &folder.guest, &host.path)?)
-    }
-
-    /// Why `up` would fail because of a machine's folders.
-    pub(super) fn folder_problems(
-        &self,
-        machine: &Machine,
-        provider: Option<ProviderKind>,
-    ) -> Vec<MachineError> {
-        let mut problems = Vec::new();
-        for folder in wanted(machine, provider) {
-            let Some(host) = folder.host().filter(|host| !host.create || host.path.exists()) else {
-                continue;
-            };
-            let checked = check_host(&machine.name, &folder.guest, &host.path);
-            problems.extend(checked.err().map(MachineError::from));
-            if let Some(kind) = provider.filter(|_| folder.is_shared()) {
-                problems.extend(serves(machine, &folder, kind).err().map(MachineError::from));
-            }
-        }
-        problems
-    }
-
-    /// What is wrong with the shared folders of a machine that runs, and what mends it. The guest waits for whatever
-    /// it asked of them last, also when it is to shut down.
-    pub(in crate::machine) fn unserved(&self, record: &Record) -> Option<(String, String)> {
-        let dir = self.layout.machine(&record.id);
-        let served = record.provider != Some(ProviderKind::Qemu) || record.shares.is_empty();
-        // A machine that ends loses this process a moment before its own.
-        if served || !provider::shares_have_ended(&dir) || provider::wait_ended(&dir, ENDING).unwrap_or(true)
-        {
-            return None;
-        }
-        let (name, log) = (&record.name, dir.join(provider::LOG));
-        let cause = format!(
-            "the process that serves its shared folders has ended, and programs that use them hang ({} may say why)",
-            log.display()
-        );
-        let remedy = format!(
-            "`rvm reload -f {name}` serves them again: it switches off hard, because a guest that hangs does not shut down."
-        );
-        Some((cause, remedy))
-    }
-
     /// Whether the folders of a machine that runs are as the file says.
     pub(super) fn folders_in_place(&self, machine: &Machine, record: &Record) -> bool {
         record.applied.folders == wanted(machine, record.provider)
@@ -491,14 +395,6 @@ fn left_out(machine: &Machine, folder: &Folder) -> Vec<PathBuf> {
     hidden.into_iter().chain(inside.filter(|path| !path.as_os_str().is_empty()).map(Path::to_owned)).collect()
 }
 
-fn serves(machine: &Machine, folder: &Folder, provider: ProviderKind) -> Result<(), FolderError> {
-    provider::serves_shares(provider).map_err(|why| FolderError::Unserved {
-        machine: machine.name.clone(),
-        guest: folder.guest.clone(),
-        why: why.to_owned(),
-    })
-}
-
 fn not_mounted(machine: &str, guest: &str, why: String, shared: bool) -> MachineError {
     FolderError::Mount { machine: machine.into(), guest: guest.into(), why, shared }.into()
 }
@@ -546,6 +442,7 @@ pub(super) type Accounts = BTreeMap<String, (u32, u32)>;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::HostFolder;
 
     #[test]
     fn what_was_done_in_words() {
