@@ -83,13 +83,15 @@ fn add(app: &App, args: &WordsArgs) -> Outcome {
         .hint("add it to the Vagrantfile and `rvm reload`, or use a key"));
     }
     let added = machines.add_forwards(project, &machine.name, &run, ssh::words(&info));
-    added.map_err(|error| match error {
-        MachineError::Port(PortError::Taken { port, .. }) => {
-            let hint =
-                format!("`ss -tulpn | grep :{port}` shows who has it; choose another port of the host");
-            CliError::from(error).hint(hint)
-        }
-        error => error.into(),
+    added.map_err(|error| {
+        let hint = match &error {
+            MachineError::Port(PortError::Taken { port, .. }) => {
+                format!("`ss -tulpn | grep :{port}` shows who has it; choose another port of the host")
+            }
+            MachineError::Port(PortError::Several(_)) => "choose other ports of the host".into(),
+            _ => return CliError::from(error),
+        };
+        CliError::from(error).hint(hint)
     })?;
     app.ui.note(&format!("Port {run} of {} until it ends.", machine.name));
     Ok(DONE)

@@ -45,6 +45,7 @@ enum Refusal {
     Missing,
     PortRace(String),
     Failed(String),
+    Host(String),
 }
 
 impl From<NetError> for Refusal {
@@ -53,7 +54,7 @@ impl From<NetError> for Refusal {
             NetError::Missing(_) => Refusal::Missing,
             NetError::PortRace(text) => Refusal::PortRace(text),
             NetError::Failed(text) => Refusal::Failed(text),
-            NetError::Io(source) => Refusal::Failed(source.to_string()),
+            NetError::Io(source) => Refusal::Host(source.to_string()),
         }
     }
 }
@@ -64,6 +65,7 @@ impl From<Refusal> for NetError {
             Refusal::Missing => NetError::Missing(io::ErrorKind::NotFound.into()),
             Refusal::PortRace(text) => NetError::PortRace(text),
             Refusal::Failed(text) => NetError::Failed(text),
+            Refusal::Host(text) => NetError::Io(io::Error::other(text)),
         }
     }
 }
