@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -16,7 +17,8 @@ use crate::model::Code;
 use crate::provider::vmm_code;
 use crate::vmm::sandbox::{self, Policy};
 use crate::vmm::{
-    self, Backing, Disk, DiskFormat, Exit, Handle, Net, NetBackend, OnReset, Serial, Spec, Transport, Vmm,
+    self, Backing, Disk, DiskFormat, Exit, Handle, Net, NetBackend, OnReset, Serial, Spec, Transport,
+    VhostUser, Vmm,
 };
 
 /// Words of `rvm boot`.
@@ -45,7 +47,8 @@ pub struct BootArgs {
     /// Disk image: PATH[,format=raw|qcow2][,backing=PATH][,ro]; may be repeated
     #[arg(long, value_name = "DISK")]
     disk: Vec<DiskWord>,
-    /// Network card: tap=NAME, an interface of this host; may be repeated
+    /// Network card: tap=NAME, an interface of this host; stream=SOCKET, where passt listens;
+    /// vhost-user=SOCKET[,mtu=N], where `passt --vhost-user` does; may be repeated
     #[arg(long, value_name = "NET")]
     net: Vec<NetWord>,
     /// How the guest reaches its disks and network cards
@@ -127,18 +130,55 @@ impl FromStr for DiskWord {
     }
 }
 
-/// A network card as it is typed: the name of a TAP interface.
+/// A network card as it is typed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct NetWord(String);
+enum NetWord {
+    /// The name of a TAP interface.
+    Tap(String),
+    /// The socket of who carries frames, as passt does.
+    Stream(PathBuf),
+    /// The socket of a vhost-user back-end, and the MTU that the guest is told.
+    VhostUser(PathBuf, Option<u16>),
+}
 
 impl FromStr for NetWord {
     type Err = String;
 
     fn from_str(word: &str) -> Result<Self, Self::Err> {
         match word.split_once('=') {
-            Some(("tap", name)) if !name.is_empty() => Ok(Self(name.into())),
-            _ => Err("expected tap=NAME".into()),
+            Some(("tap", name)) if !name.is_empty() => Ok(Self::Tap(name.into())),
+            Some(("stream", path)) if !path.is_empty() => Ok(Self::Stream(path.into())),
+            Some(("vhost-user", rest)) if !rest.is_empty() => {
+                let (path, mtu) = match rest.split_once(",mtu=") {
+                    Some((path, mtu)) => {
+                        (path, Some(mtu.parse().map_err(|_| "expected an MTU up to 65535")?))
+                    }
+                    None => (rest, None),
+                };
+                Ok(Self::VhostUser(path.into(), mtu))
+            }
+            _ => Err("expected tap=NAME, stream=SOCKET or vhost-user=SOCKET[,mtu=N]".into()),
         }
+    }
+}
+
+impl NetWord {
+    fn connect(&self) -> Result<NetBackend, CliError> {
+        let to = |path: &Path| {
+            UnixStream::connect(path).map_err(|error| {
+                let text = format!("cannot connect the network card to {}", path.display());
+                CliError::failed(Code::NetworkSetup, text)
+                    .because(&error)
+                    .hint("`passt --socket SOCKET` listens there, with `--vhost-user` for that kind of card")
+            })
+        };
+        Ok(match self {
+            Self::Tap(name) => NetBackend::Tap(name.clone()),
+            Self::Stream(path) => NetBackend::Stream(to(path)?.into()),
+            Self::VhostUser(path, mtu) => {
+                NetBackend::VhostUser(VhostUser { socket: Some(to(path)?), listener: None, mtu: *mtu })
+            }
+        })
     }
 }
 
@@ -174,11 +214,8 @@ fn spec(app: &App, args: &BootArgs) -> Result<Spec, CliError> {
         read_only: word.read_only,
         serial: format!("disk{index}"),
     });
-    let nets = args
-        .net
-        .iter()
-        .zip(0..)
-        .map(|(word, index)| Net { mac: mac(index), backend: NetBackend::Tap(word.0.clone()) });
+    let nets =
+        args.net.iter().zip(0..).map(|(word, index)| Ok(Net { mac: mac(index), backend: word.connect()? }));
     Ok(Spec {
         cpus: args.cpus,
         nested: args.nested,
@@ -187,7 +224,7 @@ fn spec(app: &App, args: &BootArgs) -> Result<Spec, CliError> {
         initrd: args.initrd.clone(),
         cmdline: args.cmdline.clone(),
         disks: disks.collect(),
-        nets: nets.collect(),
+        nets: nets.collect::<Result<_, CliError>>()?,
         shares: Vec::new(),
         transport: args.transport.into(),
         vsock: None,
@@ -257,9 +294,12 @@ mod tests {
     }
 
     #[test]
-    fn nets_are_taps() {
-        assert_eq!("tap=tap0".parse(), Ok(NetWord("tap0".into())));
-        for word in ["tap0", "tap=", "user", ""] {
+    fn nets_say_where_they_lead() {
+        assert_eq!("tap=tap0".parse(), Ok(NetWord::Tap("tap0".into())));
+        assert_eq!("stream=/run/p".parse(), Ok(NetWord::Stream("/run/p".into())));
+        assert_eq!("vhost-user=p".parse(), Ok(NetWord::VhostUser("p".into(), None)));
+        assert_eq!("vhost-user=p,mtu=9000".parse(), Ok(NetWord::VhostUser("p".into(), Some(9000))));
+        for word in ["tap0", "tap=", "stream=", "vhost-user=", "vhost-user=p,mtu=65536", "user", ""] {
             assert!(word.parse::<NetWord>().is_err(), "{word}");
         }
     }

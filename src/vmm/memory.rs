@@ -1,13 +1,17 @@
 //! Guest memory: two regions around the 32-bit hole, on huge pages where the host has them.
 #![allow(unsafe_code)]
 
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{
-    GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, VolatileSlice,
+    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+    VolatileSlice,
 };
 
 use super::layout::{HOLE, HOLE_END};
@@ -67,6 +71,28 @@ pub fn split(size: u64) -> Result<Vec<(u64, u64)>, Error> {
     Ok(vec![(0, HOLE), (HOLE_END, size - HOLE)])
 }
 
+/// Whether another process can map the memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// No: huge pages wherever the host has them.
+    Private,
+    /// It lies in files without a name (`memfd_create(2)`) that cannot change their size. They get huge
+    /// pages only where `/sys/kernel/mm/transparent_hugepage/shmem_enabled` is `advise` or more, which it
+    /// is not by default.
+    Shared,
+}
+
+/// Whether this host gives shared memory huge pages when it is asked to.
+pub fn shared_huge_pages() -> bool {
+    let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
+    setting.is_ok_and(|text| gives_huge_pages(&text))
+}
+
+/// The word in brackets is what holds (`Documentation/admin-guide/mm/transhuge.rst` of the kernel).
+fn gives_huge_pages(setting: &str) -> bool {
+    ["[always]", "[within_size]", "[advise]", "[force]"].iter().any(|word| setting.contains(word))
+}
+
 /// Memory of one guest.
 ///
 /// The mapping stays valid for the life of the process, so that no device thread can ever hold
@@ -81,18 +107,25 @@ impl Memory {
     ///
     /// # Errors
     /// [`Error::Size`], [`Error::Reserve`], [`Error::Layout`].
-    pub fn new(size: u64) -> Result<Self, Error> {
+    pub fn new(size: u64, sharing: Sharing) -> Result<Self, Error> {
         let mut regions = Vec::with_capacity(2);
         for (base, len) in split(size)? {
             let len = usize::try_from(len).map_err(|_| Error::Size(size))?;
-            let host = reserve(len).map_err(|source| Error::Reserve { bytes: size, source })?;
+            let failed = |source| Error::Reserve { bytes: size, source };
+            let file = match sharing {
+                Sharing::Private => None,
+                Sharing::Shared => Some(nameless(len).map_err(failed)?),
+            };
+            let host = reserve(len, file.as_ref()).map_err(failed)?;
             // SAFETY: `reserve` has just mapped `len` bytes at `host`, and nothing ever unmaps them.
             let builder = unsafe { MmapRegionBuilder::new(len).with_raw_mmap_pointer(host) };
-            let region = builder
+            let mut builder = builder
                 .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-                .with_mmap_flags(FLAGS)
-                .build()
-                .map_err(|e| Error::Layout(e.to_string()))?;
+                .with_mmap_flags(if file.is_some() { SHARED } else { PRIVATE });
+            if let Some(file) = file {
+                builder = builder.with_file_offset(FileOffset::new(file, 0));
+            }
+            let region = builder.build().map_err(|e| Error::Layout(e.to_string()))?;
             regions.push(
                 GuestRegionMmap::new(region, GuestAddress(base))
                     .ok_or_else(|| Error::Layout(format!("region at {base:#x} is too long")))?,
@@ -129,9 +162,10 @@ impl Memory {
 
     /// Gives all pages back: the memory reads as zeros again.
     pub fn clear(&self) {
+        let sharing = sharing(&self.guest);
         for region in self.guest.iter() {
             if let Ok(all) = region.as_volatile_slice()
-                && let Err(error) = give_back(&all)
+                && let Err(error) = give_back(&all, sharing)
             {
                 tracing::error!(%error, "cannot clear guest memory");
             }
@@ -139,23 +173,34 @@ impl Memory {
     }
 }
 
-/// Gives the whole pages within `slice`, which is guest memory, back to the host; gives the number
-/// of bytes. They read zeros afterwards, and cost nothing until they are touched again.
+/// Whether another process can map `guest`.
+pub fn sharing(guest: &GuestMemoryMmap) -> Sharing {
+    let shared = guest.iter().any(|region| region.file_offset().is_some());
+    if shared { Sharing::Shared } else { Sharing::Private }
+}
+
+/// Gives the whole pages within `slice`, which is guest memory that is shared as said, back to the host;
+/// gives the number of bytes. They read zeros afterwards, and cost nothing until they are touched again.
 ///
-/// This is the only place that knows how: memory is private and anonymous (`madvise(2)`).
+/// This is the only place that knows how (`madvise(2)`).
 ///
 /// # Errors
 /// What the system says, for memory that is locked.
-pub fn give_back(slice: &VolatileSlice<'_>) -> io::Result<u64> {
+pub fn give_back(slice: &VolatileSlice<'_>, sharing: Sharing) -> io::Result<u64> {
     let start = slice.ptr_guard_mut().as_ptr();
     let skip = start.align_offset(PAGE);
     let len = slice.len().saturating_sub(skip) / PAGE * PAGE;
     if len == 0 {
         return Ok(0);
     }
+    let advice = match sharing {
+        Sharing::Private => libc::MADV_DONTNEED,
+        // What others mapped goes as well: a hole in the file.
+        Sharing::Shared => libc::MADV_REMOVE,
+    };
     // SAFETY: the pages lie within the slice, which the borrow keeps mapped; to fill them with zeros
     // is a write like any other through a volatile slice.
-    let result = unsafe { libc::madvise(start.wrapping_add(skip).cast(), len, libc::MADV_DONTNEED) };
+    let result = unsafe { libc::madvise(start.wrapping_add(skip).cast(), len, advice) };
     if result == 0 { Ok(len as u64) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -193,14 +238,24 @@ impl Drop for Memory {
     }
 }
 
-const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+const PRIVATE: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+const SHARED: i32 = libc::MAP_SHARED | libc::MAP_NORESERVE;
 
-/// Maps `len` bytes of zeros at an address that is a multiple of a huge page.
-fn reserve(len: usize) -> io::Result<*mut u8> {
+/// A file of `len` bytes that only descriptors lead to. Nobody who has one can make it shorter, upon which
+/// we would find memory gone, or longer.
+fn nameless(len: usize) -> io::Result<File> {
+    let file = File::from(memfd_create("guest", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+    file.set_len(len as u64)?;
+    fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(file)
+}
+
+/// Maps `len` bytes of `file`, or of zeros, at an address that is a multiple of a huge page.
+fn reserve(len: usize, file: Option<&File>) -> io::Result<*mut u8> {
     let padded = len.checked_add(HUGE_PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
     let prot = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing of ours.
-    let start = unsafe { libc::mmap(std::ptr::null_mut(), padded, prot, FLAGS, -1, 0) };
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), padded, prot, PRIVATE, -1, 0) };
     if start == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
@@ -211,6 +266,14 @@ fn reserve(len: usize) -> io::Result<*mut u8> {
     unsafe { libc::munmap(start.cast(), head) };
     // SAFETY: so are those behind `aligned + len`, because `padded` is `len` and a huge page.
     unsafe { libc::munmap(aligned.wrapping_add(len).cast(), HUGE_PAGE - head) };
+    if let Some(file) = file {
+        let (fixed, fd) = (SHARED | libc::MAP_FIXED, file.as_raw_fd());
+        // SAFETY: it takes the place of the mapping above, which nobody uses yet.
+        let mapped = unsafe { libc::mmap(aligned.cast(), len, prot, fixed, fd, 0) };
+        if mapped == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+    }
     // SAFETY: advice on our own mapping. A host without huge pages refuses, and only speed is lost.
     unsafe { libc::madvise(aligned.cast(), len, libc::MADV_HUGEPAGE) };
     Ok(aligned)
@@ -218,6 +281,8 @@ fn reserve(len: usize) -> io::Result<*mut u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+
     use super::*;
     use vm_memory::Bytes;
 
@@ -240,7 +305,7 @@ mod tests {
 
     #[test]
     fn regions_are_aligned_to_huge_pages_and_writable_to_the_end() {
-        let memory = Memory::new(3 * GIB + (5 << 20)).unwrap();
+        let memory = Memory::new(3 * GIB + (5 << 20), Sharing::Private).unwrap();
         for region in memory.guest().iter() {
             assert_eq!(region.as_ptr() as usize % HUGE_PAGE, 0);
             let last = GuestAddress(region.last_addr().0);
@@ -251,11 +316,39 @@ mod tests {
     }
 
     #[test]
+    fn word_in_brackets_says_whether_shared_memory_gets_huge_pages() {
+        assert!(!gives_huge_pages("always within_size advise [never] deny force"));
+        assert!(!gives_huge_pages("always within_size advise never [deny] force"));
+        assert!(gives_huge_pages("always within_size [advise] never deny force"));
+        assert!(gives_huge_pages("[always] within_size advise never deny force"));
+    }
+
+    #[test]
     fn cleared_memory_reads_zeros() {
-        let memory = Memory::new(16 << 20).unwrap();
-        memory.guest().write_obj(u64::MAX, GuestAddress(0x1000)).unwrap();
-        memory.clear();
-        assert_eq!(memory.guest().read_obj::<u64>(GuestAddress(0x1000)).unwrap(), 0);
+        for sharing in [Sharing::Private, Sharing::Shared] {
+            let memory = Memory::new(16 << 20, sharing).unwrap();
+            memory.guest().write_obj(u64::MAX, GuestAddress(0x1000)).unwrap();
+            memory.clear();
+            assert_eq!(memory.guest().read_obj::<u64>(GuestAddress(0x1000)).unwrap(), 0);
+        }
+    }
+
+    #[test]
+    fn shared_memory_is_a_file_whose_size_nobody_changes() {
+        let memory = Memory::new(3 * GIB + (5 << 20), Sharing::Shared).unwrap();
+        for region in memory.guest().iter() {
+            assert_eq!(region.as_ptr() as usize % HUGE_PAGE, 0);
+            let last = GuestAddress(region.last_addr().0);
+            memory.guest().write_obj(7u8, last).unwrap();
+            let file = region.file_offset().unwrap().file();
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, region.len() - 1).unwrap();
+            assert_eq!(byte, [7]);
+            for len in [0, region.len() - 1, region.len() + 1] {
+                assert_eq!(file.set_len(len).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+            }
+        }
+        assert_eq!(sharing(memory.guest()), Sharing::Shared);
     }
 
     /// KiB in use of the mappings from `start` to `end`.
@@ -277,7 +370,7 @@ mod tests {
     /// More than any host of ours has: what is not touched costs nothing.
     #[test]
     fn guest_may_have_more_memory_than_the_host() {
-        let memory = Memory::new(MAX).unwrap();
+        let memory = Memory::new(MAX, Sharing::Private).unwrap();
         let last = memory.guest().iter().last().unwrap().last_addr();
         memory.guest().write_obj(7u8, last).unwrap();
         memory.guest().write_obj(7u8, GuestAddress(0)).unwrap();
@@ -292,16 +385,22 @@ mod tests {
 
     #[test]
     fn whole_pages_within_go_back_and_no_others() {
-        let memory = Memory::new(16 << 20).unwrap();
+        for sharing in [Sharing::Private, Sharing::Shared] {
+            whole_pages_go_back(sharing);
+        }
+    }
+
+    fn whole_pages_go_back(sharing: Sharing) {
+        let memory = Memory::new(16 << 20, sharing).unwrap();
         let guest = memory.guest();
         let fill = vec![0xaa; 5 * PAGE];
         guest.write_slice(&fill, GuestAddress(0)).unwrap();
         let piece = |start, len| GuestMemoryBackend::get_slice(guest, GuestAddress(start), len).unwrap();
         let page = PAGE as u64;
-        assert_eq!(give_back(&piece(page - 1, 2 * PAGE)).unwrap(), page);
-        assert_eq!(give_back(&piece(2 * page, PAGE - 1)).unwrap(), 0);
-        assert_eq!(give_back(&piece(3 * page + 5, 1)).unwrap(), 0);
-        assert_eq!(give_back(&piece(4 * page, PAGE)).unwrap(), page);
+        assert_eq!(give_back(&piece(page - 1, 2 * PAGE), sharing).unwrap(), page);
+        assert_eq!(give_back(&piece(2 * page, PAGE - 1), sharing).unwrap(), 0);
+        assert_eq!(give_back(&piece(3 * page + 5, 1), sharing).unwrap(), 0);
+        assert_eq!(give_back(&piece(4 * page, PAGE), sharing).unwrap(), page);
         let mut now = vec![0; 5 * PAGE];
         guest.read_slice(&mut now, GuestAddress(0)).unwrap();
         let expected: Vec<u8> = [0xaa, 0, 0xaa, 0xaa, 0].iter().flat_map(|b| [*b; PAGE]).collect();
@@ -310,16 +409,18 @@ mod tests {
 
     #[test]
     fn what_was_touched_is_resident_until_it_is_given_back() {
-        let memory = Memory::new(4 * GIB).unwrap();
-        let guest = memory.guest();
-        assert_eq!(resident(guest).unwrap(), 0);
-        for address in [0, 3 * GIB - 1, 4 * GIB] {
-            guest.write_obj(1u8, GuestAddress(address)).unwrap();
+        for sharing in [Sharing::Private, Sharing::Shared] {
+            let memory = Memory::new(4 * GIB, sharing).unwrap();
+            let guest = memory.guest();
+            assert_eq!(resident(guest).unwrap(), 0);
+            for address in [0, 3 * GIB - 1, 4 * GIB] {
+                guest.write_obj(1u8, GuestAddress(address)).unwrap();
+            }
+            // Three small pages or three huge ones, as the host has them.
+            let touched = resident(guest).unwrap();
+            assert!((3 * PAGE as u64..=3 * HUGE_PAGE as u64).contains(&touched), "{touched}");
+            memory.clear();
+            assert_eq!(resident(guest).unwrap(), 0);
         }
-        // Three small pages or three huge ones, as the host has them.
-        let touched = resident(guest).unwrap();
-        assert!((3 * PAGE as u64..=3 * HUGE_PAGE as u64).contains(&touched), "{touched}");
-        memory.clear();
-        assert_eq!(resident(guest).unwrap(), 0);
     }
 }

@@ -42,8 +42,8 @@ pub use devices::terminal::RawMode;
 pub use error::Error;
 pub use handle::Handle;
 pub use spec::{
-    Backing, Disk, DiskFormat, Exit, Net, NetBackend, OnReset, Serial, Share, Spec, Transport, Vsock,
-    VsockPort, VsockService,
+    Backing, Disk, DiskFormat, Exit, Net, NetBackend, OnReset, Serial, Share, Spec, Transport, VhostUser,
+    Vsock, VsockPort, VsockService,
 };
 
 use std::sync::Arc;
@@ -96,7 +96,7 @@ impl Vmm {
         }
         let model = Model::new(&kvm, spec.cpus, spec.nested)?;
         let files = Files::open(&spec)?;
-        let memory = Memory::new(spec.memory)?;
+        let memory = Memory::new(spec.memory, spec.sharing())?;
         let slots = Slots::open(&mut spec, memory.guest())?;
         let machine = Machine::build(&kvm, &spec, &model, &memory, &slots, &files)?;
         let core = Arc::new(Core::new(&spec, &machine, memory.guest(), &slots));

@@ -14,6 +14,7 @@ use kvm_bindings::{
     kvm_irq_routing_msi,
 };
 use kvm_ioctls::VmFd;
+use vmm_sys_util::eventfd::EventFd;
 
 use super::pci::{MsiMessage, MsiRouter};
 
@@ -73,6 +74,11 @@ impl DeviceRoutes {
         let first = IOAPIC_PINS + self.first as u32;
         first..first + u32::from(self.count)
     }
+
+    /// `None` when its virtual CPUs have ended, so that nobody asks.
+    fn vm(&self) -> Option<Arc<VmFd>> {
+        self.routes.inner().vm.upgrade()
+    }
 }
 
 impl MsiRouter for DeviceRoutes {
@@ -91,6 +97,20 @@ impl MsiRouter for DeviceRoutes {
             *slot = before;
         }
         result
+    }
+
+    fn disconnect(&self, vector: u16, event: &EventFd) -> io::Result<()> {
+        match (self.vm(), self.gsis().nth(vector.into())) {
+            (Some(vm), Some(gsi)) => Ok(vm.unregister_irqfd(event, gsi)?),
+            _ => Ok(()),
+        }
+    }
+
+    fn connect(&self, vector: u16, event: &EventFd) -> io::Result<()> {
+        match (self.vm(), self.gsis().nth(vector.into())) {
+            (Some(vm), Some(gsi)) => Ok(vm.register_irqfd(event, gsi)?),
+            _ => Ok(()),
+        }
     }
 }
 

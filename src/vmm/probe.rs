@@ -14,7 +14,7 @@ use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::signal::{Killable, SIGRTMIN};
 
-use super::memory::Memory;
+use super::memory::{Memory, Sharing};
 use super::shared_page::SharedPage;
 use super::{Error, cpu, machine, vcpu};
 
@@ -146,7 +146,7 @@ fn measure(kvm: &Kvm) -> Result<Times, Error> {
 impl Guest {
     fn new(kvm: &Kvm) -> Result<Self, Error> {
         let vm = machine::create_vm(kvm)?;
-        let memory = Memory::new(MEMORY)?;
+        let memory = Memory::new(MEMORY, Sharing::Private)?;
         memory.attach(&vm)?;
         cpu::prepare_memory(memory.guest())?;
         memory

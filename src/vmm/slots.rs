@@ -21,10 +21,10 @@ use super::virtio::balloon::{self, Balloon};
 use super::virtio::console::Console;
 use super::virtio::pci::{BAR_LEN, notify_offset, vector_count};
 use super::virtio::{
-    MmioTransport, PciTransport, VIRTIO_MMIO_SIZE, VirtioDevice, block::Block, fs::Fs, net::Net, rng::Rng,
-    vsock::Vsock,
+    MmioTransport, PciTransport, VIRTIO_MMIO_SIZE, VirtioDevice, block::Block, fs::Fs, net::Net,
+    net::VhostNet, rng::Rng, vsock::Vsock,
 };
-use super::{Error, Spec, Transport, layout};
+use super::{Error, NetBackend, Spec, Transport, VhostUser, layout};
 
 /// Offset of the QueueNotify register (virtio 1.2, section 4.2.2).
 const QUEUE_NOTIFY: u64 = 0x50;
@@ -97,9 +97,17 @@ impl Slots {
             devices.push(Box::new(disk));
         }
         for net in spec.nets.drain(..) {
-            let net = Net::new(net)?;
-            meters.add_net(net.counters());
-            devices.push(Box::new(net));
+            devices.push(match net.backend {
+                // What another process carries is not counted.
+                NetBackend::VhostUser(VhostUser { socket, listener, mtu }) => {
+                    Box::new(VhostNet::new(net.mac, mtu, socket, listener, mem)?)
+                }
+                _ => {
+                    let net = Net::new(net)?;
+                    meters.add_net(net.counters());
+                    Box::new(net)
+                }
+            });
         }
         devices.push(Box::new(Rng::new()));
         let balloon = Balloon::new(spec.memory)?;

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+
+use super::memory::Sharing;
 
 /// Everything the hypervisor needs to know before it starts.
 #[derive(Debug)]
@@ -37,6 +39,14 @@ pub struct Spec {
     pub console: Option<UnixListener>,
     /// What a reset by the guest does.
     pub on_reset: OnReset,
+}
+
+impl Spec {
+    /// Whether guest memory is to be mapped by another process.
+    pub(super) fn sharing(&self) -> Sharing {
+        let elsewhere = |net: &Net| matches!(net.backend, NetBackend::VhostUser(_));
+        if self.nets.iter().any(elsewhere) { Sharing::Shared } else { Sharing::Private }
+    }
 }
 
 /// How the guest reaches its virtio devices.
@@ -101,6 +111,19 @@ pub enum NetBackend {
     Tap(String),
     /// A socket at which whoever carries frames, in that form, connects, once or again and again.
     Listen(UnixListener),
+    /// A process that works on the queues in guest memory by itself; that memory becomes shared for it.
+    VhostUser(VhostUser),
+}
+
+/// How a vhost-user back-end is reached. There has to be one when the machine is put together.
+#[derive(Debug, Default)]
+pub struct VhostUser {
+    /// A UNIX stream socket that is connected to it.
+    pub socket: Option<UnixStream>,
+    /// Where it connects, if there is no such socket, and where another one does when it is gone.
+    pub listener: Option<UnixListener>,
+    /// What the guest is told to use as its MTU, 68 to 65535; without it chooses itself.
+    pub mtu: Option<u16>,
 }
 
 /// A folder of the host that the guest may mount (virtio-fs).

@@ -158,7 +158,11 @@ pub struct Driver<T = MmioTransport> {
 impl Driver {
     /// Before a device that nobody touched yet; queues of `size`.
     pub fn new(device: impl VirtioDevice + 'static, size: u16) -> Self {
-        let mem = memory();
+        Self::in_memory(memory(), device, size)
+    }
+
+    /// The same, with its rings in `mem`.
+    pub fn in_memory(mem: GuestMemoryMmap, device: impl VirtioDevice + 'static, size: u16) -> Self {
         let count = device.queue_max_sizes().len() as u64;
         let irq = EventFd::new(EFD_NONBLOCK).unwrap();
         let transport = MmioTransport::new(Box::new(device), mem.clone(), irq.try_clone().unwrap()).unwrap();

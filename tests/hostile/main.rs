@@ -13,6 +13,7 @@ mod mmio;
 mod net;
 mod net_offload;
 mod net_stream;
+mod net_vhost;
 mod pci;
 mod pci_driver;
 mod ports;

@@ -7,6 +7,8 @@ use rvm::vmm::bus::BusDevice;
 use rvm::vmm::pci::{MsiMessage, MsiRouter, PciFunction};
 use rvm::vmm::virtio::rng::Rng;
 use rvm::vmm::virtio::{PciTransport, VirtioDevice};
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::driver::*;
 
@@ -27,6 +29,8 @@ pub const COMMON_QUEUE_ENABLE: u64 = 0x1c;
 pub struct Notebook {
     pub routes: Arc<Mutex<Vec<(u16, MsiMessage)>>>,
     pub refuse: Arc<Mutex<bool>>,
+    /// Vectors whose events it was told to listen to, or not to.
+    pub switches: Arc<Mutex<Vec<(u16, bool)>>>,
 }
 
 impl MsiRouter for Notebook {
@@ -35,6 +39,16 @@ impl MsiRouter for Notebook {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
         self.routes.lock().unwrap().push((vector, message));
+        Ok(())
+    }
+
+    fn disconnect(&self, vector: u16, _: &EventFd) -> io::Result<()> {
+        self.switches.lock().unwrap().push((vector, false));
+        Ok(())
+    }
+
+    fn connect(&self, vector: u16, _: &EventFd) -> io::Result<()> {
+        self.switches.lock().unwrap().push((vector, true));
         Ok(())
     }
 }
@@ -216,7 +230,11 @@ impl Registers for Pci {
 
 /// Before a device on PCI that nobody touched yet.
 pub fn untouched(device: impl VirtioDevice + 'static, size: u16) -> Driver<Pci> {
-    let mem = memory();
+    untouched_in(memory(), device, size)
+}
+
+/// The same, with its rings in `mem`.
+pub fn untouched_in(mem: GuestMemoryMmap, device: impl VirtioDevice + 'static, size: u16) -> Driver<Pci> {
     let count = device.queue_max_sizes().len() as u64;
     let notebook = Notebook::default();
     let function =

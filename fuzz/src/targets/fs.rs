@@ -10,8 +10,8 @@ use crate::rig::{Rig, folder, mostly, readable, writable};
 
 /// The operations of the server but for two that take the host's time and space, and some that it lacks.
 const OPERATIONS: [u32; 33] = [
-    1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 20, 22, 25, 26, 27, 28, 29, 30, 34, 35, 38, 42,
-    44, 45, 46, 47,
+    1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 20, 22, 25, 26, 27, 28, 29, 30, 34, 35, 38,
+    42, 44, 45, 46, 47,
 ];
 /// Names of files, some of which are there.
 const NAMES: [&[u8]; 8] = [b"a\0", b"b\0", b"folder\0", b"link\0", b"..\0", b"folder/a\0", b"\0", b"a\0b\0"];
@@ -29,8 +29,13 @@ fn fresh() -> PathBuf {
 }
 
 pub fn run(u: &mut Unstructured<'_>) -> Result<()> {
-    let share =
-        Share { tag: "fuzz".into(), source: fresh(), hidden: vec!["a".into()], read_only: u.ratio(1, 8)?, owner: (1000, 1000) };
+    let share = Share {
+        tag: "fuzz".into(),
+        source: fresh(),
+        hidden: vec!["a".into()],
+        read_only: u.ratio(1, 8)?,
+        owner: (1000, 1000),
+    };
     let Some(mut rig) = Rig::start(Fs::new(&share).unwrap(), u)? else { return Ok(()) };
     let init = [7u32, 31, 0, u32::MAX].map(u32::to_le_bytes).concat();
     let result = offer(&mut rig, u, 26, 0, &init).and_then(|()| ask(&mut rig, u));

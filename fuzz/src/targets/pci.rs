@@ -8,6 +8,7 @@ use rvm::vmm::pci::{MsiMessage, MsiRouter, PciFunction};
 use rvm::vmm::virtio::PciTransport;
 use rvm::vmm::virtio::pci::BAR_LEN;
 use rvm::vmm::virtio::rng::Rng;
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::rig::{memory, rarely};
 
@@ -24,6 +25,14 @@ struct Host;
 impl MsiRouter for Host {
     fn route(&self, _: u16, message: MsiMessage) -> io::Result<()> {
         if message.data & 7 == 7 { Err(io::ErrorKind::OutOfMemory.into()) } else { Ok(()) }
+    }
+
+    fn disconnect(&self, _: u16, _: &EventFd) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn connect(&self, _: u16, _: &EventFd) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@ use tempfile::NamedTempFile;
 
 use super::*;
 use crate::vmm::layout::{HOLE_END, ZERO_PAGE};
-use crate::vmm::memory::Memory;
+use crate::vmm::memory::{Memory, Sharing};
 
 const MIB: u64 = 1 << 20;
 
@@ -41,7 +41,7 @@ fn boot(mem: &Memory, kernel: &[u8], initrd: Option<&[u8]>, cmdline: &str) -> Re
 
 #[test]
 fn kernel_initrd_and_command_line_are_where_the_zero_page_says() {
-    let mem = Memory::new(32 * MIB).unwrap();
+    let mem = Memory::new(32 * MIB, Sharing::Private).unwrap();
     let entry = boot(&mem, &elf(16 * MIB, 4096), Some(&[7; 5000]), "quiet").unwrap();
     assert_eq!(entry.0, 16 * MIB);
     let mut text = [0; 16];
@@ -61,7 +61,7 @@ fn kernel_initrd_and_command_line_are_where_the_zero_page_says() {
 
 #[test]
 fn the_memory_map_has_the_hole() {
-    let mem = Memory::new(4608 * MIB).unwrap();
+    let mem = Memory::new(4608 * MIB, Sharing::Private).unwrap();
     let map = linux::e820(mem.guest());
     let ram: Vec<_> = map.iter().filter(|e| e.2 == 1).map(|e| (e.0, e.0 + e.1)).collect();
     assert_eq!(ram, [(0, 0x9_fc00), (MIB, HOLE), (HOLE_END, HOLE_END + 1536 * MIB)]);
@@ -72,7 +72,7 @@ fn the_memory_map_has_the_hole() {
 
 #[test]
 fn what_is_not_a_kernel_is_named() {
-    let mem = Memory::new(32 * MIB).unwrap();
+    let mem = Memory::new(32 * MIB, Sharing::Private).unwrap();
     let mut elf32 = elf(16 * MIB, 16);
     elf32[4] = 1;
     let mut arm = elf(16 * MIB, 16);
@@ -100,7 +100,7 @@ fn what_is_not_a_kernel_is_named() {
 
 #[test]
 fn a_kernel_cut_short_at_any_byte_is_an_error() {
-    let mem = Memory::new(32 * MIB).unwrap();
+    let mem = Memory::new(32 * MIB, Sharing::Private).unwrap();
     let whole = elf(16 * MIB, 4096);
     for len in 1..whole.len() {
         assert!(boot(&mem, &whole[..len], None, "").is_err(), "{len} bytes");
@@ -112,7 +112,7 @@ fn a_kernel_cut_short_at_any_byte_is_an_error() {
 
 #[test]
 fn segments_must_lie_in_ram() {
-    let mem = Memory::new(32 * MIB).unwrap();
+    let mem = Memory::new(32 * MIB, Sharing::Private).unwrap();
     for (paddr, memsz) in [
         (32 * MIB, 16),
         (16 * MIB, 17 * MIB),
@@ -128,7 +128,7 @@ fn segments_must_lie_in_ram() {
 
 #[test]
 fn an_initrd_must_fit_behind_the_kernel() {
-    let mem = Memory::new(16 * MIB).unwrap();
+    let mem = Memory::new(16 * MIB, Sharing::Private).unwrap();
     let kernel = elf(15 * MIB, MIB - 8192);
     assert!(boot(&mem, &kernel, Some(&[0; 8192]), "").is_ok());
     let err = boot(&mem, &kernel, Some(&[0; 8193]), "").unwrap_err();
@@ -137,7 +137,7 @@ fn an_initrd_must_fit_behind_the_kernel() {
 
 #[test]
 fn missing_files_and_folders_are_named() {
-    let mem = Memory::new(16 * MIB).unwrap();
+    let mem = Memory::new(16 * MIB, Sharing::Private).unwrap();
     let folder = tempfile::tempdir().unwrap();
     for path in [folder.path().join("none"), folder.path().to_owned()] {
         let err = Images::open(&path, None).and_then(|images| load(mem.guest(), &images, "", 0)).unwrap_err();
@@ -152,7 +152,7 @@ fn missing_files_and_folders_are_named() {
 
 #[test]
 fn an_overlong_command_line_is_refused() {
-    let mem = Memory::new(16 * MIB).unwrap();
+    let mem = Memory::new(16 * MIB, Sharing::Private).unwrap();
     let err = boot(&mem, &elf(15 * MIB, 16), None, &"x".repeat(3000)).unwrap_err();
     assert!(matches!(err, Error::CmdlineTooLong { .. }), "{err}");
 }

@@ -142,11 +142,11 @@ fn set_mode(lapic: &mut kvm_lapic_state, offset: usize, mode: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vmm::memory::Memory;
+    use crate::vmm::memory::{Memory, Sharing};
 
     #[test]
     fn the_first_gib_is_mapped_one_to_one() {
-        let memory = Memory::new(16 << 20).unwrap();
+        let memory = Memory::new(16 << 20, Sharing::Private).unwrap();
         write_boot_tables(memory.guest()).unwrap();
         let read = |at| memory.guest().read_obj::<u64>(GuestAddress(at)).unwrap();
         assert_eq!(read(PML4), 0xa003);

@@ -40,12 +40,26 @@ pub trait MsiRouter: Send {
     /// # Errors
     /// When the host refuses the message or has no memory.
     fn route(&self, vector: u16, message: MsiMessage) -> io::Result<()>;
+
+    /// Stops the delivery of `event`, that of `vector`: what is signalled from now on stays there.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    fn disconnect(&self, vector: u16, event: &EventFd) -> io::Result<()>;
+
+    /// Takes it up again, with what was signalled meanwhile.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    fn connect(&self, vector: u16, event: &EventFd) -> io::Result<()>;
 }
 
 /// State bit: the guest does not want the vector at the moment.
 const MASKED: u8 = 1;
 /// State bit: it was raised meanwhile.
 const PENDING: u8 = 2;
+/// State bit: another process signals the event by itself.
+const LENT: u8 = 4;
 
 #[derive(Debug)]
 struct Vector {
@@ -98,17 +112,42 @@ impl Vectors {
         }
     }
 
+    /// The event of a vector for another process, which raises it from now on, until it is [taken
+    /// back](Self::take_back). `None` where that would pass by what the guest wants: the vector is masked, or
+    /// not there.
+    pub fn lend(&self, vector: u16) -> Option<EventFd> {
+        let vector = self.vectors.get(usize::from(vector))?;
+        let unmasked = |state: u8| (state & MASKED == 0).then_some(state | LENT);
+        vector.state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, unmasked).ok()?;
+        vector.event.try_clone().ok()
+    }
+
+    /// No other process raises vectors any more.
+    pub fn take_back(&self) {
+        for vector in &self.vectors {
+            vector.state.fetch_and(!LENT, Ordering::SeqCst);
+        }
+    }
+
+    fn is_lent(&self, vector: usize) -> bool {
+        self.vectors.get(vector).is_some_and(|v| v.state.load(Ordering::SeqCst) & LENT != 0)
+    }
+
     fn set_masked(&self, vector: usize, masked: bool) {
         let Some(vector) = self.vectors.get(vector) else { return };
         if masked {
             vector.state.fetch_or(MASKED, Ordering::SeqCst);
-        } else if vector.state.swap(0, Ordering::SeqCst) & PENDING != 0 {
+        } else if vector.state.fetch_and(!(MASKED | PENDING), Ordering::SeqCst) & PENDING != 0 {
             vector.deliver();
         }
     }
 
     fn is_pending(&self, vector: usize) -> bool {
-        self.vectors.get(vector).is_some_and(|v| v.state.load(Ordering::SeqCst) & PENDING != 0)
+        self.vectors.get(vector).is_some_and(|vector| {
+            let state = vector.state.load(Ordering::SeqCst);
+            let elsewhere = state & (LENT | MASKED) == LENT | MASKED && vector.is_signalled();
+            state & PENDING != 0 || elsewhere
+        })
     }
 
     /// Masked, and nothing raised.
@@ -126,6 +165,15 @@ impl Vector {
         // A write fails only when the counter is full, and then an interrupt is pending anyway.
         let _ = self.event.write(1);
     }
+
+    /// Whether something was signalled that the host, which does not listen, has not taken.
+    fn is_signalled(&self) -> bool {
+        let signalled = self.event.read();
+        if let Ok(count) = signalled {
+            let _ = self.event.write(count);
+        }
+        signalled.is_ok()
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -134,9 +182,12 @@ struct Entry {
     masked: bool,
     /// What the host delivers for it at present.
     routed: Option<MsiMessage>,
+    /// Whether the host delivers its event.
+    connected: bool,
 }
 
-const FRESH: Entry = Entry { message: MsiMessage { address: 0, data: 0 }, masked: true, routed: None };
+const FRESH: Entry =
+    Entry { message: MsiMessage { address: 0, data: 0 }, masked: true, routed: None, connected: true };
 
 /// The guest's side: table, pending bits and message control.
 pub struct Msix {
@@ -227,13 +278,50 @@ impl Msix {
                 Ok(()) => entry.routed = Some(entry.message),
                 Err(error) => {
                     masked = true;
-                    if !std::mem::replace(&mut self.refused, true) {
-                        tracing::warn!(vector = index, %error, "the host cannot deliver an interrupt of the guest");
-                    }
+                    self.refuse(index, &error);
                 }
             }
         }
         self.vectors.set_masked(index, masked);
+        self.connect(index, masked);
+    }
+
+    /// The device was reset: whoever had vectors raises them no more.
+    pub fn take_back(&mut self) {
+        self.vectors.take_back();
+        for index in 0..self.entries.len() {
+            self.connect(index, false);
+        }
+    }
+
+    /// A vector that is raised by another process is masked by the host's not listening.
+    fn connect(&mut self, index: usize, masked: bool) {
+        let lent = self.vectors.is_lent(index);
+        let wanted = !(lent && masked);
+        let (Some(entry), Some(event)) = (self.entries.get_mut(index), self.vectors.events().nth(index))
+        else {
+            return;
+        };
+        if entry.connected == wanted {
+            return;
+        }
+        if !lent {
+            // What it raised for a device that has begun anew.
+            let _ = event.read();
+        }
+        let router = &self.router;
+        let result =
+            if wanted { router.connect(index as u16, event) } else { router.disconnect(index as u16, event) };
+        match result {
+            Ok(()) => entry.connected = wanted,
+            Err(error) => self.refuse(index, &error),
+        }
+    }
+
+    fn refuse(&mut self, index: usize, error: &io::Error) {
+        if !std::mem::replace(&mut self.refused, true) {
+            tracing::warn!(vector = index, %error, "the host cannot deliver an interrupt of the guest");
+        }
     }
 }
 

@@ -146,6 +146,7 @@ const MEMORY: &[Rule] = &[
             &[Is(2, libc::MADV_DONTNEED as u32)],
             &[Is(2, libc::MADV_FREE as u32)],
             &[Is(2, libc::MADV_HUGEPAGE as u32)],
+            &[Is(2, libc::MADV_REMOVE as u32)],
         ],
     ),
     any(libc::SYS_munmap),

@@ -117,6 +117,16 @@ impl Interrupt {
         self.shared.wires.raise(Some(queue));
     }
 
+    /// What another process signals to tell the driver that `queue` holds used buffers, until the next reset.
+    /// `None` where it cannot, and has to have us call [`used`](Self::used): the driver reads the status bit, or
+    /// has the vector masked at the moment. A vector that the driver chooses later is not heeded.
+    pub fn lend(&self, queue: u16) -> Option<EventFd> {
+        match &self.shared.wires {
+            Wires::Line(_) => None,
+            Wires::Vectors { vectors, .. } => vectors.lend(self.vector(Some(queue))),
+        }
+    }
+
     /// Tells the driver that the configuration space changed.
     pub fn config_changed(&self) {
         self.shared.generation.fetch_add(1, Ordering::SeqCst);

@@ -215,7 +215,12 @@ impl PciTransport {
 
     fn write_common(&mut self, offset: u64, data: &[u8]) {
         match *data {
-            [value] if offset == reg::STATUS => self.state.write_status(value.into()),
+            [value] if offset == reg::STATUS => {
+                self.state.write_status(value.into());
+                if self.state.status() == 0 {
+                    self.msix.take_back();
+                }
+            }
             [a, b] => self.write_half(offset, u16::from_le_bytes([a, b])),
             [a, b, c, d] => self.write_word(offset, u32::from_le_bytes([a, b, c, d])),
             _ => {}

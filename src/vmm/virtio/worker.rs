@@ -191,6 +191,9 @@ pub(super) enum WorkerError {
     /// The driver broke the rules of a queue.
     #[error("driver broke the rules")]
     Fault(#[from] Fault),
+    /// Another process works on the queue, and says so.
+    #[error("driver broke the rules, says the back-end")]
+    BackEnd,
     /// The host could not wait for events.
     #[error("waiting for events")]
     Events(#[from] io::Error),

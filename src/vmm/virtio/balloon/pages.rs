@@ -3,7 +3,7 @@
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, VolatileSlice};
 
 use super::{BALLOON_PAGE, MAX_PFNS};
-use crate::vmm::memory;
+use crate::vmm::memory::{self, Sharing};
 use crate::vmm::virtio::chain::Chain;
 
 /// Page numbers taken from a chain at once.
@@ -18,14 +18,15 @@ pub(super) struct Outcome {
     pub(super) refused: u64,
 }
 
-/// A list of page numbers; its space is allocated once.
+/// The way back to the host for pages of guest memory. Space for a list of their numbers is allocated once.
 pub(super) struct Pages {
     numbers: Vec<u32>,
+    sharing: Sharing,
 }
 
 impl Pages {
-    pub(super) fn new() -> Self {
-        Self { numbers: Vec::with_capacity(MAX_PFNS) }
+    pub(super) fn new(mem: &GuestMemoryMmap) -> Self {
+        Self { numbers: Vec::with_capacity(MAX_PFNS), sharing: memory::sharing(mem) }
     }
 
     /// Gives the pages whose numbers are in `chain` back to the host, those that are guest memory.
@@ -47,7 +48,7 @@ impl Pages {
             let count = run_length(rest).min(most);
             let len = count * BALLOON_PAGE as usize;
             match region.get_slice(at, len) {
-                Ok(slice) => outcome.add(discard(&slice)),
+                Ok(slice) => outcome.add(self.discard(&slice)),
                 Err(_) => outcome.refused += len as u64,
             }
             rest = rest.get(count..).unwrap_or_default();
@@ -72,27 +73,27 @@ impl Pages {
         self.numbers.sort_unstable();
         self.numbers.dedup();
     }
+
+    /// Gives free pages back that the driver reports as the buffers themselves (section 5.5.6.7).
+    pub(super) fn report(&self, chain: &Chain<'_>) -> Outcome {
+        let mut outcome = Outcome::default();
+        for slice in chain.writable() {
+            outcome.add(self.discard(slice));
+        }
+        outcome
+    }
+
+    fn discard(&self, slice: &VolatileSlice<'_>) -> Outcome {
+        let len = slice.len() as u64;
+        let given_back = memory::give_back(slice, self.sharing).unwrap_or(0);
+        Outcome { given_back, refused: len - given_back }
+    }
 }
 
 /// How many of `numbers`, which are in order, follow one another from the first on.
 fn run_length(numbers: &[u32]) -> usize {
     let ends = numbers.windows(2).position(|pair| matches!(pair, [a, b] if a.checked_add(1) != Some(*b)));
     ends.map_or(numbers.len(), |at| at + 1)
-}
-
-/// Gives free pages back that the driver reports as the buffers themselves (section 5.5.6.7).
-pub(super) fn report(chain: &Chain<'_>) -> Outcome {
-    let mut outcome = Outcome::default();
-    for slice in chain.writable() {
-        outcome.add(discard(slice));
-    }
-    outcome
-}
-
-fn discard(slice: &VolatileSlice<'_>) -> Outcome {
-    let len = slice.len() as u64;
-    let given_back = memory::give_back(slice).unwrap_or(0);
-    Outcome { given_back, refused: len - given_back }
 }
 
 impl Outcome {

@@ -6,7 +6,7 @@ use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::control::Shared;
-use super::pages::{Pages, report};
+use super::pages::Pages;
 use super::{DEFLATE, INFLATE, MAX_PFNS, NAME, Stats};
 use crate::vmm::virtio::Error;
 use crate::vmm::virtio::chain::Chain;
@@ -92,7 +92,7 @@ pub(super) fn run(events: &Events, setup: &Setup, shared: &Shared) {
             sides.push(Side { number: *number, kind: *kind, ring, chain, awake: true, held: None });
         }
         events.watch(&shared.ask, ASK, EventSet::IN)?;
-        Worker { sides, pages: Pages::new(), setup, shared }.work(events)
+        Worker { sides, pages: Pages::new(&setup.mem), setup, shared }.work(events)
     };
     if let Err(error) = work() {
         shared.silent();
@@ -166,7 +166,7 @@ impl Side<'_> {
             Kind::Inflate => shared.count(pages.inflate(&mut self.chain, &setup.mem)),
             // Nothing was taken away that has to be given back: the host fills pages as they are used.
             Kind::Deflate => {}
-            Kind::Report => shared.count(report(&self.chain)),
+            Kind::Report => shared.count(pages.report(&self.chain)),
             Kind::Stats => {
                 shared.answer(Stats::read(&mut self.chain));
                 self.return_held()?;

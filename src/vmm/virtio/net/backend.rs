@@ -3,13 +3,13 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
-use super::HEADER_LEN;
 use super::batch::Batch;
 use super::error::NetError;
 use super::offload::{self, F_CSUM, F_GUEST_CSUM};
 use super::served::Served;
 use super::stream::{Down, Stream};
 use super::tap::Tap;
+use super::{HEADER_LEN, PeerError};
 use crate::vmm::NetBackend;
 
 /// A received frame, and how the guest is to take it.
@@ -29,6 +29,8 @@ impl Backend {
             NetBackend::Stream(socket) => Self::Stream(Stream::new(socket)?),
             NetBackend::Tap(name) => Self::Tap(Tap::open(&name)?),
             NetBackend::Listen(listener) => Self::Served(Served::new(listener)?),
+            // That card is another one.
+            NetBackend::VhostUser(_) => return Err(NetError::BackEnd(PeerError::NotShared)),
         })
     }
 

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use super::PeerError;
+
 /// Why a network card could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
@@ -32,6 +34,9 @@ pub enum NetError {
     /// The back-end does not leave to the driver what it agreed to take.
     #[error("preparing the network back-end for what the driver takes")]
     Offloads(#[source] io::Error),
+    /// The process that is to work on the queues cannot.
+    #[error("giving a network card to its vhost-user back-end")]
+    BackEnd(#[source] PeerError),
     /// The interface could not be attached to.
     #[error("attaching to the TAP interface {name}")]
     Attach {
@@ -47,7 +52,7 @@ impl NetError {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Mac { .. } | Self::NotAStream(_) | Self::Offloads(_) => None,
+            Self::Mac { .. } | Self::NotAStream(_) | Self::Offloads(_) | Self::BackEnd(_) => None,
             Self::TunDevice { .. } => Some("load the module: modprobe tun".to_owned()),
             Self::NoInterface { name } => {
                 Some(format!("make it: ip tuntap add dev {name} mode tap user $USER vnet_hdr"))

@@ -10,10 +10,12 @@ mod receive;
 mod served;
 mod stream;
 mod tap;
+mod vhost;
 mod worker;
 
 pub use error::NetError;
 pub use loopback::is_for_loopback;
+pub use vhost::{PeerError, VhostNet};
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -82,6 +84,11 @@ impl Shared {
     }
 }
 
+/// A card's address is unicast, and somebody's.
+fn check_mac(mac: [u8; 6]) -> Result<(), NetError> {
+    if mac[0] & 1 != 0 || mac == [0; 6] { Err(NetError::Mac { mac }) } else { Ok(()) }
+}
+
 /// A network card.
 #[derive(Debug)]
 pub struct Net {
@@ -100,9 +107,7 @@ impl Net {
     /// # Errors
     /// [`Error::Net`] when the back-end cannot serve.
     pub fn new(net: crate::vmm::Net) -> Result<Self, Error> {
-        if net.mac[0] & 1 != 0 || net.mac == [0; 6] {
-            return Err(NetError::Mac { mac: net.mac }.into());
-        }
+        check_mac(net.mac)?;
         let backend = Backend::new(net.backend)?;
         let basic = VIRTIO_F_VERSION_1 | VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX;
         let features = basic | F_MAC | F_MRG_RXBUF | F_STATUS | backend.features();
