@@ -110,7 +110,14 @@ static int dial(char order) {
     return stream;
 }
 
-static void network(void) {
+static const char *named(char *name, const char *way, const char *what) {
+    snprintf(name, 64, "%s_%s", way, what);
+    return name;
+}
+
+// `way`: what the names of the results begin with.
+static void network(const char *way) {
+    char name[64];
     address(SIOCSIFADDR, "192.0.2.2");
     address(SIOCSIFNETMASK, "255.255.255.0");
     address(SIOCSIFFLAGS, NULL);
@@ -120,7 +127,7 @@ static void network(void) {
     shutdown(stream, SHUT_WR);
     // The host closes once it has all of it.
     need(read(stream, buffer, 1) == 0, "end of stream");
-    result("net_out_mib_s", STREAM / (double)MIB / (now() - begin));
+    result(named(name, way, "out_mib_s"), STREAM / (double)MIB / (now() - begin));
     close(stream);
 
     stream = dial('r');
@@ -129,7 +136,7 @@ static void network(void) {
     begin = now();
     while ((n = read(stream, buffer, MIB)) > 0) total += n;
     need(total == STREAM, "receive");
-    result("net_in_mib_s", STREAM / (double)MIB / (now() - begin));
+    result(named(name, way, "in_mib_s"), STREAM / (double)MIB / (now() - begin));
     close(stream);
 
     stream = dial('e');
@@ -138,7 +145,7 @@ static void network(void) {
         need(write(stream, buffer, 1) == 1, "ping");
         need(read(stream, buffer, 1) == 1, "pong");
     }
-    result("net_round_trip_us", (now() - begin) / ROUND_TRIPS * 1e6);
+    result(named(name, way, "round_trip_us"), (now() - begin) / ROUND_TRIPS * 1e6);
     close(stream);
 }
 
@@ -157,7 +164,9 @@ int main(void) {
     memset(buffer, 0x5a, MIB);
     if (strstr(words, "bench=hold")) for (;;) pause();
     if (strstr(words, "bench=block")) block();
-    if (strstr(words, "bench=net")) network();
+    if (strstr(words, "bench=net")) network("net");
+    if (strstr(words, "bench=passt")) network("passt");
+    if (strstr(words, "bench=vhost")) network("vhost");
     puts("DONE");
     end();
 }

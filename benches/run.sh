@@ -2,20 +2,23 @@
 # Measures rvm's hypervisor beside QEMU microvm, and the commands that users wait for. The result is
 # a table in Markdown on standard output. docs/performance.md says how to read it.
 #
-#   run.sh [-n ROUNDS] [-v] [ROW...]    rows: boot memory block net cli (default: all)
+#   run.sh [-n ROUNDS] [-v] [ROW...]    rows: boot memory block net passt vhost cli
+#                                       (default: all)
 #
 # All run on the same kernel and the same initial RAM disk, in turns, in one run: on this machine's
 # KVM where that is real, else in the lab with a clock that counts instructions, where figures hardly
 # vary. Compare figures of one table only.
 #
-# Other hypervisors join with BENCH_VMM, one a line: `NAME|COMMAND|WORDS FOR A DISK|WORDS FOR A CARD`.
+# Other hypervisors join with BENCH_VMM, one a line:
+# `NAME|COMMAND|WORDS FOR A DISK|FOR A CARD|FOR A CARD OF PASST'S|FOR ONE BY VHOST-USER`.
 # In the words @K@ is the kernel (ELF), @I@ the initial RAM disk, @C@ the kernel's command line, @M@ the
-# guest's memory in MiB, @D@ a raw disk, @T@ a TAP interface. The serial port has to be standard
-# output. Without words for a disk or a card those rows stay empty. Words may not hold spaces.
+# guest's memory in MiB, @D@ a raw disk, @T@ a TAP interface, @S@ the socket of passt. The serial port has to
+# be standard output. Without words for a disk or a card those rows stay empty. Words may not hold spaces.
 #
 # It takes root, for a TAP interface and for tracing (in the lab one is).
 #
-# RVM_TEST_BIN is the binary (default: the release build); BENCH_KERNEL another kernel than `fast`.
+# RVM_TEST_BIN is the binary (default: the release build); BENCH_KERNEL another kernel than `fast`; BENCH_PASST
+# another passt than the one that is installed (vhost-user takes one of November 2024 or later).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -29,7 +32,7 @@ while [ $# -gt 0 ]; do
     *) rows+=("$1") && shift ;;
   esac
 done
-[ "${#rows[@]}" -gt 0 ] || rows=(boot memory block net cli)
+[ "${#rows[@]}" -gt 0 ] || rows=(boot memory block net passt vhost cli)
 
 # Guest and runner are built here, the rest is brought together in one folder.
 prepare() {
@@ -65,6 +68,9 @@ qemu+=' -bios qboot.rom -accel kvm -cpu host -m @M@ -smp 1 -nodefaults -no-user-
 qemu+=' -serial stdio -no-reboot -kernel @K@ -initrd @I@ -append @C@'
 qemu+='|-drive id=d,file=@D@,format=raw,if=none -device virtio-blk-device,drive=d'
 qemu+='|-netdev tap,id=n,ifname=@T@,script=no,downscript=no -device virtio-net-device,netdev=n'
+qemu+='|-netdev stream,id=n,server=off,addr.type=unix,addr.path=@S@ -device virtio-net-device,netdev=n'
+qemu+='|-chardev socket,id=c,path=@S@ -netdev vhost-user,id=n,chardev=c -device virtio-net-device,netdev=n'
+qemu+=' -object memory-backend-memfd,id=m,size=@M@M,share=on -machine memory-backend=m'
 
 # Words of a template, with the places filled in: TEMPLATE KIND. The result is in `words`.
 fill() {
@@ -74,7 +80,7 @@ fill() {
       @C@) word="console=ttyS0 reboot=k panic=1 quiet bench=$2" ;;
       *)
         word=${word//@K@/\/bench\/vmlinux} word=${word//@I@/\/bench\/initrd} word=${word//@M@/$memory}
-        word=${word//@D@/\/bench\/disk} word=${word//@T@/bench0}
+        word=${word//@D@/\/bench\/disk} word=${word//@T@/bench0} word=${word//@S@/\/bench\/net.sock}
         ;;
     esac
     words+=("$word")
@@ -83,13 +89,15 @@ fill() {
 
 # One measurement: MODE KIND TEMPLATE. Adds lines `VMM RESULT VALUE` to the results.
 measure() {
-  local mode=$1 kind=$2 name command disk card
-  IFS='|' read -r name command disk card <<<"$3"
+  local mode=$1 kind=$2 name command disk card passt vhost
+  IFS='|' read -r name command disk card passt vhost <<<"$3"
   words=()
   fill "$command" "$kind"
   case $kind in
     block) [ -n "$disk" ] || return 0 && fill "$disk" "$kind" ;;
     net) [ -n "$card" ] || return 0 && fill "$card" "$kind" ;;
+    passt) [ -n "$passt" ] || return 0 && fill "$passt" "$kind" && network ;;
+    vhost) [ -n "$vhost" ] || return 0 && fill "$vhost" "$kind" && network --vhost-user ;;
     # What it costs to have them there, for the memory of all that a machine usually has.
     hold) fill "$disk $card" "$kind" ;;
   esac
@@ -98,6 +106,13 @@ measure() {
     return 0
   fi
   sed -n "s/^RESULT /$name /p" "$ram/bench/out" | tee -a "$results" >&2
+}
+
+# passt for one guest, with words of its own. It is in the background once it listens, and ends with its first
+# client. Its gateway is the host.
+network() {
+  "$ram/bench/passt" --quiet --one-off --socket "$ram/bench/net.sock" "$@" \
+    -a 192.0.2.2 -n 24 -g 192.0.2.1 -t none -u none
 }
 
 wall() {
@@ -182,7 +197,8 @@ table() {
     END {
       n = split(names, name, " ")
       order = "start_to_guest_ms start_to_init_ms beside_guest_kib threads binary_kib libraries_kib " \
-        "block_read_mib_s block_write_mib_s block_read_4k_us block_write_4k_fsync_us net_out_mib_s net_in_mib_s net_round_trip_us"
+        "block_read_mib_s block_write_mib_s block_read_4k_us block_write_4k_fsync_us net_out_mib_s net_in_mib_s net_round_trip_us " \
+        "passt_out_mib_s passt_in_mib_s passt_round_trip_us vhost_out_mib_s vhost_in_mib_s vhost_round_trip_us"
       m = split(order, label, " ")
       printf "| |"; for (i = 1; i <= n; i++) printf(" %s |%s", name[i], (i > 1 ? " " name[1] " / " name[i] " |" : ""))
       printf "\n|---|"; for (i = 1; i < 2 * n; i++) printf "---|"; printf "\n"
@@ -210,13 +226,17 @@ bench() {
   results=$ram/results
   chmod 755 "$ram"
   mkdir -p "$ram"/{bench,dev,proc,sys,tmp,usr/share}
+  # passt, which gives up being root, makes its socket there.
+  chmod 1777 "$ram/bench"
   mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing
   local place
   for place in dev proc sys; do mount --rbind "/$place" "$ram/$place"; done
   cp "$inside"/{vmlinux,initrd,runner} "$ram/bench"
+  cp -L "$(command -v "${BENCH_PASST:-passt}")" "$ram/bench/passt"
   cp -RL /usr/share/qemu /usr/share/seabios "$ram/usr/share" 2>/dev/null || true
   : >"$results"
-  own="rvm|$inside/rvm boot --kernel @K@ --initrd @I@ --cmdline @C@ --memory @M@|--disk @D@|--net tap=@T@"
+  own="rvm|$inside/rvm boot --kernel @K@ --initrd @I@ --cmdline @C@ --memory @M@"
+  own+='|--disk @D@|--net tap=@T@|--net stream=@S@|--net vhost-user=@S@'
   templates=$(printf '%s\n%s\n%s' "$own" "$qemu" "${BENCH_VMM:-}")
   names=$(cut -d'|' -f1 <<<"$templates" | paste -sd' ')
   # Pages that are there: what is measured is the way to them.
@@ -242,7 +262,7 @@ bench() {
     for template in "${list[@]}"; do
       ! has boot || { measure boot boot "$template" && measure entry boot "$template"; }
       ! has memory || [ "$round" -gt 3 ] || measure hold hold "$template"
-      for kind in block net; do
+      for kind in block net passt vhost; do
         ! has "$kind" || [ "$round" -gt 3 ] || measure work "$kind" "$template"
       done
     done

@@ -185,3 +185,37 @@ cases! { "kvm":
     systems::debian_13_stock_late_then_with_packages,
     systems::debian_13_fast,
 }
+
+/// passt works on the guest's memory by itself where it can, also when it was killed and another one takes over;
+/// where it cannot, who asks for that is told so.
+#[test]
+fn passt_carries_frames_in_the_guests_memory() {
+    let file = format!("nat_backend = \"vhost-user\"\n{}", common::cases::MICRO);
+    let project = Project::new("kvm", &file);
+    let help = std::process::Command::new("passt").arg("--help").output().unwrap();
+    if !String::from_utf8_lossy(&[help.stdout, help.stderr].concat()).contains("\n  --vhost-user") {
+        println!("the installed passt has no --vhost-user: what is tested is that it is not asked for it");
+        project.rvm(&["up"]).code(1).says("E0908").says("the installed passt has no such mode");
+        return;
+    }
+    project.rvm(&["up"]).ok();
+    let shared = |project: &Project| {
+        let pid = project.pids_of("__vm", "machines")[0];
+        std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap().contains("/memfd:guest")
+    };
+    assert!(shared(&project), "guest memory is its own");
+    assert_eq!(project.ssh("cat /sys/class/net/eth0/mtu"), "65520\n");
+    // More than fits a ring.
+    assert_eq!(project.ssh("head -c 3000000 /dev/zero | tr '\\0' x").len(), 3_000_000);
+    project.kill_passt("default");
+    project.rvm(&["status"]).ok().says("its passt has ended");
+    project.rvm(&["up"]).ok().says("another one was started");
+    project.rvm(&["ssh", "-c", "echo $((6 * 7))"]).ok().says("42");
+    // Memory that a reset clears is memory that passt maps.
+    project.rvm(&["reload"]).ok();
+    project.rvm(&["ssh", "-c", "sudo reboot"]);
+    project.rvm(&["up"]).ok();
+    project.rvm(&["ssh", "-c", "echo $((6 * 7))"]).ok().says("42");
+    assert!(shared(&project));
+    project.rvm(&["halt"]).ok();
+}

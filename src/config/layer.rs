@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::model::{Forward, KernelChoice, Nat, Probe, ProviderKind};
+use crate::model::{Forward, KernelChoice, Nat, NatBackend, Probe, ProviderKind};
 
 use super::disks::Disks;
 use super::folders::Folders;
@@ -16,6 +16,8 @@ use super::walk::{Reader, Sp, Table};
 
 const PROVIDERS: [(&str, ProviderKind); 2] = [("kvm", ProviderKind::Kvm), ("qemu", ProviderKind::Qemu)];
 const NATS: [(&str, Nat); 3] = [("open", Nat::Open), ("no-host", Nat::NoHost), ("closed", Nat::Closed)];
+const NAT_BACKENDS: [(&str, NatBackend); 3] =
+    [("auto", NatBackend::Auto), ("stream", NatBackend::Stream), ("vhost-user", NatBackend::VhostUser)];
 const KERNELS: [(&str, KernelChoice); 2] = [("stock", KernelChoice::Stock), ("fast", KernelChoice::Fast)];
 
 /// The keys of one machine as they stand; at the top of the file, those of all.
@@ -39,6 +41,7 @@ pub(super) struct Layer {
     pub ports: Vec<Sp<Forward>>,
     pub auto_forward: Option<bool>,
     pub nat: Option<Nat>,
+    pub nat_backend: Option<NatBackend>,
     pub probes: Vec<Probe>,
     pub steps: Vec<RawStep>,
 }
@@ -86,6 +89,7 @@ impl Reader<'_> {
             },
             auto_forward: self.boolean(table, "auto_forward"),
             nat: self.choice(table, "nat", &NATS).map(|choice| choice.value),
+            nat_backend: self.choice(table, "nat_backend", &NAT_BACKENDS).map(|choice| choice.value),
             probes: self.probes(table),
             steps: {
                 let tables = self.tables(table, "provision", Place::Step);

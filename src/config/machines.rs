@@ -333,6 +333,7 @@ impl Reader<'_> {
             ports: ports.map(|port| port.value.clone()).collect(),
             auto_forward: stack.pick(|layer| layer.auto_forward).unwrap_or(base.auto_forward),
             nat: stack.pick(|layer| layer.nat).unwrap_or(base.nat),
+            nat_backend: stack.pick(|layer| layer.nat_backend).unwrap_or(base.nat_backend),
             cards,
             host_cards,
             steps,

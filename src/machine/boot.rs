@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::bridges::seed_cards;
 use super::disks::seed_disks;
-use super::nat::nat_socket;
+use super::nat::{nat_socket, vhost_user};
 use super::networks::seed_networks;
 use super::record::Record;
 use super::{MachineError, Machines};
@@ -69,7 +69,8 @@ impl Machines<'_> {
         let addresses = NatAddresses::choose(&private);
         self.write_seed(project, machine, record, &seats, &addresses)?;
         let listener = nat_socket(&dir)?;
-        let ports = self.open_ports(machine, &addresses, &dir)?;
+        let vhost_user = vhost_user(machine.nat_backend, choice.kind)?;
+        let ports = self.open_ports(machine, &addresses, vhost_user, &dir)?;
         let _watch = self.time(&machine.name, Phase::Vmm);
         let mut ports = ports.into_iter();
         let ssh = ports.next().map(|f| SocketAddr::new(provider::reachable(f.host_ip), f.host));
@@ -78,6 +79,7 @@ impl Machines<'_> {
         record.ssh = ssh;
         record.ports = ports.collect();
         record.nat = Some(addresses);
+        record.vhost_user = vhost_user;
         record.user = project.login_for(&machine.name).user;
         record.identity = identity(&project.login_for(&machine.name), &dir);
         record.login = Some(login_mark(&project.login_for(&machine.name), &Stamps::load(&dir)?));
@@ -112,6 +114,7 @@ impl Machines<'_> {
                 },
             ],
             mac: provider::mac_of(&record.id),
+            vhost_user,
             cards: seats.iter().map(|seat| seat.member.mac).collect(),
             taps,
             shares,

@@ -11,11 +11,12 @@ use std::path::Path;
 use super::record::Record;
 use super::way_out::{self, SOCKET, Task};
 use super::{MachineError, Machines};
-use crate::model::{Forward, Machine, Phase, Protocol, port_runs};
-use crate::net::{self, NatAddresses, NetError};
+use crate::model::{Forward, Machine, NatBackend, Phase, Protocol, ProviderKind, port_runs};
+use crate::net::{self, NatAddresses, NetError, passt};
 use crate::plan::forward_text;
 use crate::state::Lock;
 use crate::vmm::control;
+use crate::vmm::memory::shared_huge_pages;
 
 /// Vagrant's port for SSH; another one is taken when it is not free.
 const SSH_PORT: u16 = 2222;
@@ -44,12 +45,29 @@ pub(super) fn trouble(dir: &Path, record: &Record) -> Option<String> {
     })
 }
 
+/// Whether passt is to map the guest's memory.
+pub(super) fn vhost_user(wish: NatBackend, provider: ProviderKind) -> Result<bool, MachineError> {
+    match (wish, provider) {
+        (NatBackend::Stream, _) | (NatBackend::Auto, ProviderKind::Qemu) => Ok(false),
+        (NatBackend::VhostUser, ProviderKind::Qemu) => {
+            Err(NetError::NoVhostUser("QEMU is not asked to do that").into())
+        }
+        (NatBackend::VhostUser, ProviderKind::Kvm) if !passt::has_vhost_user() => {
+            Err(NetError::NoVhostUser("the installed passt has no such mode").into())
+        }
+        (NatBackend::VhostUser, ProviderKind::Kvm) => Ok(true),
+        // Without huge pages a guest starts later and runs slower, whatever its network gains.
+        (NatBackend::Auto, ProviderKind::Kvm) => Ok(shared_huge_pages() && passt::has_vhost_user()),
+    }
+}
+
 impl Machines<'_> {
     /// Chooses host ports, the SSH one first, and has passt listen on them.
     pub(super) fn open_ports(
         &self,
         machine: &Machine,
         addresses: &NatAddresses,
+        vhost_user: bool,
         dir: &Path,
     ) -> Result<Vec<Forward>, MachineError> {
         let _watch = self.time(&machine.name, Phase::Network);
@@ -79,7 +97,7 @@ impl Machines<'_> {
             if is_last {
                 chosen.rotate_right(1);
             }
-            let task = Task { way: machine.nat, addresses: *addresses, forwards: chosen };
+            let task = Task { way: machine.nat, addresses: *addresses, forwards: chosen, vhost_user };
             match self.keep_passt(dir, &task) {
                 Ok(()) => return Ok(task.forwards),
                 Err(MachineError::Net(NetError::PortRace(_))) if tries < PORT_TRIES => tries += 1,
@@ -116,7 +134,8 @@ impl Machines<'_> {
         };
         let ssh = Forward { host_ip: ssh.ip(), ..Forward::ssh(ssh.port()) };
         let forwards: Vec<Forward> = [ssh].into_iter().chain(record.ports.iter().cloned()).collect();
-        self.keep_passt(&dir, &Task { way: record.applied.nat, addresses, forwards })?;
+        let task = Task { way: record.applied.nat, addresses, forwards, vhost_user: record.vhost_user };
+        self.keep_passt(&dir, &task)?;
         self.warn(&record.name, format!("{CUT_OFF}; another one was started"));
         Ok(())
     }

@@ -57,6 +57,9 @@ pub(super) struct Record {
     /// Its addresses behind passt since the last start; records of an older rvm do not say.
     #[serde(default)]
     pub nat: Option<NatAddresses>,
+    /// passt maps the guest's memory since the last start.
+    #[serde(default)]
+    pub vhost_user: bool,
     /// Where SSH answered after the last start.
     pub ssh: Option<SocketAddr>,
     /// Login user of the last start.
@@ -104,6 +107,7 @@ impl Record {
             places: Vec::new(),
             client: SshClient::default(),
             nat: None,
+            vhost_user: false,
             ssh: None,
             user: String::new(),
             identity: None,

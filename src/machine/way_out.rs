@@ -37,6 +37,9 @@ pub(super) struct Task {
     pub(super) way: Nat,
     pub(super) addresses: NatAddresses,
     pub(super) forwards: Vec<Forward>,
+    /// It maps the guest's memory.
+    #[serde(default)]
+    pub(super) vhost_user: bool,
 }
 
 /// Why it cannot begin: a [`NetError`] on its way to the command that started the process.
@@ -54,6 +57,7 @@ impl From<NetError> for Refusal {
             NetError::Missing(_) => Refusal::Missing,
             NetError::PortRace(text) => Refusal::PortRace(text),
             NetError::Failed(text) => Refusal::Failed(text),
+            NetError::NoVhostUser(why) => Refusal::Failed(why.to_owned()),
             NetError::Io(source) => Refusal::Host(source.to_string()),
         }
     }
@@ -137,11 +141,12 @@ fn keep(dir: &Path, starter: &mut Starter) -> io::Result<()> {
 /// Connects passt and the machine, which may be running already.
 fn begin(dir: &Path, task: &Task, is_running: bool) -> Result<(), NetError> {
     let mut peer = control::connect(&dir.join(SOCKET)).map_err(NetError::Io)?;
-    if is_running {
+    // By vhost-user the guest sees its link come back, and sends something by itself.
+    if is_running && !task.vhost_user {
         // passt learns the guest's Ethernet address from what it sends, and would not reach it before.
         peer.write_all(&net::call_out(task.addresses.guest)).map_err(NetError::Io)?;
     }
-    passt::start(task.way, &task.addresses, &task.forwards, &peer)
+    passt::start(task.way, &task.addresses, &task.forwards, &peer, task.vhost_user)
 }
 
 /// Waits until no child is left.

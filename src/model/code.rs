@@ -185,6 +185,7 @@ codes! {
     PortTaken = "E0905",
     PortRefused = "E0906",
     NoPortLeft = "E0907",
+    NoVhostUser = "E0908",
     NetworkFile = "E0920",
     NetworkVersion = "E0921",
     SubnetOfHost = "E0922",

@@ -31,7 +31,7 @@ pub use exclude::Exclude;
 pub use folder::{Folder, FolderKind, HostFolder, Owner, PROJECT_FOLDER, Volume};
 pub use hook::{AfterAll, Hook, Hooked, Moment, Side};
 pub use lock::{LockedBox, LockedKernel, Locks, content_digest, timestamp};
-pub use network::{Card, HostCard, HostInterface, Nat, Network, station, unusable};
+pub use network::{Card, HostCard, HostInterface, Nat, NatBackend, Network, station, unusable};
 pub use port::{Forward, PortRun, Protocol, port_runs};
 pub use problem::{Absent, Problem};
 pub use secret::{Masker, Secret};
@@ -94,6 +94,8 @@ pub struct Machine {
     pub auto_forward: bool,
     /// Where its first card leads to.
     pub nat: Nat,
+    /// By what that card and passt reach each other.
+    pub nat_backend: NatBackend,
     /// Cards in private networks, in the order in which the guest finds them.
     pub cards: Vec<Card>,
     /// Cards in networks of the host's, behind those.
@@ -139,6 +141,7 @@ impl Machine {
             ports: Vec::new(),
             auto_forward: false,
             nat: Nat::default(),
+            nat_backend: NatBackend::default(),
             cards: Vec::new(),
             host_cards: Vec::new(),
             steps: Vec::new(),

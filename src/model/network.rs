@@ -30,6 +30,30 @@ impl Nat {
     }
 }
 
+/// By what a machine's first card and its passt reach each other.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NatBackend {
+    /// The better one on this host.
+    #[default]
+    Auto,
+    /// A socket, over which frames go.
+    Stream,
+    /// The guest's memory, which passt maps (vhost-user).
+    VhostUser,
+}
+
+impl NatBackend {
+    /// The word of the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            NatBackend::Auto => "auto",
+            NatBackend::Stream => "stream",
+            NatBackend::VhostUser => "vhost-user",
+        }
+    }
+}
+
 /// A network that machines of a project share, and nobody else.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {

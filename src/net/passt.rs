@@ -23,6 +23,9 @@ pub enum NetError {
     /// It could not listen on a port, though the port was free a moment ago.
     #[error("passt could not listen on the forwarded ports: {0}")]
     PortRace(String),
+    /// A card was to be one whose queues passt works on by itself.
+    #[error("`nat_backend` cannot be \"vhost-user\" here: {0}")]
+    NoVhostUser(&'static str),
     /// It ended with an error of its own.
     #[error("passt gave up: {0}")]
     Failed(String),
@@ -35,6 +38,7 @@ impl NetError {
             NetError::Missing(_) => Code::NoPasst,
             NetError::Io(_) => Code::NetworkSetup,
             NetError::PortRace(_) => Code::PortRace,
+            NetError::NoVhostUser(_) => Code::NoVhostUser,
             NetError::Failed(_) => Code::PasstFailed,
         }
     }
@@ -49,6 +53,11 @@ impl NetError {
             NetError::PortRace(_) => {
                 Some("run the command again; `auto_correct = true` lets rvm choose ports".into())
             }
+            NetError::NoVhostUser(_) => Some(
+                "leave `nat_backend` out, and rvm takes what there is; vhost-user takes the provider `kvm` and \
+                 a passt of November 2024 or later, as Debian 13 has it"
+                    .into(),
+            ),
             NetError::Failed(_) => Some("`rvm doctor` checks what passt needs".into()),
         }
     }
@@ -57,6 +66,17 @@ impl NetError {
 /// passt closes or replaces 0 to 2 when it goes to the background: the socket moves to 3.
 /// `"$@"` keeps every argument one word.
 const LAUNCH: &str = r#"exec passt "$@" 3<&0 </dev/null"#;
+
+/// Whether the installed passt can work on a guest's memory by itself (vhost-user).
+pub fn has_vhost_user() -> bool {
+    let help = Command::new("passt").arg("--help").stdin(Stdio::null()).output();
+    // Some versions print it as an error.
+    help.is_ok_and(|help| [help.stdout, help.stderr].iter().any(|text| mentions_vhost_user(text)))
+}
+
+fn mentions_vhost_user(help: &[u8]) -> bool {
+    String::from_utf8_lossy(help).lines().any(|line| line.split_whitespace().next() == Some("--vhost-user"))
+}
 
 /// Starts it with these forwards, all of them bound when this returns: the process that we
 /// start goes to the background only then. A caller that takes in orphans can wait for its end. Its frames, each behind its length in 4 bytes, big-endian, go
@@ -69,11 +89,13 @@ pub fn start(
     addresses: &NatAddresses,
     forwards: &[Forward],
     peer: &UnixStream,
+    vhost_user: bool,
 ) -> Result<(), NetError> {
     let resolvers = if way == Nat::NoHost { nat::resolvers_beyond_loopback() } else { Vec::new() };
     let peer = peer.try_clone().map_err(NetError::Io)?;
     let output = Command::new("sh")
         .args(["-c", LAUNCH, "passt"])
+        .args(vhost_user.then_some("--vhost-user"))
         .args(arguments(way, addresses, &resolvers, forwards))
         .stdin(Stdio::from(OwnedFd::from(peer)))
         .stdout(Stdio::null())
@@ -166,6 +188,12 @@ mod tests {
         assert_eq!(args, "--quiet --fd 3 --no-map-gw -D 192.0.2.53");
         let args = arguments(Nat::Closed, &addresses, &[], &[]).join(" ");
         assert_eq!(args, "--quiet --fd 3 -4 --no-map-gw --no-icmp --no-dhcp-dns -o 127.82.86.77");
+    }
+
+    #[test]
+    fn help_says_what_it_can_do() {
+        assert!(mentions_vhost_user(b"Usage:\n  --vhost-user\t\tEnable vhost-user mode\n"));
+        assert!(!mentions_vhost_user(b"  -s, --socket PATH\n only meaningful for --vhost-user mode\n"));
     }
 
     #[test]

@@ -79,6 +79,8 @@ pub enum Subject {
     SshPort,
     /// Where its first card leads to.
     Nat,
+    /// By what that card and passt reach each other.
+    NatBackend,
     /// A card in a private network, by the network's name.
     Network(String),
     /// Login user.
@@ -105,6 +107,7 @@ impl fmt::Display for Subject {
             Subject::Port => "port",
             Subject::SshPort => "ssh.port",
             Subject::Nat => "nat",
+            Subject::NatBackend => "nat_backend",
             Subject::Network(name) => return write!(f, "network {name}"),
             Subject::User => "RVM_SSH_USER",
             Subject::Key => "RVM_SSH_KEY",
@@ -179,6 +182,8 @@ pub(super) fn changes(made: &Made, wanted: Wanted<'_>, live: Option<&Live>) -> V
     let port = |port: Option<u16>| port.map_or("any".to_owned(), |port| port.to_string());
     note(Subject::SshPort, port(applied.ssh_port), port(wanted.ssh_port), How::Reload);
     note(Subject::Nat, applied.nat.as_str().into(), wanted.nat.as_str().into(), How::Reload);
+    let (old, new) = (applied.nat_backend.as_str(), wanted.nat_backend.as_str());
+    note(Subject::NatBackend, old.into(), new.into(), How::Reload);
     disks(&applied.disks, &wanted.disks, &mut list);
     super::folders::folders(&applied.folders, &wanted.folders, live, &mut list);
     forwards(&applied.ports, &wanted.ports, live, &mut list);

@@ -14,7 +14,7 @@ pub use compare::{
 pub use folders::folder_text;
 pub use order::in_order;
 
-use crate::model::{Card, ExtraDisk, Folder, Forward, HostCard, KernelChoice, Machine, Nat, ProviderKind};
+use crate::model::{Card, ExtraDisk, Folder, Forward, HostCard, KernelChoice, Machine, Nat, NatBackend, ProviderKind};
 
 /// What a machine was made from and last started with; kept in its record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +50,9 @@ pub struct Applied {
     /// Where its first card leads to.
     #[serde(default)]
     pub nat: Nat,
+    /// By what that card and passt reach each other.
+    #[serde(default)]
+    pub nat_backend: NatBackend,
     /// Cards in private networks.
     #[serde(default)]
     pub cards: Vec<Card>,
@@ -81,6 +84,7 @@ impl Applied {
             ports,
             auto_forward: _,
             nat,
+            nat_backend,
             cards,
             host_cards,
             steps: _,
@@ -107,6 +111,7 @@ impl Applied {
             ports: ports.clone(),
             ssh_port: ssh.port,
             nat: *nat,
+            nat_backend: *nat_backend,
             cards: cards.clone(),
             host_cards: host_cards.clone(),
         }

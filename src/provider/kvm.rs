@@ -20,6 +20,8 @@ pub(super) struct Kvm;
 
 /// Where programs of the host connect to ports of the guest, in the machine's folder.
 const VSOCK: &str = "vsock.sock";
+/// The longest packet that passt takes, which it would announce by DHCP, too.
+const PASST_MTU: u16 = 65520;
 /// The context identifier of every guest; it means something in its own machine only.
 const GUEST_CID: u32 = 3;
 
@@ -39,7 +41,15 @@ impl Engine for Kvm {
     fn start(&self, dir: &Path, spec: &VmSpec, net: OwnedFd) -> Result<Box<dyn Running>, ProviderError> {
         let socket = listener(dir, VSOCK)?;
         let console = listener(dir, CONSOLE_SOCKET)?;
-        let mut nets = vec![vmm::Net { mac: spec.mac, backend: vmm::NetBackend::Listen(net.into()) }];
+        let backend = match spec.vhost_user {
+            false => vmm::NetBackend::Listen(net.into()),
+            true => vmm::NetBackend::VhostUser(vmm::VhostUser {
+                socket: None,
+                listener: Some(net.into()),
+                mtu: Some(PASST_MTU),
+            }),
+        };
+        let mut nets = vec![vmm::Net { mac: spec.mac, backend }];
         for (place, mac) in spec.cards.iter().enumerate() {
             let backend = vmm::NetBackend::Listen(listener(dir, &card_socket(place))?);
             nets.push(vmm::Net { mac: *mac, backend });

@@ -72,6 +72,9 @@ pub struct VmSpec {
     pub disks: Vec<DiskSpec>,
     /// Ethernet address of the network card.
     pub mac: [u8; 6],
+    /// The network is a vhost-user back-end, not a stream of frames. QEMU is not asked to do that.
+    #[serde(default)]
+    pub vhost_user: bool,
     /// Cards in private networks, in order, each with its Ethernet address. The one at place N listens
     /// for its switch at [`card_socket`]`(N)`, in the machine's folder.
     #[serde(default)]

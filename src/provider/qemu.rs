@@ -366,6 +366,7 @@ mod tests {
             cmdline: "console=ttyS0".into(),
             disks: vec![disk],
             mac: [2, 1, 2, 3, 4, 5],
+            vhost_user: false,
             cards: vec![],
             taps: vec![],
             shares: vec![],

@@ -6,7 +6,7 @@ use crate::cli::target::short;
 use crate::cli::ui::table::bytes;
 use crate::cli::ui::text::sanitise;
 use crate::machine::StepPreview;
-use crate::model::{Forward, KernelChoice, Machine, Nat, ProviderKind, Side, port_runs};
+use crate::model::{Forward, KernelChoice, Machine, Nat, NatBackend, ProviderKind, Side, port_runs};
 use crate::plan::{Change, How, card_text, describe, forward_text, host_card_text, mebibytes};
 use crate::provision::Why;
 
@@ -182,6 +182,9 @@ fn creation(page: &mut Page, planned: &Planned<'_>) {
     }
     if machine.nat != Nat::default() {
         page.line(Mark::Add, "nat", machine.nat.as_str());
+    }
+    if machine.nat_backend != NatBackend::default() {
+        page.line(Mark::Add, "nat_backend", machine.nat_backend.as_str());
     }
     for card in &machine.cards {
         page.line(Mark::Add, "network", &format!("{}: {}", card.network, card_text(card)));
