@@ -103,7 +103,7 @@ impl Slots {
                     Box::new(VhostNet::new(net.mac, mtu, socket, listener, mem)?)
                 }
                 _ => {
-                    let net = Net::new(net)?;
+                    let net = Net::with_pairs(net, spec.cpus.into())?;
                     meters.add_net(net.counters());
                     Box::new(net)
                 }

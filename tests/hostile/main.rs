@@ -12,6 +12,7 @@ mod fs;
 mod mmio;
 mod net;
 mod net_offload;
+mod net_pairs;
 mod net_stream;
 mod net_vhost;
 mod pci;

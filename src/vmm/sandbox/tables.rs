@@ -73,7 +73,7 @@ pub(super) const fn of(role: Role) -> &'static [Table] {
 const HYPERVISOR: &[Table] = &[
     Table { thread: "vcpu", parts: &[VCPU, MEMORY, THREAD, EVENTS, LOG] },
     Table { thread: "virtio-blk", parts: &[BLOCK, MEMORY, THREAD, EVENTS] },
-    Table { thread: "virtio-net", parts: &[LISTEN, SOCKET, MEMORY, THREAD, EVENTS] },
+    Table { thread: "virtio-net", parts: &[STEER, LISTEN, SOCKET, MEMORY, THREAD, EVENTS] },
     Table { thread: "virtio-rng", parts: &[TIMER, MEMORY, THREAD, EVENTS] },
     Table { thread: "virtio-balloon", parts: &[MEMORY, THREAD, EVENTS] },
     Table { thread: "virtio-vsock", parts: &[PAIR, LISTEN, SOCKET, MEMORY, THREAD, EVENTS] },
@@ -301,8 +301,12 @@ const VCPU: &[Rule] = &[only(
         &[Is(1, KVM_IOEVENTFD)],
         // What a driver agreed on, told to its TAP interface.
         &[Is(1, TUNSETOFFLOAD)],
+        &[Is(1, TUNSETQUEUE)],
     ],
 )];
+
+/// How many queues of a TAP interface a driver uses.
+const STEER: &[Rule] = &[only(libc::SYS_ioctl, &[&[Is(1, TUNSETQUEUE)]])];
 
 /// A new virtual machine of KVM's after a reset; stopping the processors of the old one; the
 /// terminal of `rvm boot`.
@@ -368,6 +372,7 @@ const fn sized<T>(direction: u32, number: u32) -> u32 {
 
 /// `linux/if_tun.h`.
 const TUNSETOFFLOAD: u32 = 0x4004_54d0;
+const TUNSETQUEUE: u32 = 0x4004_54d9;
 const KVM_CREATE_VM: u32 = io(0x01);
 const KVM_CHECK_EXTENSION: u32 = io(0x03);
 const KVM_GET_VCPU_MMAP_SIZE: u32 = io(0x04);

@@ -8,7 +8,7 @@ use super::error::NetError;
 use super::offload::{self, F_CSUM, F_GUEST_CSUM};
 use super::served::Served;
 use super::stream::{Down, Stream};
-use super::tap::Tap;
+use super::tap::{Tap, TapQueue};
 use super::{HEADER_LEN, PeerError};
 use crate::vmm::NetBackend;
 
@@ -24,14 +24,23 @@ pub(super) enum Backend {
 }
 
 impl Backend {
-    pub(super) fn new(backend: NetBackend) -> Result<Self, NetError> {
+    /// One for each pair of queues that there can be, `most` at most.
+    pub(super) fn open(backend: NetBackend, most: usize) -> Result<Vec<Self>, NetError> {
         Ok(match backend {
-            NetBackend::Stream(socket) => Self::Stream(Stream::new(socket)?),
-            NetBackend::Tap(name) => Self::Tap(Tap::open(&name)?),
-            NetBackend::Listen(listener) => Self::Served(Served::new(listener)?),
+            NetBackend::Stream(socket) => vec![Self::Stream(Stream::new(socket)?)],
+            NetBackend::Tap(name) => Tap::open(&name, most)?.into_iter().map(Self::Tap).collect(),
+            NetBackend::Listen(listener) => vec![Self::Served(Served::new(listener)?)],
             // That card is another one.
             NetBackend::VhostUser(_) => return Err(NetError::BackEnd(PeerError::NotShared)),
         })
+    }
+
+    /// What has the host use this one of several, if it can choose.
+    pub(super) fn switch(&self) -> io::Result<Option<TapQueue>> {
+        match self {
+            Self::Tap(tap) => tap.switch().map(Some),
+            Self::Stream(_) | Self::Served(_) => Ok(None),
+        }
     }
 
     /// Notes that there is something to read, the last if the peer hung up.

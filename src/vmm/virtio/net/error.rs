@@ -34,6 +34,9 @@ pub enum NetError {
     /// The back-end does not leave to the driver what it agreed to take.
     #[error("preparing the network back-end for what the driver takes")]
     Offloads(#[source] io::Error),
+    /// A TAP interface does not let its queues be chosen.
+    #[error("choosing the queues of a network back-end")]
+    Queues(#[source] io::Error),
     /// The process that is to work on the queues cannot.
     #[error("giving a network card to its vhost-user back-end")]
     BackEnd(#[source] PeerError),
@@ -52,10 +55,14 @@ impl NetError {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Mac { .. } | Self::NotAStream(_) | Self::Offloads(_) | Self::BackEnd(_) => None,
+            Self::Mac { .. }
+            | Self::NotAStream(_)
+            | Self::Offloads(_)
+            | Self::BackEnd(_)
+            | Self::Queues(_) => None,
             Self::TunDevice { .. } => Some("load the module: modprobe tun".to_owned()),
             Self::NoInterface { name } => {
-                Some(format!("make it: ip tuntap add dev {name} mode tap user $USER vnet_hdr"))
+                Some(format!("make it: ip tuntap add dev {name} mode tap user $USER vnet_hdr multi_queue"))
             }
             Self::Attach { name, source } if source.raw_os_error() == Some(libc::EBUSY) => {
                 Some(format!("another program uses {name}; stop it or make another interface"))

@@ -18,6 +18,7 @@ use super::{ETHERNET_HEADER, HEADER_LEN, MAX_FRAME};
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
 const TUNSETOFFLOAD: libc::c_ulong = 0x4004_54d0;
 const TUNSETVNETHDRSZ: libc::c_ulong = 0x4004_54d8;
+const TUNSETQUEUE: libc::c_ulong = 0x4004_54d9;
 
 /// Offloads of `TUNSETOFFLOAD` and the features that stand for them.
 const OFFLOADS: [(u64, libc::c_ulong); 4] =
@@ -36,8 +37,9 @@ pub(super) struct Tap {
 }
 
 impl Tap {
-    /// Attaches to the interface `name`, which has to be there.
-    pub(super) fn open(name: &str) -> Result<Self, NetError> {
+    /// Attaches to the interface `name`, which has to be there: `count` times, so that each has a queue of its
+    /// own, if it was made for several queues, else once.
+    pub(super) fn open(name: &str, count: usize) -> Result<Vec<Self>, NetError> {
         let missing = || NetError::NoInterface { name: name.to_owned() };
         let interface = CString::new(name).map_err(|_| missing())?;
         if interface.as_bytes().is_empty() || interface.as_bytes_with_nul().len() > libc::IFNAMSIZ {
@@ -50,9 +52,28 @@ impl Tap {
         if unsafe { libc::if_nametoindex(interface.as_ptr()) } == 0 {
             return Err(missing());
         }
-        let file = options.open("/dev/net/tun").map_err(device)?;
-        attach(&file, &interface).map_err(|source| NetError::Attach { name: name.to_owned(), source })?;
-        Ok(Self::over(file))
+        let open = |flags| {
+            let file = options.open("/dev/net/tun").map_err(device)?;
+            attach(&file, &interface, flags)
+                .map_err(|source| NetError::Attach { name: name.to_owned(), source })?;
+            Ok(Self::over(file))
+        };
+        match open(libc::IFF_MULTI_QUEUE) {
+            Ok(first) => {
+                let others = (1..count).map(|_| open(libc::IFF_MULTI_QUEUE));
+                [Ok(first)].into_iter().chain(others).collect()
+            }
+            // What an interface says that was made for one.
+            Err(NetError::Attach { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => {
+                Ok(vec![open(0)?])
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What has the interface use this queue, or not.
+    pub(super) fn switch(&self) -> io::Result<TapQueue> {
+        Ok(TapQueue(self.file.try_clone()?))
     }
 
     /// Sends and receives over `file`, each frame in one call and behind a virtio header.
@@ -130,15 +151,32 @@ impl Tap {
     }
 }
 
+/// A queue of an interface, from the side that chooses which are in use.
+#[derive(Debug)]
+pub(super) struct TapQueue(File);
+
+impl TapQueue {
+    /// Has the interface use it or not. One that was made for a single queue cannot be switched.
+    pub(super) fn set(&self, on: bool) -> io::Result<()> {
+        // SAFETY: all-zero bytes are a valid `ifreq`.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        let flags = if on { libc::IFF_ATTACH_QUEUE } else { libc::IFF_DETACH_QUEUE };
+        request.ifr_ifru.ifru_flags = flags as libc::c_short;
+        // SAFETY: the descriptor is open and the request reads one `ifreq`.
+        check(unsafe { libc::ioctl(self.0.as_raw_fd(), TUNSETQUEUE, &request) })
+    }
+}
+
 /// Makes `file` the interface's device end: frames without protocol information, each behind a
 /// virtio header of [`HEADER_LEN`] bytes, no offloads yet.
-fn attach(file: &File, interface: &CString) -> io::Result<()> {
+fn attach(file: &File, interface: &CString, flags: libc::c_int) -> io::Result<()> {
     // SAFETY: all-zero bytes are a valid `ifreq`.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(interface.as_bytes()) {
         *to = from.cast_signed();
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | flags;
+    request.ifr_ifru.ifru_flags = flags as libc::c_short;
     // SAFETY: the descriptor is open and the request reads and writes one `ifreq`.
     check(unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, &mut request) })?;
     let size = HEADER_LEN as libc::c_int;

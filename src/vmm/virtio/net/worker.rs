@@ -1,6 +1,7 @@
 //! The thread behind a network card: frames from the back-end to the guest and the other way.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use virtio_queue::Queue;
@@ -10,18 +11,21 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::backend::Backend;
 use super::batch::Batch;
+use super::pairs::Pairs;
 use super::receive::{Delivery, Receiver};
+use super::stream::Down;
 use super::{F_MRG_RXBUF, NAME, Shared};
 use crate::vmm::virtio::chain::Chain;
 use crate::vmm::virtio::device::Interrupt;
 use crate::vmm::virtio::queue::{Fault, Ring};
 use crate::vmm::virtio::worker::{Events, Source, WorkerError, give_up};
 
-/// Queue numbers (virtio 1.2, section 5.1.2), which serve as event tokens too.
+/// Queue numbers in a pair (virtio 1.2, section 5.1.2), which serve as event tokens too.
 pub(super) const RX: u16 = 0;
 pub(super) const TX: u16 = 1;
 const BACKEND: u64 = 2;
 const LISTENER: u64 = 3;
+const WAKE: u64 = 4;
 /// Frames in one direction before the other one, and the order to stop, get a look.
 const BUDGET: usize = 64;
 /// Most bytes in a chain. Receive buffers are a few pages each, but nothing says so.
@@ -35,6 +39,9 @@ pub(super) struct Setup {
     pub(super) tx: (Queue, EventFd),
     pub(super) interrupt: Interrupt,
     pub(super) mac: [u8; 6],
+    /// Which pair of queues it is, of which.
+    pub(super) pair: u16,
+    pub(super) pairs: Arc<Pairs>,
 }
 
 /// Moves frames until told to stop or the driver breaks the rules.
@@ -44,6 +51,9 @@ pub(super) fn run(events: &Events, setup: &Setup, backend: &mut Backend, shared:
         let tx = Ring::new(&setup.mem, &setup.tx.0, setup.features, BYTE_LIMIT)?;
         events.watch(&setup.rx.1, u64::from(RX), EventSet::IN)?;
         events.watch(&setup.tx.1, u64::from(TX), EventSet::IN)?;
+        if let Some(wake) = setup.pairs.wake(setup.pair.into()) {
+            events.watch(wake, WAKE, EventSet::IN)?;
+        }
         watch_link(events, backend)?;
         if let Some(listener) = backend.listener() {
             events.watch(&Source(listener), LISTENER, EventSet::IN)?;
@@ -142,6 +152,10 @@ impl Worker<'_, '_> {
             self.tx_state = Tx::Work;
         }
         self.called |= token == LISTENER;
+        if token == WAKE {
+            self.backend.set_readable(false);
+            (self.rx_state, self.tx_state) = (Rx::Work, Tx::Work);
+        }
         if token == BACKEND {
             let gone = EventSet::HANG_UP | EventSet::ERROR;
             let hung_up = set.intersects(EventSet::READ_HANG_UP | gone);
@@ -157,16 +171,33 @@ impl Worker<'_, '_> {
         }
     }
 
+    /// Whether frames go this way: neither is the link down nor does the driver do without this pair.
+    fn is_open(&self) -> bool {
+        self.shared.is_up() && self.setup.pairs.is_active(self.setup.pair.into())
+    }
+
+    /// The back-end does not work. A pair that was switched off meanwhile need not.
+    fn failed(&self, error: &Down) {
+        if self.setup.pairs.is_active(self.setup.pair.into()) {
+            self.shared.link_down(error, &self.setup.interrupt);
+        }
+    }
+
+    /// Raises the interrupt of one of the two queues.
+    fn interrupt(&self, queue: u16) {
+        self.setup.interrupt.used(2 * self.setup.pair + queue);
+    }
+
     /// Gives the guest up to [`BUDGET`] frames and one interrupt.
     fn receive(&mut self) -> Result<Rx, Fault> {
         let mut next = Rx::Work;
-        let mut bytes = 0;
+        let (mut bytes, mut down) = (0, None);
         self.receiver.ring.disable_kicks()?;
         for _ in 0..BUDGET {
-            let frame = match self.shared.is_up().then(|| self.backend.peek()).transpose() {
+            let frame = match self.is_open().then(|| self.backend.peek()).transpose() {
                 Ok(frame) => frame.flatten(),
                 Err(error) => {
-                    self.shared.link_down(&error, &self.setup.interrupt);
+                    down = Some(error);
                     None
                 }
             };
@@ -188,10 +219,13 @@ impl Worker<'_, '_> {
             }
             self.backend.consume();
         }
+        if let Some(error) = down {
+            self.failed(&error);
+        }
         // Once for all of them.
         self.shared.counters.received_bytes.fetch_add(bytes, Ordering::Relaxed);
         if self.receiver.ring.publish()? {
-            self.setup.interrupt.used(RX);
+            self.interrupt(RX);
         }
         if next == Rx::Buffers && self.receiver.ring.enable_kicks()? {
             next = Rx::Work;
@@ -209,7 +243,7 @@ impl Worker<'_, '_> {
             Ok(true) => {}
             Ok(false) => next = Tx::Room,
             Err(error) => {
-                self.shared.link_down(&error, &self.setup.interrupt);
+                self.failed(&error);
                 self.batch.skip_all();
             }
         }
@@ -222,7 +256,7 @@ impl Worker<'_, '_> {
         });
         result?;
         if self.tx.publish()? {
-            self.setup.interrupt.used(TX);
+            self.interrupt(TX);
         }
         if next == Tx::Work && emptied && !self.tx.enable_kicks()? {
             next = Tx::Frames;
@@ -241,8 +275,7 @@ impl Worker<'_, '_> {
                 emptied = true;
                 break;
             }
-            let is_up = self.shared.is_up();
-            match is_up.then(|| self.batch.add(&mut self.chain, &self.setup.mac)) {
+            match self.is_open().then(|| self.batch.add(&mut self.chain, &self.setup.mac)) {
                 Some(Ok(len)) => bytes += len as u64,
                 _ => {
                     self.tx.push(self.chain.head(), 0)?;
