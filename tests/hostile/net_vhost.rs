@@ -13,6 +13,8 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rvm::model::Nat;
+use rvm::net::{NatAddresses, passt};
 use rvm::vmm::memory::{Memory, Sharing};
 use rvm::vmm::virtio::mmio::status::DEVICE_NEEDS_RESET;
 use rvm::vmm::virtio::net::{NetError, PeerError, VhostNet};
@@ -293,11 +295,10 @@ fn back_end_gets_the_memory_of_the_guest_and_its_rings() {
     // What is the card's own is not asked of the back-end.
     let expected = VIRTIO_F_VERSION_1 | F_MRG_RXBUF | PROTOCOL;
     assert_eq!(features, expected.to_le_bytes());
+    // Reception first, so that the first frame that is sent can be answered.
     for queue in [0, 1] {
         assert_eq!(hand.until(SET_VRING_BASE).0, [queue, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(hand.until(SET_VRING_CALL).1.len(), 1);
-    }
-    for queue in [0, 1] {
         assert_eq!(hand.until(SET_VRING_ENABLE).0, [queue, 0, 0, 0, 1, 0, 0, 0]);
     }
     // On return from the reset the back-end has stopped.
@@ -419,4 +420,47 @@ fn masked_vector_of_a_back_end_waits_in_its_event() {
     assert_eq!(switches.lock().unwrap()[2..], [(1, false), (1, true)]);
     assert!(event.read().is_err());
     assert!(!driver.transport.is_pending(1));
+}
+
+/// An ARP request for passt's own address, and its answer.
+fn ask_gateway(driver: &mut Driver) {
+    let mut frame = [[0xff; 6], MAC].concat();
+    frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+    frame.extend(MAC);
+    frame.extend([10, 0, 2, 15, 0, 0, 0, 0, 0, 0, 10, 0, 2, 2]);
+    driver.submit(RX, &[writable(RECEIVE, 2048)]);
+    driver.put(DATA, &[0; HEADER]);
+    driver.put(DATA + HEADER as u64, &frame);
+    driver.submit(TX, &[readable(DATA, (HEADER + frame.len()) as u32)]);
+    let (_, len) = driver.used(RX);
+    let answer = &driver.get(RECEIVE, len as usize)[HEADER..];
+    assert_eq!((&answer[..6], &answer[20..22]), (&MAC[..], &[0, 2][..]), "{answer:x?}");
+}
+
+/// The real one, as machines start it: over a reset, and when it is killed and another one comes.
+#[test]
+#[ignore = "takes a passt of November 2024 or later in PATH"]
+fn passt_answers_over_resets_and_another_one_takes_over() {
+    assert!(passt::has_vhost_user(), "the passt in PATH has no --vhost-user");
+    let (place, memory) = (place(), shared());
+    let addresses = NatAddresses { guest: [10, 0, 2, 15].into(), gateway: [10, 0, 2, 2].into(), prefix: 24 };
+    let launch = || {
+        let peer = UnixStream::connect(&place.path).unwrap();
+        passt::start(Nat::Open, &addresses, &[], &peer, true).unwrap();
+        peer
+    };
+    let first = launch();
+    let mut driver = Driver::in_memory(memory.guest().clone(), place.card(&memory), SIZE);
+    for _ in 0..3 {
+        driver.start(F_MRG_RXBUF);
+        ask_gateway(&mut driver);
+        driver.reset();
+    }
+    driver.start(F_MRG_RXBUF);
+    // It ends with its connection, as when it is killed.
+    first.shutdown(std::net::Shutdown::Both).unwrap();
+    driver.wait_for("the link to go down", |driver| (!link_is_up(driver)).then_some(()));
+    let _second = launch();
+    driver.wait_for("the link to come up", |driver| link_is_up(driver).then_some(()));
+    ask_gateway(&mut driver);
 }

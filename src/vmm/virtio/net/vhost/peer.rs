@@ -187,8 +187,7 @@ impl Peer {
             ] {
                 self.tell(request, &u64::from(index).to_le_bytes(), &[borrow(event)])?;
             }
-        }
-        for index in (0..).zip(rings).map(|(index, _)| index) {
+            // One after the other: what the guest sends may be answered as soon as it can be sent.
             self.tell(Request::SET_VRING_ENABLE, &state(index, 1), &[])?;
         }
         Ok(())
