@@ -14,7 +14,9 @@ pub use compare::{
 pub use folders::folder_text;
 pub use order::in_order;
 
-use crate::model::{Card, ExtraDisk, Folder, Forward, HostCard, KernelChoice, Machine, Nat, NatBackend, ProviderKind};
+use crate::model::{
+    Card, ExtraDisk, Folder, Forward, HostCard, KernelChoice, Machine, Nat, NatBackend, ProviderKind,
+};
 
 /// What a machine was made from and last started with; kept in its record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
