@@ -1,6 +1,8 @@
 // First program of a guest that is measured: `bench=` on the kernel's command line says what it
 // does. Results are lines `RESULT name value`; the first line is `HELLO`.
 #define _GNU_SOURCE
+#include "guest.h"
+
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -17,16 +19,15 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MIB (1024L * 1024)
 #define DISK (64 * MIB)
 #define RANDOM_READS 2000
 #define RANDOM_WRITES 500
 #define STREAM (64 * MIB)
 #define ROUND_TRIPS 2000
 
-static char *buffer;
+char *buffer;
 
-static double now(void) {
+double now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return t.tv_sec + t.tv_nsec / 1e9;
@@ -39,7 +40,7 @@ static void end(void) {
     for (;;) pause();
 }
 
-static void need(int good, const char *what) {
+void need(int good, const char *what) {
     if (good) return;
     printf("ERROR %s: %s\n", what, strerror(errno));
     end();
@@ -167,6 +168,7 @@ int main(void) {
     if (strstr(words, "bench=net")) network("net");
     if (strstr(words, "bench=passt")) network("passt");
     if (strstr(words, "bench=vhost")) network("vhost");
+    if (strstr(words, "bench=folders")) folders(words);
     puts("DONE");
     end();
 }

@@ -2,7 +2,7 @@
 # Measures rvm's hypervisor beside QEMU microvm, and the commands that users wait for. The result is
 # a table in Markdown on standard output. docs/performance.md says how to read it.
 #
-#   run.sh [-n ROUNDS] [-v] [ROW...]    rows: boot memory block net passt vhost cli
+#   run.sh [-n ROUNDS] [-v] [ROW...]    rows: boot memory block net passt vhost folders cli
 #                                       (default: all)
 #
 # All run on the same kernel and the same initial RAM disk, in turns, in one run: on this machine's
@@ -18,7 +18,8 @@
 # It takes root, for a TAP interface and for tracing (in the lab one is).
 #
 # RVM_TEST_BIN is the binary (default: the release build); BENCH_KERNEL another kernel than `fast`; BENCH_PASST
-# another passt than the one that is installed (vhost-user takes one of November 2024 or later).
+# another passt than the one that is installed (vhost-user takes one of November 2024 or later); VIRTIOFSD the
+# program beside which shared folders are measured (benches/folders.sh).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -32,7 +33,7 @@ while [ $# -gt 0 ]; do
     *) rows+=("$1") && shift ;;
   esac
 done
-[ "${#rows[@]}" -gt 0 ] || rows=(boot memory block net passt vhost cli)
+[ "${#rows[@]}" -gt 0 ] || rows=(boot memory block net passt vhost folders cli)
 
 # Guest and runner are built here, the rest is brought together in one folder.
 prepare() {
@@ -46,7 +47,7 @@ prepare() {
   work=$(mktemp -d)
   trap 'rm -rf "$work"' EXIT
   mkdir -p "$work/tree/proc" "$work/tree/dev"
-  gcc -O2 -static -s -o "$work/tree/init" benches/guest.c
+  gcc -O2 -static -s -o "$work/tree/init" benches/guest.c benches/folders.c
   gcc -O2 -static -pthread -o "$work/runner" benches/runner.c
   (cd "$work/tree" && printf '%s\n' . init proc dev | cpio -o -H newc --quiet) >"$work/initrd"
   cp "$kernel" "$work/vmlinux"
@@ -71,6 +72,8 @@ qemu+='|-netdev tap,id=n,ifname=@T@,script=no,downscript=no -device virtio-net-d
 qemu+='|-netdev stream,id=n,server=off,addr.type=unix,addr.path=@S@ -device virtio-net-device,netdev=n'
 qemu+='|-chardev socket,id=c,path=@S@ -netdev vhost-user,id=n,chardev=c -device virtio-net-device,netdev=n'
 qemu+=' -object memory-backend-memfd,id=m,size=@M@M,share=on -machine memory-backend=m'
+
+. benches/folders.sh
 
 # Words of a template, with the places filled in: TEMPLATE KIND. The result is in `words`.
 fill() {
@@ -189,17 +192,16 @@ has() {
   return 1
 }
 
-# Medians of all rounds, a row for each figure, a column for each hypervisor.
+# Medians of all rounds: a column for each of NAMES, a row for each of LABELS that was measured.
 table() {
-  sort -k1,1 -k2,2 -k3,3g "$results" | awk -v names="$names" '
-    { key = $1 SUBSEP $2; value[key, ++count[key]] = $3; if ($1 != "cli") row[$2] = 1; else cli[$2] = 1 }
+  sort -k1,1 -k2,2 -k3,3g "$results" | awk -v names="$1" -v order="$2" '
+    { key = $1 SUBSEP $2; value[key, ++count[key]] = $3; row[$2] = 1 }
     function median(key) { return (key in count) ? value[key, int((count[key] + 1) / 2)] : "" }
     END {
       n = split(names, name, " ")
-      order = "start_to_guest_ms start_to_init_ms beside_guest_kib threads binary_kib libraries_kib " \
-        "block_read_mib_s block_write_mib_s block_read_4k_us block_write_4k_fsync_us net_out_mib_s net_in_mib_s net_round_trip_us " \
-        "passt_out_mib_s passt_in_mib_s passt_round_trip_us vhost_out_mib_s vhost_in_mib_s vhost_round_trip_us"
       m = split(order, label, " ")
+      for (r = 1; r <= m; r++) if (label[r] in row) any = 1
+      if (!any) exit
       printf "| |"; for (i = 1; i <= n; i++) printf(" %s |%s", name[i], (i > 1 ? " " name[1] " / " name[i] " |" : ""))
       printf "\n|---|"; for (i = 1; i < 2 * n; i++) printf "---|"; printf "\n"
       for (r = 1; r <= m; r++) {
@@ -212,12 +214,24 @@ table() {
         }
         printf "\n"
       }
-      if (!("nothing_ms" in cli)) exit
-      printf "\n| command, 20 machines | ms | times /bin/true |\n|---|---|---|\n"
-      nothing = median("cli" SUBSEP "nothing_ms")
-      for (c in cli) { x = median("cli" SUBSEP c); printf "| %s | %.2f | %.1f |\n", c, x, x / nothing }
+      printf "\n"
     }'
 }
+
+# The commands, each beside one that does nothing.
+command_table() {
+  sort -k2,2 "$results" | awk '
+    $1 == "cli" { value[$2] = $3 }
+    END {
+      if (!("nothing_ms" in value)) exit
+      printf "| command, 20 machines | ms | times /bin/true |\n|---|---|---|\n"
+      for (c in value) printf "| %s | %.2f | %.1f |\n", c, value[c], value[c] / value["nothing_ms"]
+    }'
+}
+
+figures="start_to_guest_ms start_to_init_ms beside_guest_kib threads binary_kib libraries_kib block_read_mib_s \
+block_write_mib_s block_read_4k_us block_write_4k_fsync_us net_out_mib_s net_in_mib_s net_round_trip_us \
+passt_out_mib_s passt_in_mib_s passt_round_trip_us vhost_out_mib_s vhost_in_mib_s vhost_round_trip_us"
 
 bench() {
   # A root of its own: what is timed must wait for no file, see lab/lab.sh --steady. The mounts are
@@ -255,7 +269,7 @@ bench() {
   done <<<"$templates"
   ! has boot || sizes
   # The first turn is thrown away.
-  for template in "${list[@]}"; do measure boot boot "$template"; done
+  for template in "${list[@]}"; do ! has boot || measure boot boot "$template"; done
   sed -i '/start_to/d' "$results"
   for round in $(seq 1 "$rounds"); do
     echo "round $round" >&2
@@ -270,7 +284,10 @@ bench() {
     list=("${list[@]:1}" "${list[0]}")
   done
   ! has cli || commands
-  table
+  ! has folders || folders
+  table "$names" "$figures"
+  table "$folder_peers" "$folder_figures"
+  command_table
   ip link del bench0
   for place in dev proc sys; do umount -l "$ram/$place"; done
   rm -rf --one-file-system "$ram"
