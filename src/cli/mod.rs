@@ -60,7 +60,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::model::{Cancel, Code};
 use app::App;
@@ -351,9 +351,12 @@ pub fn main() -> ExitCode {
 }
 
 fn run(words: &[OsString]) -> u8 {
-    let matches = match Cli::command().try_get_matches_from(words) {
-        Ok(matches) => matches,
-        Err(error) => return usage(&error, words),
+    let matches = match lean(words) {
+        Some(matches) => matches,
+        None => match Cli::command().try_get_matches_from(words) {
+            Ok(matches) => matches,
+            Err(error) => return usage(&error, words),
+        },
     };
     let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
@@ -400,6 +403,19 @@ fn run(words: &[OsString]) -> u8 {
         }
         (Ok(code), None) => code,
     }
+}
+
+/// What was typed, read by the command that it begins with alone: the global options are copied into each
+/// command that there is, which takes longer than all other reading. `None` for help and for what is wrong, which
+/// the whole tree has to answer.
+fn lean(words: &[OsString]) -> Option<ArgMatches> {
+    let verb = words.iter().skip(1).find_map(|word| word.to_str().filter(|word| !word.starts_with('-')))?;
+    let mut tree = Cli::command();
+    let found = tree.get_subcommands_mut().find(|command| command.get_name() == verb)?;
+    let command = std::mem::take(found);
+    // Nor is the rest of the tree taken apart: the process ends soon.
+    std::mem::forget(tree);
+    Global::augment_args(Command::new("rvm")).subcommand(command).try_get_matches_from(words).ok()
 }
 
 fn style(global: &Global) -> Style {
@@ -464,5 +480,38 @@ mod tests {
     #[test]
     fn the_tree_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    /// One command alone reads what is right as the whole tree does, and nothing else.
+    #[test]
+    fn the_quick_way_reads_the_same() {
+        let read = |line: &str| -> Vec<OsString> { line.split(' ').map(OsString::from).collect() };
+        for line in [
+            "rvm status",
+            "rvm -v status web --json -q",
+            "rvm up web db --color never --var A=1 --var B=2 --parallel 3",
+            "rvm box add micro --kernel fast",
+            "rvm ssh web -c id -- -v",
+            "rvm exec web -- ls -l",
+            "rvm port add web 8080:80",
+        ] {
+            let words = read(line);
+            let quick = Cli::from_arg_matches(&lean(&words).expect(line)).unwrap();
+            let whole = Cli::from_arg_matches(&Cli::command().try_get_matches_from(&words).unwrap()).unwrap();
+            assert_eq!(format!("{quick:?}"), format!("{whole:?}"), "{line}");
+        }
+        for line in [
+            "rvm",
+            "rvm --help",
+            "rvm -V",
+            "rvm up --help",
+            "rvm help up",
+            "rvm upp",
+            "rvm up --frob",
+            "rvm cp a b",
+        ] {
+            let words = read(line);
+            assert!(lean(&words).is_none(), "{line}");
+        }
     }
 }
