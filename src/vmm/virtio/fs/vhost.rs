@@ -67,6 +67,8 @@ impl Serving {
         if let Err(error) = self.daemon.wait() {
             tracing::debug!(%error, "the program that ran the machine is gone");
         }
+        // Its workers wait for doorbells that nobody rings any more, and dropping it would wait for them.
+        std::mem::forget(self);
     }
 }
 
