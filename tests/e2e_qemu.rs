@@ -3,6 +3,8 @@
 //! Builds the boxes and the kernel when the test store lacks them. `docs/testing.md` says more.
 
 mod common;
+#[path = "common/containers.rs"]
+mod containers;
 #[path = "common/examples.rs"]
 mod examples;
 #[path = "common/folders.rs"]

@@ -182,7 +182,7 @@ fn hooks_surround_commands_on_both_sides() {
 #[test]
 fn one_machine_is_set_up_by_a_long_script() {
     // What it installs, the small box has not.
-    let project = example("one-machine", "BOX=debian/13\nMEMORY=512MiB\n");
+    let project = example("one-machine", "BOX=debian/13\nMEMORY=768MiB\n");
     project.rvm(&["up"]).ok();
     project.ssh("make --version");
     let motd = "\"Build\" machine for C:\\projects and ${HOME}; it's all here.";
@@ -190,6 +190,7 @@ fn one_machine_is_set_up_by_a_long_script() {
     assert_eq!(project.ssh("stat -c %U /srv/build"), "builder");
     project.rvm(&["up"]).ok();
     assert_eq!(project.ssh("wc -l < /var/log/clean.log").trim(), "2");
+    crate::containers::come_about_in(&project);
 }
 
 #[test]
