@@ -109,27 +109,6 @@ fn a_card_on_a_tap_interface_is_started() {
     run.ok().says("disks here: vda");
 }
 
-/// An interface for several queues: the guest's driver takes as many as it has processors, from within the
-/// sandbox. One is in use before. The host shows those in use as receive queues of the interface.
-#[test]
-fn a_card_uses_several_queues_of_a_tap_interface() {
-    let project = Project::new("kvm", common::cases::MICRO);
-    let rvm = common::binary().display().to_string();
-    let (kernel, initrd) = (boot_file(&project, "vmlinux"), boot_file(&project, "initrd"));
-    project.write("disk.img", &"\0".repeat(1 << 20));
-    let script = "mount -t sysfs s /sys && ip tuntap add dev t0 mode tap vnet_hdr multi_queue || exit 1
-        \"$0\" boot --net tap=t0 --cpus 2 --memory 256M --kernel \"$1\" --initrd \"$2\" --disk disk.img \
-            --cmdline 'console=ttyS0 panic=1 quiet reboot=k' & pid=$! seen=
-        while kill -0 $pid 2>/dev/null; do
-            set -- /sys/class/net/t0/queues/rx-*
-            [ $# = \"${seen##* }\" ] || seen=\"$seen $#\"
-            sleep 0.5
-        done
-        wait $pid && echo \"queues:$seen.\"";
-    let run = project.run("unshare", &["-rnm", "sh", "-c", script, &rvm, &kernel, &initrd]);
-    run.ok().says("disks here: vda").says(" 1 2");
-}
-
 /// An interrupt of a device costs the guest no exit: it is a message.
 #[test]
 fn devices_interrupt_by_messages() {
