@@ -159,7 +159,8 @@ fn die_with_parent(command: &mut Command) {
 fn arguments(spec: &VmSpec) -> Vec<String> {
     let mut args: Vec<String> = Vec::new();
     let mut add = |words: &[&str]| args.extend(words.iter().map(|w| (*w).to_owned()));
-    let mut board = "microvm,acpi=on,rtc=on,x-option-roms=off,isa-serial=on".to_owned();
+    // Not `x-option-roms=off`: that means qboot as firmware, and the one of Debian 13 starts no kernel.
+    let mut board = "microvm,acpi=on,rtc=on,isa-serial=on".to_owned();
     if !spec.shares.is_empty() {
         // The process that serves them reads requests where they are, and writes what was read from files
         // to where it is wanted.

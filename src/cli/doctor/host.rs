@@ -3,10 +3,13 @@
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::cli::app::env;
+use crate::model::Nat;
+use crate::net::{self, NatAddresses, NetError};
 use crate::vmm;
 use crate::vmm::sandbox::Landlock;
 
@@ -24,8 +27,8 @@ pub struct Facts {
     pub probe: Option<Result<Probe, String>>,
     /// Version of `qemu-system-x86_64`; `Some(None)` where it does not tell.
     pub qemu: Option<Option<(u32, u32)>>,
-    /// `passt` is older than August 2024.
-    pub passt_is_old: bool,
+    /// `passt`, which was started.
+    pub passt: Passt,
     /// Programs that were looked for and are there.
     pub programs: Vec<&'static str>,
     /// The user.
@@ -48,6 +51,20 @@ pub struct Walls {
     pub seccomp: bool,
     /// What is missing, a sentence each.
     pub missing: Vec<String>,
+}
+
+/// What became of `passt`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Passt {
+    /// It is not installed.
+    Missing,
+    /// It cannot do its work here, for this reason.
+    Fails(String),
+    /// It starts.
+    Starts {
+        /// It is older than August 2024.
+        is_old: bool,
+    },
 }
 
 /// State of `/dev/kvm`.
@@ -92,9 +109,8 @@ pub struct User {
     pub namespaces: bool,
 }
 
-/// Programs that are looked for: for machines, for boxes, for the fast kernel, for steps.
-pub const PROGRAMS: [&str; 16] = [
-    "passt",
+/// Other programs that are looked for: for machines, for boxes, for the fast kernel, for steps.
+pub const PROGRAMS: [&str; 15] = [
     "ssh",
     "mmdebstrap",
     "newuidmap",
@@ -120,7 +136,7 @@ pub fn look(home: &Path) -> Facts {
         probe: (kvm == Kvm::Open).then(probe),
         kvm,
         qemu: program("qemu-system-x86_64", &path).map(|file| version_of(&file)),
-        passt_is_old: program("passt", &path).is_some_and(|file| is_old(&file)),
+        passt: program("passt", &path).map_or(Passt::Missing, |file| passt(&file)),
         programs: PROGRAMS.into_iter().filter(|name| program(name, &path).is_some()).collect(),
         user: user(),
         free: free_space(home),
@@ -190,6 +206,19 @@ fn program(name: &str, path: &str) -> Option<PathBuf> {
 fn version_of(qemu: &Path) -> Option<(u32, u32)> {
     let output = Command::new(qemu).arg("--version").stdin(Stdio::null()).output().ok()?;
     version(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// Starts one for nobody, which ends at once.
+fn passt(file: &Path) -> Passt {
+    let started = UnixStream::pair().map_err(NetError::Io).and_then(|(_ours, theirs)| {
+        net::passt::start(Nat::Open, &NatAddresses::choose(&[]), &[], &theirs, false)
+    });
+    match started {
+        Ok(()) => Passt::Starts { is_old: is_old(file) },
+        Err(NetError::Missing(_)) => Passt::Missing,
+        Err(NetError::Failed(why) | NetError::PortRace(why)) => Passt::Fails(why),
+        Err(error) => Passt::Fails(error.to_string()),
+    }
 }
 
 /// Its version says nothing where a distribution built it; an option that came in August 2024 does.

@@ -1,12 +1,16 @@
 //! What the facts mean, and what mends them. No I/O.
 
-use super::host::{Facts, Kvm, Probe};
+use super::host::{Facts, Kvm, Passt, Probe};
 use crate::cli::ui::table::bytes;
 
 /// Oldest QEMU whose microvm machine boots our guests (Debian 12 has it).
 const QEMU_WANTED: (u32, u32) = (7, 2);
 /// Room for a Debian box, the files of its build, and a machine, in bytes.
 const SPACE_WANTED: u64 = 4 << 30;
+
+/// What lets users make user namespaces.
+const ALLOW_NAMESPACES: &str = "sudo sysctl -w kernel.unprivileged_userns_clone=1 user.max_user_namespaces=15000 \
+                                kernel.apparmor_restrict_unprivileged_userns=0   (those of the three that there are)";
 
 /// How a check went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +86,7 @@ pub fn judge(facts: &Facts) -> Verdict {
         ansible(facts),
     ];
     let good = |name: &str| checks.iter().any(|check| check.name == name && check.mark == Mark::Good);
-    let passt = facts.programs.contains(&"passt");
+    let passt = matches!(facts.passt, Passt::Starts { .. });
     let (kvm, qemu) = (good("/dev/kvm") && good("guest speed") && passt, good("qemu") && passt);
     let boxes = good("box tools") && good("user ids");
     Verdict { kvm, qemu, conclusion: conclusion(kvm, qemu, boxes), checks }
@@ -197,17 +201,25 @@ fn program(facts: &Facts, name: &'static str, package: &str, purpose: &str, with
 
 fn passt(facts: &Facts) -> Check {
     let name = "passt";
-    let found = program(facts, name, name, "gives machines a network, without root", "no machine runs");
-    if !facts.passt_is_old {
-        return found;
-    }
-    Check {
-        name,
-        mark: Mark::Note,
-        text: "is older than August 2024: a connection from a guest on which nobody answers for 24 s breaks, as a \
-               long upload over plain HTTP"
-            .into(),
-        fix: Some("a newer one, such as that of Debian 13; docs/network.md tells more".into()),
+    match &facts.passt {
+        Passt::Missing => bad(name, "is not installed: no machine runs", install(name)),
+        Passt::Fails(why) => bad(
+            name,
+            format!("does not start, so no machine runs: {why}"),
+            match why.contains("user namespace") {
+                true => format!("{ALLOW_NAMESPACES}; in a container or a chroot, whoever runs it has to allow them"),
+                false => "`passt --foreground` says more".into(),
+            },
+        ),
+        Passt::Starts { is_old: false } => check(name, Mark::Good, "gives machines a network, without root"),
+        Passt::Starts { is_old: true } => Check {
+            name,
+            mark: Mark::Note,
+            text: "is older than August 2024: a connection from a guest on which nobody answers for 24 s breaks, \
+                   as a long upload over plain HTTP"
+                .into(),
+            fix: Some("a newer one, such as that of Debian 13; docs/network.md tells more".into()),
+        },
     }
 }
 
@@ -242,8 +254,7 @@ fn user_ids(facts: &Facts) -> Check {
         return bad(
             name,
             "this kernel forbids user namespaces: boxes cannot be made without root",
-            "sudo sysctl -w kernel.unprivileged_userns_clone=1 user.max_user_namespaces=15000 \
-             kernel.apparmor_restrict_unprivileged_userns=0   (those of the three that there are)",
+            ALLOW_NAMESPACES,
         );
     }
     if !user.has_subids {
@@ -348,7 +359,7 @@ mod tests {
             kvm: Kvm::Open,
             probe: Some(Ok(Probe { loop_ns: 1.4, exit_ns: 40_000.0, full_speed: true })),
             qemu: Some(Some((7, 2))),
-            passt_is_old: false,
+            passt: Passt::Starts { is_old: false },
             programs: PROGRAMS.to_vec(),
             user: User { name: "me".into(), has_subids: true, namespaces: true, ..User::default() },
             free: Some((50 << 30, "/home/me".into())),
@@ -400,16 +411,19 @@ mod tests {
 
     #[test]
     fn without_passt_nothing_runs() {
-        let mut facts = healthy();
-        facts.programs.retain(|program| *program != "passt");
-        let verdict = judge(&facts);
+        let verdict = judge(&Facts { passt: Passt::Missing, ..healthy() });
         assert!(!verdict.kvm && !verdict.qemu);
         assert_eq!(find(&verdict, "passt").fix.as_deref(), Some("sudo apt install passt"));
+        let why = "Couldn't create user namespace: Operation not permitted".to_owned();
+        let verdict = judge(&Facts { passt: Passt::Fails(why.clone()), ..healthy() });
+        assert!(!verdict.kvm && !verdict.qemu);
+        let found = find(&verdict, "passt");
+        assert!(found.text.ends_with(&why) && found.fix.as_ref().unwrap().contains("userns"), "{found:?}");
     }
 
     #[test]
     fn an_old_passt_runs_machines_and_is_told() {
-        let verdict = judge(&Facts { passt_is_old: true, ..healthy() });
+        let verdict = judge(&Facts { passt: Passt::Starts { is_old: true }, ..healthy() });
         assert!(verdict.kvm && verdict.qemu);
         assert!(find(&verdict, "passt").text.contains("older"));
     }
