@@ -343,20 +343,28 @@ impl Project {
     pub fn kill_passt(&self, machine: &str) {
         let port = self.machine(machine)["ssh"]["port"].as_u64().unwrap();
         let word = format!("127.0.0.1/{port}:22");
-        let entries = fs::read_dir("/proc").unwrap().flatten();
+        let words = |pid: i32| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        // Another test may have a network of its own, where the same port is another one.
+        let network = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
         let is_it = |pid: &i32| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
-            words.first() == Some(&&b"passt"[..]) && words.contains(&word.as_bytes())
+            let line = words(*pid);
+            let line: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+            line.first() == Some(&&b"passt"[..])
+                && line.contains(&word.as_bytes())
+                && network(&pid.to_string()) == network("self")
         };
+        let entries = fs::read_dir("/proc").unwrap().flatten();
         let mut numbers = entries.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok());
         let pid: i32 = numbers.find(is_it).expect("the machine has no passt");
-        let pid = rustix::process::Pid::from_raw(pid).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-        let port = u16::try_from(port).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
-            assert!(Instant::now() < deadline, "passt still listens");
+        rustix::process::kill_process(
+            rustix::process::Pid::from_raw(pid).unwrap(),
+            rustix::process::Signal::KILL,
+        )
+        .unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        // One that is dead and not buried has no words.
+        while !words(pid).is_empty() {
+            assert!(Instant::now() < deadline, "passt lives on");
             thread::sleep(Duration::from_millis(20));
         }
     }
