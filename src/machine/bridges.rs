@@ -109,9 +109,20 @@ fn words(command: &[String]) -> String {
     command.join(" ")
 }
 
+/// How the names of a machine's interfaces begin.
+fn prefix_of(id: &str) -> String {
+    format!("rvm{}", id.get(..8).unwrap_or(id))
+}
+
 /// The name of the interface of a machine's card at that place, which no other machine has.
 fn interface_of(id: &str, place: usize) -> String {
-    format!("rvm{}{place}", id.get(..8).unwrap_or(id))
+    format!("{}{place}", prefix_of(id))
+}
+
+/// Whether an interface was made for that machine.
+fn is_of(name: &str, id: &str) -> bool {
+    let place = name.strip_prefix(&prefix_of(id));
+    id.len() >= 8 && place.is_some_and(|place| !place.is_empty() && place.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// The Ethernet address of a card.
@@ -175,13 +186,7 @@ impl Machines<'_> {
     pub(super) fn leave_bridges(&self, id: &str) {
         let entries = std::fs::read_dir(INTERFACES).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-        let start = interface_of(id, 0);
-        let ours = |name: &String| {
-            let place = name.strip_prefix(start.trim_end_matches('0'));
-            id.len() >= 8
-                && place.is_some_and(|place| place.len() == 1 && place.bytes().all(|b| b.is_ascii_digit()))
-        };
-        for name in names.filter(ours) {
+        for name in names.filter(|name| is_of(name, id)) {
             // Without the rights any more it stays, which harms nobody.
             let _ = self.ip(&["ip", "link", "delete", &name].map(String::from));
         }
@@ -227,6 +232,15 @@ mod tests {
         assert_eq!(name, "rvm012345677");
         assert!(name.len() <= 15);
         assert_eq!(interface_of("ab", 1), "rvmab1");
+    }
+
+    #[test]
+    fn a_machine_knows_its_interfaces() {
+        for id in ["0123456789abcdef", "abcdef00789abcde"] {
+            assert!([0, 7, 12].iter().all(|place| is_of(&interface_of(id, *place), id)), "{id}");
+            assert!(!is_of(&interface_of("fedcba9876543210", 0), id) && !is_of(&prefix_of(id), id));
+        }
+        assert!(!is_of("rvm0", ""));
     }
 
     #[test]
