@@ -41,7 +41,8 @@ pub fn started(size: u16, features: u64) -> (Driver, UnixStream) {
 /// A frame of `len` bytes that no other `number` has.
 pub fn frame(to: [u8; 6], from: [u8; 6], len: usize, number: u32) -> Vec<u8> {
     let mut frame = [to, from].concat();
-    frame.extend([0x08, 0x00]);
+    // The type that is there for experiments (IEEE 802): what is in it is no address to anybody.
+    frame.extend([0x88, 0xb5]);
     frame.extend(number.to_be_bytes());
     frame.extend((frame.len()..len.max(frame.len())).map(|at| (at as u32 ^ number) as u8));
     frame.truncate(len);
