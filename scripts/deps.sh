@@ -17,6 +17,8 @@ packages=(
   busybox-static cpio kmod
   # the tests talk to these two on loopback
   openssh-server dropbear-bin rsync
+  # a guest of the tests runs it on a shared folder
+  sqlite3
   # the tests run a playbook
   ansible-core
 )

@@ -34,6 +34,7 @@ pub fn a_shared_folder_is_one_folder(provider: &str) {
     both_at_once(&project);
     names(&project);
     full_disk(&project);
+    programs_of_the_host(&project);
     no_way_out(&project, &outside);
     read_only(&project, &fixed);
 
@@ -211,4 +212,69 @@ fn read_only(project: &Project, fixed: &Path) {
     assert_eq!(project.ssh("cat /srv/fixed/file"), "fixed");
     assert_eq!(fs::read(fixed.join("file")).unwrap(), b"fixed");
     assert_eq!(fs::read_dir(fixed).unwrap().count(), 1);
+}
+
+/// Programs of the host, as the guest runs them from the project folder, with their own loader and libraries.
+fn programs_of_the_host(project: &Project) {
+    let tools = project.root.join("tools");
+    fs::create_dir(&tools).unwrap();
+    let git = project.run("git", &["--exec-path"]).ok().stdout.trim_end().to_owned() + "/git";
+    let sqlite = project.run("sh", &["-c", "command -v sqlite3"]).ok().stdout.trim_end().to_owned();
+    for (name, program) in [("git", git), ("sqlite3", sqlite)] {
+        let needs = project.run("ldd", &[&program]).ok().stdout;
+        let files = needs.split_whitespace().filter(|word| word.starts_with('/')).map(Path::new);
+        for file in files {
+            fs::copy(file, tools.join(file.file_name().unwrap())).unwrap();
+        }
+        fs::copy(program, tools.join(format!("{name}.program"))).unwrap();
+        let start = format!(
+            "#!/bin/sh\nexec /vagrant/tools/ld-linux-x86-64.so.2 --library-path /vagrant/tools --argv0 \"$0\" \
+             /vagrant/tools/{name}.program \"$@\"\n"
+        );
+        fs::write(tools.join(name), start).unwrap();
+        fs::set_permissions(tools.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    // What serves a clone; it is the same program.
+    std::os::unix::fs::symlink("git", tools.join("git-upload-pack")).unwrap();
+    git_works(project);
+    a_database(project);
+    project.ssh("rm -r /vagrant/git /vagrant/tools /vagrant/*.db*");
+}
+
+/// git clones, commits, packs and checks out.
+fn git_works(project: &Project) {
+    let script = r#"set -e
+        export GIT_EXEC_PATH=/vagrant/tools PATH=/vagrant/tools:$PATH
+        export GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@b
+        mkdir /vagrant/git; cd /vagrant/git; git init -q -b main origin; cd origin
+        for d in $(seq 5); do mkdir d$d; for f in $(seq 20); do seq $d $((d + f)) >d$d/f$f; done; ln -s f1 d$d/link; done
+        chmod +x d1/f1; git add .; git commit -q -m one; cd ..
+        git clone -q origin linked; git clone -q --no-local origin sent
+        cd linked; git checkout -q -b work; git mv d2 e2; echo more >>d1/f1; git rm -q -r d3
+        git commit -q -a -m two; git checkout -q main; [ -d d2 ]; git checkout -q work; [ ! -e d3 ]; git gc -q
+        cd ../sent; git fetch -q ../linked work; git merge -q --ff-only FETCH_HEAD
+        for r in ../origin ../linked .; do git -C $r fsck --strict >&2; [ -z "$(git -C $r status --porcelain)" ]; done
+        find . -type f -not -path './.git/*' | wc -l"#;
+    assert_eq!(project.ssh(script), "80");
+    let sent = project.root.join("git/sent");
+    assert_eq!(fs::read_link(sent.join("e2/link")).unwrap(), Path::new("f1"));
+    assert_eq!(fs::metadata(sent.join("d1/f1")).unwrap().permissions().mode() & 0o111, 0o111);
+}
+
+/// SQLite: two writers at a time, in each way of its to keep a journal.
+fn a_database(project: &Project) {
+    let script = r#"set -e
+        export PATH=/vagrant/tools:$PATH
+        cd /vagrant && for mode in delete wal; do
+            sqlite3 $mode.db "pragma journal_mode=$mode; create table t (who, n)" >/dev/null
+            for who in a b; do
+                seq 50 | sed "s/.*/insert into t values ('$who', &);/" |
+                    sqlite3 -cmd '.timeout 120000' -cmd 'pragma mmap_size=1000000' $mode.db >/dev/null &
+            done
+            wait
+            sqlite3 $mode.db 'pragma integrity_check; select count(*), count(distinct who), max(n) from t'
+        done"#;
+    assert_eq!(project.ssh(script), "ok\n100|2|50\nok\n100|2|50");
+    let header = fs::read(project.root.join("delete.db")).unwrap();
+    assert!(header.starts_with(b"SQLite format 3\0"));
 }
