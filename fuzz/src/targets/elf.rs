@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use rvm::vmm::boot;
-use rvm::vmm::memory::Memory;
+use rvm::vmm::memory::{Memory, Sharing};
 
 use crate::rig;
 
@@ -13,7 +13,7 @@ const RAM: u64 = 16 << 20;
 
 pub fn run(u: &mut Unstructured<'_>) -> Result<()> {
     static MEMORY: OnceLock<Memory> = OnceLock::new();
-    let memory = MEMORY.get_or_init(|| Memory::new(RAM).unwrap());
+    let memory = MEMORY.get_or_init(|| Memory::new(RAM, Sharing::Private).unwrap());
     let kernel = rig::file("vmlinux", u.peek_bytes(u.len()).unwrap_or_default());
     let images = boot::Images::open(&kernel, None).unwrap();
     if let Ok(entry) = boot::load(memory.guest(), &images, "console=ttyS0", 0xe_0000) {
