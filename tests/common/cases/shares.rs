@@ -247,7 +247,7 @@ fn git_works(project: &Project) {
         export GIT_EXEC_PATH=/vagrant/tools PATH=/vagrant/tools:$PATH
         export GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@b
         mkdir /vagrant/git; cd /vagrant/git; git init -q -b main origin; cd origin
-        for d in $(seq 5); do mkdir d$d; for f in $(seq 20); do seq $d $((d + f)) >d$d/f$f; done; ln -s f1 d$d/link; done
+        for d in $(seq 5); do mkdir d$d; for f in $(seq 8); do seq $d $((d + f)) >d$d/f$f; done; ln -s f1 d$d/link; done
         chmod +x d1/f1; git add .; git commit -q -m one; cd ..
         git clone -q origin linked; git clone -q --no-local origin sent
         cd linked; git checkout -q -b work; git mv d2 e2; echo more >>d1/f1; git rm -q -r d3
@@ -255,7 +255,7 @@ fn git_works(project: &Project) {
         cd ../sent; git fetch -q ../linked work; git merge -q --ff-only FETCH_HEAD
         for r in ../origin ../linked .; do git -C $r fsck --strict >&2; [ -z "$(git -C $r status --porcelain)" ]; done
         find . -type f -not -path './.git/*' | wc -l"#;
-    assert_eq!(project.ssh(script), "80");
+    assert_eq!(project.ssh(script), "32");
     let sent = project.root.join("git/sent");
     assert_eq!(fs::read_link(sent.join("e2/link")).unwrap(), Path::new("f1"));
     assert_eq!(fs::metadata(sent.join("d1/f1")).unwrap().permissions().mode() & 0o111, 0o111);
@@ -268,13 +268,13 @@ fn a_database(project: &Project) {
         cd /vagrant && for mode in delete wal; do
             sqlite3 $mode.db "pragma journal_mode=$mode; create table t (who, n)" >/dev/null
             for who in a b; do
-                seq 50 | sed "s/.*/insert into t values ('$who', &);/" |
+                seq 20 | sed "s/.*/insert into t values ('$who', &);/" |
                     sqlite3 -cmd '.timeout 120000' -cmd 'pragma mmap_size=1000000' $mode.db >/dev/null &
             done
             wait
             sqlite3 $mode.db 'pragma integrity_check; select count(*), count(distinct who), max(n) from t'
         done"#;
-    assert_eq!(project.ssh(script), "ok\n100|2|50\nok\n100|2|50");
+    assert_eq!(project.ssh(script), "ok\n40|2|20\nok\n40|2|20");
     let header = fs::read(project.root.join("delete.db")).unwrap();
     assert!(header.starts_with(b"SQLite format 3\0"));
 }
