@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use super::forwards::{self, READY, end_holder};
 use super::{MachineError, Machines};
-use crate::model::{Cancel, Forward, Nat};
+use crate::model::{Forward, Nat};
 use crate::net::{self, NatAddresses, NetError, passt};
 use crate::provider;
-use crate::state::{Lock, Starter, store};
+use crate::state::{Lock, Respawn, Starter, store};
 use crate::vmm::control;
 
 /// Where a machine's first card listens for its passt, in the machine's folder.
@@ -25,11 +25,9 @@ pub(super) const SOCKET: &str = "nat.sock";
 const TASK: &str = "nat.json";
 const LOCK: &str = "nat.lock";
 const LOG: &str = "nat.log";
-/// Between the end of a passt and the next one; doubled with each, up to the second one. A machine that ends
-/// takes its passt along and lets go of its lock within the first one.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
-/// A passt that lived so long was well.
-const WELL: Duration = Duration::from_secs(60);
+/// The first pause between the end of a passt and the next one. A machine that ends takes its passt along and
+/// lets go of its lock within it.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// What the process is to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -118,18 +116,14 @@ fn keep(dir: &Path, starter: &mut Starter) -> io::Result<()> {
         return Ok(());
     }
     starter.tell(READY);
-    let mut pause = PAUSE.0;
+    let mut respawn = Respawn::new(PAUSE);
     loop {
         let began = Instant::now();
         wait_for_all();
-        if began.elapsed() > WELL {
-            pause = PAUSE.0;
-        }
-        Cancel::new().wait(pause);
+        respawn.wait(began.elapsed());
         if matches!(provider::live(dir), Ok(None)) {
             return store::remove(&dir.join(TASK));
         }
-        pause = (pause * 2).min(PAUSE.1);
         // Without a log less is known, and as much is done.
         let _ = match begin(dir, &task, true) {
             Ok(()) => store::remove(&dir.join(LOG)),

@@ -6,9 +6,11 @@
 pub mod inherited;
 mod layout;
 mod lock;
+mod respawn;
 mod starter;
 pub mod store;
 
 pub use layout::{Layout, LayoutError};
 pub use lock::{Lock, LockError};
+pub use respawn::Respawn;
 pub use starter::Starter;

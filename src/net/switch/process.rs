@@ -20,9 +20,8 @@ use rustix::stdio::stdin;
 use super::client::SOCKET;
 use super::spec::{Reply, Request, Spec};
 use super::table::Table;
-use crate::model::Cancel;
 use crate::net::networks::{self, LOCK};
-use crate::state::{Lock, Starter};
+use crate::state::{Lock, Respawn, Starter};
 use crate::vmm::control;
 use crate::vmm::sandbox::{self, Policy, Role};
 
@@ -33,10 +32,8 @@ pub const READY: &str = "ready";
 /// How long a switch waits for its first machine, and for the next one after its last.
 const FIRST: Duration = Duration::from_secs(30);
 const LAST: Duration = Duration::from_secs(2);
-/// Between the death of a child and the next one; doubled with each, up to the second one.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
-/// A child that lived so long was well.
-const WELL: Duration = Duration::from_secs(60);
+/// The first pause between the death of a child and the next one.
+const PAUSE: Duration = Duration::from_millis(50);
 /// Questions at once; others wait in line.
 const MOST_ASKERS: usize = 16;
 /// Longest question, and how long it may take.
@@ -66,7 +63,7 @@ fn watch_network(dir: &Path) -> io::Result<()> {
         lock.ok_or_else(|| io::Error::new(io::ErrorKind::ResourceBusy, "this network has a switch already"))?;
     let listener = control::bind(&dir.join(SOCKET))?;
     Starter::take()?.tell(READY);
-    let mut pause = PAUSE.0;
+    let mut respawn = Respawn::new(PAUSE);
     let mut again = false;
     loop {
         let began = Instant::now();
@@ -88,11 +85,7 @@ fn watch_network(dir: &Path) -> io::Result<()> {
             return Ok(());
         }
         eprintln!("the process of the ports ended with {status}; another one takes over");
-        if began.elapsed() > WELL {
-            pause = PAUSE.0;
-        }
-        Cancel::new().wait(pause);
-        pause = (pause * 2).min(PAUSE.1);
+        respawn.wait(began.elapsed());
         again = true;
     }
 }
