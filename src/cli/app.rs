@@ -46,15 +46,12 @@ fn host() -> Option<config::Host> {
 
 /// `RVM_DEFAULT_PROVIDER`.
 fn default_provider() -> Result<Option<ProviderKind>, CliError> {
-    match env("RVM_DEFAULT_PROVIDER").as_deref() {
-        None => Ok(None),
-        Some("kvm") => Ok(Some(ProviderKind::Kvm)),
-        Some("qemu") => Ok(Some(ProviderKind::Qemu)),
-        Some(other) => {
-            Err(CliError::new(Kind::Config, Code::Variable, format!("RVM_DEFAULT_PROVIDER is `{other}`"))
-                .hint("it is `kvm` or `qemu`, or not set: then what suits this host runs machines"))
-        }
-    }
+    let Some(word) = env("RVM_DEFAULT_PROVIDER") else { return Ok(None) };
+    let known = [ProviderKind::Kvm, ProviderKind::Qemu].into_iter().find(|kind| kind.as_str() == word);
+    known.map(Some).ok_or_else(|| {
+        CliError::new(Kind::Config, Code::Variable, format!("RVM_DEFAULT_PROVIDER is `{word}`"))
+            .hint("it is `kvm` or `qemu`, or not set: then what suits this host runs machines")
+    })
 }
 
 /// What the store is told by the environment.

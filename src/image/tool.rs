@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::ImageError;
-use crate::model::{Cancel, each_line};
+use crate::model::{Cancel, each_line, program_in};
 
 /// Users' PATH often lacks the `sbin` folders.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -26,15 +26,11 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// Finds `program`, or says which package has it. `doing` completes "cannot …".
 pub(super) fn require(program: &str, package: &'static str, doing: &str) -> Result<PathBuf, ImageError> {
-    find(program, PATH).ok_or_else(|| ImageError::MissingTool {
+    program_in(program, PATH).ok_or_else(|| ImageError::MissingTool {
         doing: doing.to_owned(),
         tool: program.to_owned(),
         package,
     })
-}
-
-fn find(program: &str, path: &str) -> Option<PathBuf> {
-    path.split(':').map(|dir| Path::new(dir).join(program)).find(|file| file.is_file())
 }
 
 /// A program to be run.
@@ -198,8 +194,8 @@ mod tests {
 
     #[test]
     fn a_missing_program_is_named_with_its_package() {
-        assert!(find("sh", PATH).is_some());
-        assert!(find("sh", "/nonexistent:/etc").is_none());
+        assert!(program_in("sh", PATH).is_some());
+        assert!(program_in("sh", "/nonexistent:/etc").is_none());
         let error = require("no-such-tool", "its-package", "build a box").unwrap_err();
         assert_eq!(error.to_string(), "cannot build a box: `no-such-tool` is not installed");
         assert!(error.hint().unwrap().contains("apt install its-package"));

@@ -4,12 +4,13 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use thiserror::Error;
 
 use super::nat::{self, NatAddresses};
-use crate::model::{Code, Forward, Nat, Protocol};
+use crate::model::{Code, Forward, Nat, Protocol, program_in};
 
 /// Why a machine has no network.
 #[derive(Debug, Error)]
@@ -69,18 +70,24 @@ const LAUNCH: &str = r#"exec passt "$@" 3<&0 </dev/null"#;
 
 /// Whether the installed passt can work on a guest's memory by itself (vhost-user).
 pub fn has_vhost_user() -> bool {
-    let help = Command::new("passt").arg("--help").stdin(Stdio::null()).output();
+    has_option(Path::new("passt"), "--vhost-user") == Some(true)
+}
+
+/// Whether that passt takes an option, as its help says: its version says nothing where a distribution built
+/// it. `None` where it does not run.
+pub fn has_option(passt: &Path, option: &str) -> Option<bool> {
+    let help = Command::new(passt).arg("--help").stdin(Stdio::null()).output().ok()?;
     // Some versions print it as an error.
-    help.is_ok_and(|help| [help.stdout, help.stderr].iter().any(|text| mentions_vhost_user(text)))
+    Some([help.stdout, help.stderr].iter().any(|text| describes(text, option)))
 }
 
-fn mentions_vhost_user(help: &[u8]) -> bool {
-    String::from_utf8_lossy(help).lines().any(|line| line.split_whitespace().next() == Some("--vhost-user"))
+fn describes(help: &[u8], option: &str) -> bool {
+    String::from_utf8_lossy(help).lines().any(|line| line.split_whitespace().next() == Some(option))
 }
 
-/// Starts it with these forwards, all of them bound when this returns: the process that we
-/// start goes to the background only then. A caller that takes in orphans can wait for its end. Its frames, each behind its length in 4 bytes, big-endian, go
-/// over `peer`; it ends as soon as nobody has the other end.
+/// Starts it with these forwards, all of them bound when this returns: the process that we start goes to the
+/// background only then. A caller that takes in orphans can wait for its end. Its frames, each behind its length in 4
+/// bytes, big-endian, go over `peer`; it ends as soon as nobody has the other end.
 ///
 /// # Errors
 /// [`NetError::PortRace`] when it cannot listen on all ports; then it listens on none.
@@ -111,10 +118,7 @@ pub fn start(
 
 /// Whether it is in one of the folders of `path`, the value of `PATH`: to be known before anything is made.
 pub fn check(path: &str) -> Result<(), NetError> {
-    match std::env::split_paths(path).any(|dir| dir.join("passt").is_file()) {
-        true => Ok(()),
-        false => Err(NetError::Missing(io::ErrorKind::NotFound.into())),
-    }
+    program_in("passt", path).map(drop).ok_or_else(|| NetError::Missing(io::ErrorKind::NotFound.into()))
 }
 
 /// The command line, without secrets: ports and switches.
@@ -192,8 +196,9 @@ mod tests {
 
     #[test]
     fn help_says_what_it_can_do() {
-        assert!(mentions_vhost_user(b"Usage:\n  --vhost-user\t\tEnable vhost-user mode\n"));
-        assert!(!mentions_vhost_user(b"  -s, --socket PATH\n only meaningful for --vhost-user mode\n"));
+        let describes = |help| describes(help, "--vhost-user");
+        assert!(describes(b"Usage:\n  --vhost-user\t\tEnable vhost-user mode\n"));
+        assert!(!describes(b"  -s, --socket PATH\n only meaningful for --vhost-user mode\n"));
     }
 
     #[test]

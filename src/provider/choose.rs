@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::ProviderError;
-use crate::model::ProviderKind;
+use crate::model::{ProviderKind, program_in};
 use crate::vmm::probe::Probe;
 
 /// The provider for a machine, and why where the user did not ask for it.
@@ -54,7 +54,7 @@ fn trouble(probe: &Probe) -> Option<String> {
 
 /// Where `qemu-system-x86_64` is, among the folders of `path` (the value of `PATH`).
 pub fn qemu_binary(path: &str) -> Option<PathBuf> {
-    std::env::split_paths(path).map(|dir| dir.join("qemu-system-x86_64")).find(|file| file.is_file())
+    program_in("qemu-system-x86_64", path)
 }
 
 #[cfg(test)]

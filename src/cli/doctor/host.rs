@@ -214,18 +214,14 @@ fn passt(file: &Path) -> Passt {
         net::passt::start(Nat::Open, &NatAddresses::choose(&[]), &[], &theirs, false)
     });
     match started {
-        Ok(()) => Passt::Starts { is_old: is_old(file) },
+        // An option that came in August 2024.
+        Ok(()) => {
+            Passt::Starts { is_old: net::passt::has_option(file, "--map-host-loopback") == Some(false) }
+        }
         Err(NetError::Missing(_)) => Passt::Missing,
         Err(NetError::Failed(why) | NetError::PortRace(why)) => Passt::Fails(why),
         Err(error) => Passt::Fails(error.to_string()),
     }
-}
-
-/// Its version says nothing where a distribution built it; an option that came in August 2024 does.
-fn is_old(passt: &Path) -> bool {
-    let output = Command::new(passt).arg("--help").stdin(Stdio::null()).output();
-    let knows = |text: &[u8]| String::from_utf8_lossy(text).contains("--map-host-loopback");
-    output.is_ok_and(|output| !knows(&output.stdout) && !knows(&output.stderr))
 }
 
 /// Major and minor number behind the word `version`.

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use super::exclude::Excluded;
 use super::remote::{Fault, printable};
 use super::{Job, Rsync, Sent};
-use crate::model::{Cancel, Stream, each_line};
+use crate::model::{Cancel, Stream, each_line, program_in};
 use crate::ssh::SshError;
 
 /// Last lines of its complaint that are shown.
@@ -27,7 +27,7 @@ const PARTIAL: [i32; 2] = [23, 24];
 
 /// The program on this host.
 pub(super) fn program(path: &str) -> Option<PathBuf> {
-    std::env::split_paths(path).map(|dir| dir.join("rsync")).find(|file| file.is_file())
+    program_in("rsync", path)
 }
 
 /// Exit status when a file cannot be written (rsync(1)).
