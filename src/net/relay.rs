@@ -173,16 +173,11 @@ fn is_passing(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::switch::outbox::tests::frame;
     use super::*;
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
     use std::thread;
-
-    fn frame(fill: u8, len: usize) -> Vec<u8> {
-        let mut frame = u32::try_from(len).unwrap().to_be_bytes().to_vec();
-        frame.resize(PREFIX + len, fill);
-        frame
-    }
 
     /// The machine's end of a relay, and where peers connect.
     fn relay(dir: &tempfile::TempDir) -> (UnixStream, std::path::PathBuf) {

@@ -149,12 +149,12 @@ fn send_some(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::net) mod tests {
     use super::*;
     use std::io::Read;
     use std::os::unix::net::UnixStream;
 
-    fn frame(fill: u8, len: usize) -> Vec<u8> {
+    pub(in crate::net) fn frame(fill: u8, len: usize) -> Vec<u8> {
         let mut frame = u32::try_from(len).unwrap().to_be_bytes().to_vec();
         frame.resize(PREFIX + len, fill);
         frame

@@ -1,6 +1,7 @@
 //! Ways out of the share, and around what it forbids.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 
@@ -134,6 +135,24 @@ fn a_folder_that_becomes_a_link_leads_nowhere() {
     assert_untouched(&outside);
 }
 
+/// Does `work` while another thread has two files change places all the time, also where `work` fails.
+fn while_they_change_places(one: &Path, other: &Path, work: impl FnOnce()) {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let flags = rustix::fs::RenameFlags::EXCHANGE;
+                rustix::fs::renameat_with(rustix::fs::CWD, one, rustix::fs::CWD, other, flags).unwrap();
+            }
+        });
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        stop.store(true, Ordering::Relaxed);
+        if let Err(cause) = done {
+            std::panic::resume_unwind(cause);
+        }
+    });
+}
+
 /// Somebody swaps a folder and a link for as long as the guest asks.
 #[test]
 fn a_race_of_renames_is_never_won() {
@@ -142,15 +161,8 @@ fn a_race_of_renames_is_never_won() {
     std::fs::create_dir(guest.path("folder")).unwrap();
     symlink(&outside, guest.path("link")).unwrap();
     let (folder, link) = (guest.path("folder"), guest.path("link"));
-    let stop = std::sync::atomic::AtomicBool::new(false);
     let mut found = 0;
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                let flags = rustix::fs::RenameFlags::EXCHANGE;
-                rustix::fs::renameat_with(rustix::fs::CWD, &folder, rustix::fs::CWD, &link, flags).unwrap();
-            }
-        });
+    while_they_change_places(&folder, &link, || {
         for _ in 0..5_000 {
             let Ok(seen) = guest.lookup(ROOT, "folder") else { continue };
             found += u32::from(guest.list(seen.node, false, 4096).is_ok());
@@ -159,7 +171,6 @@ fn a_race_of_renames_is_never_won() {
             }
             guest.forget(seen.node, 1);
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     // Not for want of trying.
     assert!(found > 0);
@@ -179,15 +190,8 @@ fn a_race_for_a_file_is_never_won() {
     symlink(&secret, guest.path("sub/link")).unwrap();
     let sub = guest.lookup(ROOT, "sub").unwrap().node;
     let (file, link) = (guest.path("sub/file"), guest.path("sub/link"));
-    let stop = std::sync::atomic::AtomicBool::new(false);
     let mut opened = 0;
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                let flags = rustix::fs::RenameFlags::EXCHANGE;
-                rustix::fs::renameat_with(rustix::fs::CWD, &file, rustix::fs::CWD, &link, flags).unwrap();
-            }
-        });
+    while_they_change_places(&file, &link, || {
         for round in 0..3_000 {
             let Ok(seen) = guest.lookup(sub, "file") else { continue };
             if let Ok(handle) = guest.open(seen.node, libc::O_RDWR | libc::O_TRUNC) {
@@ -215,7 +219,6 @@ fn a_race_for_a_file_is_never_won() {
                 guest.server.nodes.close_folders();
             }
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     // Not for want of trying.
     assert!(opened > 0);
