@@ -114,6 +114,33 @@ network = [
 }
 
 #[test]
+fn a_way_out_that_is_not_open_is_not_left_to_vhost_user() {
+    let text = r#"
+nat_backend = "vhost-user"
+[[machine]]
+name = "a"
+nat = "no-host"
+[[machine]]
+name = "b"
+nat = "no-host"
+[[machine]]
+name = "c"
+nat = "closed"
+nat_backend = "vhost-user"
+[[machine]]
+name = "open"
+[[machine]]
+name = "d"
+nat = "closed"
+nat_backend = "stream"
+"#;
+    insta::assert_snapshot!(told(text).join("\n"), @r#"
+    3: `nat_backend` cannot be "vhost-user" with `nat = "no-host"`
+    13: `nat_backend` cannot be "vhost-user" with `nat = "closed"`
+    "#);
+}
+
+#[test]
 fn networks_of_the_host_that_cannot_be() {
     let text = r#"
 [[machine]]

@@ -41,7 +41,7 @@ pub(super) struct Layer {
     pub ports: Vec<Sp<Forward>>,
     pub auto_forward: Option<bool>,
     pub nat: Option<Nat>,
-    pub nat_backend: Option<NatBackend>,
+    pub nat_backend: Option<Sp<NatBackend>>,
     pub probes: Vec<Probe>,
     pub steps: Vec<RawStep>,
 }
@@ -89,7 +89,7 @@ impl Reader<'_> {
             },
             auto_forward: self.boolean(table, "auto_forward"),
             nat: self.choice(table, "nat", &NATS).map(|choice| choice.value),
-            nat_backend: self.choice(table, "nat_backend", &NAT_BACKENDS).map(|choice| choice.value),
+            nat_backend: self.choice(table, "nat_backend", &NAT_BACKENDS),
             probes: self.probes(table),
             steps: {
                 let tables = self.tables(table, "provision", Place::Step);

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
-use crate::model::Machine;
+use crate::model::{Machine, Nat, NatBackend};
 
 use super::claims::PortOwners;
 use super::disks::ImageOwners;
@@ -315,6 +315,11 @@ impl Reader<'_> {
             }
         }
         let (cards, host_cards) = self.attach(&cards, shown);
+        let nat = stack.pick(|layer| layer.nat).unwrap_or_default();
+        let nat_backend = stack.pick(|layer| layer.nat_backend.as_ref());
+        if let Some(backend) = nat_backend {
+            self.check_nat(nat, backend);
+        }
         // Without a box the file is refused anyway.
         let Some(box_name) = stack.pick(|layer| layer.box_name.as_ref()) else { return };
         let base = Machine::new(name.value, box_name.value.clone());
@@ -332,8 +337,8 @@ impl Reader<'_> {
             ssh: stack.ssh(),
             ports: ports.map(|port| port.value.clone()).collect(),
             auto_forward: stack.pick(|layer| layer.auto_forward).unwrap_or(base.auto_forward),
-            nat: stack.pick(|layer| layer.nat).unwrap_or(base.nat),
-            nat_backend: stack.pick(|layer| layer.nat_backend).unwrap_or(base.nat_backend),
+            nat,
+            nat_backend: nat_backend.map(|backend| backend.value).unwrap_or_default(),
             cards,
             host_cards,
             steps,
@@ -345,6 +350,17 @@ impl Reader<'_> {
             message: stack.pick(|layer| layer.message.clone()),
             ..base
         });
+    }
+
+    /// A way out that is less than open is kept by who looks at the frames, of which there is nobody with
+    /// vhost-user.
+    fn check_nat(&mut self, nat: Nat, backend: &Sp<NatBackend>) {
+        if nat != Nat::Open && backend.value == NatBackend::VhostUser {
+            let message = format!("`nat_backend` cannot be \"vhost-user\" with `nat = \"{}\"`", nat.as_str());
+            let help = "leave `nat_backend` out: rvm drops frames for this host's loopback addresses, and with \
+                        vhost-user it would see none";
+            self.wrong(&backend.span, message, help);
+        }
     }
 }
 

@@ -69,7 +69,7 @@ impl Machines<'_> {
         let addresses = NatAddresses::choose(&private);
         self.write_seed(project, machine, record, &seats, &addresses)?;
         let listener = nat_socket(&dir)?;
-        let vhost_user = vhost_user(machine.nat_backend, choice.kind)?;
+        let vhost_user = vhost_user(machine, choice.kind)?;
         let ports = self.open_ports(machine, &addresses, vhost_user, &dir)?;
         let _watch = self.time(&machine.name, Phase::Vmm);
         let mut ports = ports.into_iter();

@@ -11,7 +11,7 @@ use std::path::Path;
 use super::record::Record;
 use super::way_out::{self, SOCKET, Task};
 use super::{MachineError, Machines};
-use crate::model::{Forward, Machine, NatBackend, Phase, Protocol, ProviderKind, port_runs};
+use crate::model::{Forward, Machine, Nat, NatBackend, Phase, Protocol, ProviderKind, port_runs};
 use crate::net::{self, NatAddresses, NetError, passt};
 use crate::plan::forward_text;
 use crate::state::Lock;
@@ -46,18 +46,32 @@ pub(super) fn trouble(dir: &Path, record: &Record) -> Option<String> {
 }
 
 /// Whether passt is to map the guest's memory.
-pub(super) fn vhost_user(wish: NatBackend, provider: ProviderKind) -> Result<bool, MachineError> {
-    match (wish, provider) {
+pub(super) fn vhost_user(machine: &Machine, provider: ProviderKind) -> Result<bool, MachineError> {
+    let wish = (machine.nat, machine.nat_backend, provider);
+    Ok(maps_memory(wish, &passt::has_vhost_user, &shared_huge_pages)?)
+}
+
+/// The same on a host whose passt and memory are such.
+fn maps_memory(
+    (nat, backend, provider): (Nat, NatBackend, ProviderKind),
+    can: &dyn Fn() -> bool,
+    huge_pages: &dyn Fn() -> bool,
+) -> Result<bool, NetError> {
+    let cannot = |why| Err(NetError::NoVhostUser(why));
+    match (backend, provider) {
         (NatBackend::Stream, _) | (NatBackend::Auto, ProviderKind::Qemu) => Ok(false),
-        (NatBackend::VhostUser, ProviderKind::Qemu) => {
-            Err(NetError::NoVhostUser("QEMU is not asked to do that").into())
+        // What is sent to loopback addresses is dropped by who carries the frames, which we would not.
+        (NatBackend::Auto, _) if nat != Nat::Open => Ok(false),
+        (NatBackend::VhostUser, _) if nat != Nat::Open => {
+            cannot("`nat` is not \"open\", and rvm would not see the frames")
         }
-        (NatBackend::VhostUser, ProviderKind::Kvm) if !passt::has_vhost_user() => {
-            Err(NetError::NoVhostUser("the installed passt has no such mode").into())
+        (NatBackend::VhostUser, ProviderKind::Qemu) => cannot("QEMU is not asked to do that"),
+        (NatBackend::VhostUser, ProviderKind::Kvm) if !can() => {
+            cannot("the installed passt has no such mode")
         }
         (NatBackend::VhostUser, ProviderKind::Kvm) => Ok(true),
         // Without huge pages a guest starts later and runs slower, whatever its network gains.
-        (NatBackend::Auto, ProviderKind::Kvm) => Ok(shared_huge_pages() && passt::has_vhost_user()),
+        (NatBackend::Auto, ProviderKind::Kvm) => Ok(huge_pages() && can()),
     }
 }
 
@@ -138,5 +152,31 @@ impl Machines<'_> {
         self.keep_passt(&dir, &task)?;
         self.warn(&record.name, format!("{CUT_OFF}; another one was started"));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passt_maps_the_memory_of_machines_whose_way_out_is_open() {
+        use NatBackend::{Auto, Stream, VhostUser};
+        use ProviderKind::{Kvm, Qemu};
+        let choose = |wish, can, huge_pages| maps_memory(wish, &|| can, &|| huge_pages).ok();
+        for nat in [Nat::NoHost, Nat::Closed] {
+            assert_eq!(choose((nat, Auto, Kvm), true, true), Some(false));
+            assert_eq!(choose((nat, Stream, Kvm), true, true), Some(false));
+            for provider in [Kvm, Qemu] {
+                assert_eq!(choose((nat, VhostUser, provider), true, true), None);
+            }
+        }
+        assert_eq!(choose((Nat::Open, Auto, Kvm), true, true), Some(true));
+        assert_eq!(choose((Nat::Open, Auto, Kvm), true, false), Some(false));
+        assert_eq!(choose((Nat::Open, Auto, Kvm), false, true), Some(false));
+        assert_eq!(choose((Nat::Open, Auto, Qemu), true, true), Some(false));
+        assert_eq!(choose((Nat::Open, VhostUser, Kvm), true, false), Some(true));
+        assert_eq!(choose((Nat::Open, VhostUser, Kvm), false, true), None);
+        assert_eq!(choose((Nat::Open, VhostUser, Qemu), true, true), None);
     }
 }

@@ -51,7 +51,7 @@ impl Engine for Kvm {
         };
         let mut nets = vec![vmm::Net { mac: spec.mac, backend }];
         for (place, mac) in spec.cards.iter().enumerate() {
-            let backend = vmm::NetBackend::Listen(listener(dir, &card_socket(place))?);
+            let backend = vmm::NetBackend::Neighbours(listener(dir, &card_socket(place))?);
             nets.push(vmm::Net { mac: *mac, backend });
         }
         for tap in &spec.taps {

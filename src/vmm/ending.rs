@@ -66,6 +66,44 @@ impl Ending {
     }
 }
 
+/// How a device ends a machine that it cannot be reset for: in whichever of its lives. Clones are one.
+#[derive(Debug, Clone, Default)]
+pub struct Alarm {
+    shared: Arc<Mutex<Alarmed>>,
+}
+
+#[derive(Debug, Default)]
+struct Alarmed {
+    raised: bool,
+    /// The present life's.
+    ending: Option<Arc<Ending>>,
+}
+
+impl Alarm {
+    /// Ends the machine's present life with [`Error::Stray`], and has it no other one.
+    pub fn raise(&self) {
+        let mut alarmed = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        alarmed.raised = true;
+        if let Some(ending) = &alarmed.ending {
+            ending.finish(Err(Error::Stray));
+        }
+    }
+
+    /// A new life, which ends by `ending`, is put together.
+    pub fn begin(&self, ending: &Arc<Ending>) {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner).ending = Some(ending.clone());
+    }
+
+    /// Whether there can be a new life.
+    ///
+    /// # Errors
+    /// [`Error::Stray`].
+    pub fn check(&self) -> Result<(), Error> {
+        let raised = self.shared.lock().unwrap_or_else(PoisonError::into_inner).raised;
+        if raised { Err(Error::Stray) } else { Ok(()) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,5 +117,15 @@ mod tests {
         ending.finish(Ok(End::Reset));
         assert!(ending.event().clear());
         assert!(matches!(ending.take(), Some(Ok(End::PowerOff))));
+    }
+
+    #[test]
+    fn an_alarm_ends_this_life_and_all_others() {
+        let (alarm, ending) = (Alarm::default(), Arc::new(Ending::new().unwrap()));
+        alarm.begin(&ending);
+        alarm.check().unwrap();
+        alarm.clone().raise();
+        assert!(matches!(ending.take(), Some(Err(Error::Stray))));
+        assert!(matches!(alarm.check(), Err(Error::Stray)));
     }
 }

@@ -72,6 +72,12 @@ pub enum Error {
     /// The terminal does not do what a console needs.
     #[error("cannot use the terminal as the console")]
     Terminal(#[source] io::Error),
+    /// A process to which guest memory was given works on it though it was told to stop.
+    #[error(
+        "the network back-end neither stops nor ends, and could write to guest memory that is used anew: \
+         the machine ends"
+    )]
+    Stray,
     /// The guest resets itself as soon as it has booted, over and over.
     #[error("guest keeps resetting: {count} times in {seconds} s")]
     KeepsResetting {
@@ -94,6 +100,9 @@ impl Error {
             }
             Self::KeepsResetting { .. } => {
                 Some("look at the console for a kernel panic: root file system, initrd, memory".into())
+            }
+            Self::Stray => {
+                Some("see what became of its passt (`ps`), end that, and start the machine anew".into())
             }
             Self::Memory(memory::Error::Reserve { .. }) => Some(
                 "this host promises no more memory than it has (vm.overcommit_memory): take less `memory`"

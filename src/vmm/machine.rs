@@ -91,7 +91,7 @@ impl Machine {
         let ending = Arc::new(Ending::new().map_err(failed("event descriptor"))?);
         let vm = Arc::new(create_vm(kvm)?);
         memory.attach(&vm)?;
-        slots.attach(&vm)?;
+        slots.attach(&vm, &ending)?;
 
         let pm = Arc::new(Mutex::new(Pm::new(PmWires { vm: vm.clone(), ending: ending.clone() })));
         let drained = Notify::new().map_err(failed("event descriptor"))?;

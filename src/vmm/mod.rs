@@ -147,6 +147,7 @@ impl Vmm {
 
     /// Puts the machine together again after a reset.
     fn rebuild(&self) -> Result<Machine, Error> {
+        self.slots.check_at_rest()?;
         self.memory.clear();
         let Self { kvm, spec, model, memory, slots, files, .. } = self;
         let machine = Machine::build(kvm, spec, model, memory, slots, files)?;

@@ -12,6 +12,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::acpi::Announced;
 use super::boot::cmdline::MmioDevice;
+use super::ending::{Alarm, Ending};
 use super::machine::eventfd;
 use super::meters::Meters;
 use super::msi::MsiRoutes;
@@ -52,6 +53,7 @@ pub struct Slots {
     placed: Placed,
     balloon: balloon::Control,
     meters: Meters,
+    alarm: Alarm,
 }
 
 enum Placed {
@@ -89,7 +91,7 @@ impl Slots {
         if asked > max {
             return Err(Error::TooManyDevices { asked, max });
         }
-        let mut meters = Meters::default();
+        let (mut meters, alarm) = (Meters::default(), Alarm::default());
         let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::with_capacity(asked + others);
         for disk in &spec.disks {
             let disk = Block::with_queues(disk, spec.cpus.into())?;
@@ -100,7 +102,9 @@ impl Slots {
             devices.push(match net.backend {
                 // What another process carries is not counted.
                 NetBackend::VhostUser(VhostUser { socket, listener, mtu }) => {
-                    Box::new(VhostNet::new(net.mac, mtu, socket, listener, mem)?)
+                    let card = VhostNet::new(net.mac, mtu, socket, listener, mem)?;
+                    let alarm = alarm.clone();
+                    Box::new(card.on_stray(move || alarm.raise()))
                 }
                 _ => {
                     let net = Net::with_pairs(net, spec.cpus.into())?;
@@ -126,7 +130,7 @@ impl Slots {
             Transport::Mmio => MmioSlots::new(devices, mem).map(Placed::Mmio),
             Transport::Pci => PciSlots::new(devices, mem).map(Placed::Pci),
         }?;
-        Ok(Self { placed, balloon: control, meters })
+        Ok(Self { placed, balloon: control, meters, alarm })
     }
 
     /// The way to the balloon.
@@ -139,15 +143,24 @@ impl Slots {
         self.meters.clone()
     }
 
-    /// Wires interrupts and kicks to `vm`, a new one.
+    /// Wires interrupts and kicks to `vm`, a new one, whose life ends by `ending`.
     ///
     /// # Errors
     /// [`Error::Kvm`].
-    pub fn attach(&self, vm: &Arc<VmFd>) -> Result<(), Error> {
+    pub fn attach(&self, vm: &Arc<VmFd>, ending: &Arc<Ending>) -> Result<(), Error> {
+        self.alarm.begin(ending);
         match &self.placed {
             Placed::Mmio(slots) => slots.attach(vm),
             Placed::Pci(slots) => slots.attach(vm),
         }
+    }
+
+    /// Whether what was [reset](Self::reset) is at rest, so that the memory may be used anew.
+    ///
+    /// # Errors
+    /// [`Error::Stray`].
+    pub fn check_at_rest(&self) -> Result<(), Error> {
+        self.alarm.check()
     }
 
     /// Puts the registers on the buses.

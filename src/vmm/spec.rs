@@ -109,8 +109,12 @@ pub enum NetBackend {
     Stream(OwnedFd),
     /// An existing TAP interface of the host, by name.
     Tap(String),
-    /// A socket at which whoever carries frames, in that form, connects, once or again and again.
+    /// A socket at which a process of this host that makes frames itself, as passt does, connects, once or
+    /// again and again. The form is that of a stream, and the guest is told that checksums are right.
     Listen(UnixListener),
+    /// The same for a process that carries the frames of others, as the switch of a private network does: the
+    /// guest is told nothing of their checksums.
+    Neighbours(UnixListener),
     /// A process that works on the queues in guest memory by itself; that memory becomes shared for it.
     VhostUser(VhostUser),
 }

@@ -1,7 +1,7 @@
 //! The network device: what a guest sends and receives.
 
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -369,6 +369,47 @@ fn counters_tell_what_happened() {
     assert_eq!((value(&counters.sent_bytes), value(&counters.received_bytes)), (60, 60));
 }
 
+/// A card whose frames are carried by who connects to it, and that socket.
+fn served(backend: fn(UnixListener) -> NetBackend) -> (Net, UnixListener, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(folder.path().join("socket")).unwrap();
+    let backend = backend(listener.try_clone().unwrap());
+    (Net::new(rvm::vmm::Net { mac: MAC, backend }).unwrap(), listener, folder)
+}
+
+#[test]
+fn frames_that_nobody_takes_are_dropped_and_counted() {
+    let (net, ..) = served(NetBackend::Listen);
+    let counters = net.counters();
+    let mut driver = Driver::started(net, 64, 0);
+    for number in 0..3 {
+        send(&mut driver, &outgoing(60, number));
+    }
+    let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    assert_eq!((value(&counters.sent), value(&counters.sent_bytes)), (0, 0));
+    assert_eq!(value(&counters.send_dropped), 3);
+}
+
+#[test]
+fn guest_looks_at_the_checksums_of_its_neighbours() {
+    for (backend, flags) in [(NetBackend::Listen as fn(_) -> _, 2), (NetBackend::Neighbours as fn(_) -> _, 0)]
+    {
+        let (net, listener, _folder) = served(backend);
+        let mut peer = UnixStream::connect_addr(&listener.local_addr().unwrap()).unwrap();
+        let mut driver = Driver::new(net, 16);
+        // GUEST_CSUM, which only who makes frames can answer for.
+        let features = driver.offered() & (1 << 1);
+        assert_eq!(features != 0, flags != 0);
+        driver.start(features);
+        post(&mut driver, 0, 2048);
+        peer.write_all(&framed(&incoming(100, 1))).unwrap();
+        let (_, len) = driver.used(RX);
+        let got = driver.get(RECEIVE, len as usize);
+        assert_eq!(got[..HEADER], [flags, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
+        assert_eq!(got[HEADER..], incoming(100, 1));
+    }
+}
+
 #[test]
 fn driver_that_breaks_a_queue_needs_a_reset_and_the_card_lives() {
     for queue in [RX, TX] {
@@ -455,7 +496,7 @@ fn back_end_has_to_be_what_it_is_said_to_be() {
     let (datagram, _other) = UnixDatagram::pair().unwrap();
     assert!(matches!(stream(datagram.into()), NetError::NotAStream(_)));
     let folder = tempfile::tempdir().unwrap();
-    let listener = std::os::unix::net::UnixListener::bind(folder.path().join("socket")).unwrap();
+    let listener = UnixListener::bind(folder.path().join("socket")).unwrap();
     assert!(matches!(stream(listener.into()), NetError::NotAStream(_)));
     for name in ["", "rvm-no-such-if", "a-name-of-more-than-fifteen-bytes", "nul\0"] {
         let error = refused(MAC, NetBackend::Tap(name.to_owned()));

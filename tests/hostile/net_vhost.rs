@@ -205,15 +205,26 @@ struct Manners {
     bad_at: u32,
     /// The answer then: header words and payload. Empty: it hangs up.
     bad: &'static [u32],
+    /// It answers nothing then, and nothing that comes later.
+    mute: bool,
+    /// It does not hang up when the card does.
+    stays: bool,
 }
 
-const GOOD: Manners = Manners { features: VIRTIO_F_VERSION_1 | F_MRG_RXBUF | PROTOCOL, bad_at: 0, bad: &[] };
+const GOOD: Manners = Manners {
+    features: VIRTIO_F_VERSION_1 | F_MRG_RXBUF | PROTOCOL,
+    bad_at: 0,
+    bad: &[],
+    mute: false,
+    stays: false,
+};
 
 fn hand(place: &Place, manners: Manners) -> Hand {
     let socket = UnixStream::connect(&place.path).unwrap();
     let (tell, asked) = channel();
     let mut ours = socket.try_clone().unwrap();
     thread::spawn(move || {
+        let mut is_mute = false;
         while let Some((request, flags, payload, fds)) = hear(&ours) {
             let answer = match request {
                 GET_FEATURES => Some(manners.features),
@@ -221,8 +232,9 @@ fn hand(place: &Place, manners: Manners) -> Hand {
                 GET_VRING_BASE => Some(7 << 32 | u64::from(payload[0])),
                 _ => (flags & 8 != 0).then_some(0),
             };
-            let words = match answer {
-                _ if request == manners.bad_at => manners.bad.to_vec(),
+            is_mute |= manners.mute && request == manners.bad_at;
+            let words = match answer.filter(|_| !is_mute) {
+                _ if request == manners.bad_at && !is_mute => manners.bad.to_vec(),
                 Some(answer) => vec![request, 5, 8, answer as u32, (answer >> 32) as u32],
                 None => {
                     let _ = tell.send((request, payload, fds));
@@ -235,6 +247,9 @@ fn hand(place: &Place, manners: Manners) -> Hand {
                 let _ = ours.shutdown(std::net::Shutdown::Both);
                 return;
             }
+        }
+        if !manners.stays {
+            let _ = ours.shutdown(std::net::Shutdown::Both);
         }
     });
     Hand { asked, socket }
@@ -386,6 +401,47 @@ fn another_back_end_takes_over_where_the_first_ended() {
     assert_eq!(second.until(SET_VRING_BASE).0, [1, 0, 0, 0, 0, 0, 0, 0]);
     driver.wait_for("the link to come up", |driver| link_is_up(driver).then_some(()));
     assert_eq!(driver.status() & DEVICE_NEEDS_RESET, 0);
+}
+
+#[test]
+fn back_end_that_does_not_stop_is_waited_for_until_it_hangs_up() {
+    let (place, memory) = (place(), shared());
+    let mute = hand(&place, Manners { bad_at: GET_VRING_BASE, mute: true, ..GOOD });
+    let (tell, strays) = channel();
+    let card = place.card(&memory).on_stray(move || tell.send(()).unwrap());
+    let mut driver = Driver::in_memory(memory.guest().clone(), card, SIZE);
+    driver.start(0);
+    driver.reset();
+    // It was asked, and is gone: nothing more can be read from it.
+    mute.until(GET_VRING_BASE);
+    assert_eq!((&mute.socket).read(&mut [0]).unwrap(), 0);
+    assert!(strays.try_recv().is_err());
+    let good = hand(&place, GOOD);
+    driver.start(0);
+    good.until(SET_VRING_ENABLE);
+    driver.wait_for("the link to come up", |driver| link_is_up(driver).then_some(()));
+    assert_eq!(driver.status() & DEVICE_NEEDS_RESET, 0);
+}
+
+#[test]
+fn back_end_that_neither_stops_nor_hangs_up_ends_the_machine() {
+    let (place, memory) = (place(), shared());
+    let mute = hand(&place, Manners { bad_at: GET_VRING_BASE, mute: true, stays: true, ..GOOD });
+    let (tell, strays) = channel();
+    let card = place.card(&memory).on_stray(move || tell.send(()).unwrap());
+    let mut driver = Driver::in_memory(memory.guest().clone(), card, SIZE);
+    driver.start(0);
+    driver.reset();
+    // Before the reset is done whoever owns the memory knows.
+    strays.try_recv().unwrap();
+    mute.until(GET_VRING_BASE);
+    // Nobody else gets the queues.
+    let _good = hand(&place, GOOD);
+    driver.agree(0);
+    (0..2).for_each(|queue| driver.configure(queue));
+    driver.write(STATUS, crate::states::RUNNING);
+    assert_ne!(driver.status() & DEVICE_NEEDS_RESET, 0);
+    assert!(!link_is_up(&mut driver));
 }
 
 #[test]

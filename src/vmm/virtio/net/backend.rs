@@ -29,7 +29,8 @@ impl Backend {
         Ok(match backend {
             NetBackend::Stream(socket) => vec![Self::Stream(Stream::new(socket)?)],
             NetBackend::Tap(name) => Tap::open(&name, most)?.into_iter().map(Self::Tap).collect(),
-            NetBackend::Listen(listener) => vec![Self::Served(Served::new(listener)?)],
+            NetBackend::Listen(listener) => vec![Self::Served(Served::new(listener, true)?)],
+            NetBackend::Neighbours(listener) => vec![Self::Served(Served::new(listener, false)?)],
             // That card is another one.
             NetBackend::VhostUser(_) => return Err(NetError::BackEnd(PeerError::NotShared)),
         })
@@ -55,9 +56,11 @@ impl Backend {
     /// Feature bits that only some back-ends can serve.
     pub(super) fn features(&self) -> u64 {
         match self {
-            // Frames come whole and with their checksums, from a process of this host over a socket
-            // that loses nothing, so the guest need not look at them. None is longer than the MTU:
-            // older versions of passt lose their place in the stream when a read ends within one.
+            // None is longer than the MTU: older versions of passt lose their place in the stream when a
+            // read ends within one.
+            Self::Served(served) if !served.is_maker() => F_CSUM,
+            // Frames come whole and with their checksums, from the process of this host that made them and
+            // over a socket that loses nothing, so the guest need not look at them.
             Self::Stream(_) | Self::Served(_) => F_CSUM | F_GUEST_CSUM,
             Self::Tap(_) => offload::HOST | offload::GUEST,
         }

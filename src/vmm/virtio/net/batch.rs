@@ -51,6 +51,17 @@ struct Frame {
     end: usize,
     /// Bytes in a stream: `head` and the rest.
     len: usize,
+    /// Nobody took it.
+    dropped: bool,
+}
+
+/// What became of a frame that is done with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// The back-end has it: its length in bytes.
+    Sent(usize),
+    /// Nobody has it.
+    Dropped,
 }
 
 impl Frame {
@@ -83,8 +94,8 @@ impl<'m> Batch<'m> {
 
     /// Takes the frame in `chain`, which comes behind a virtio header, if it is one that a card
     /// with the address `mac` sends. Headers are looked at after they left guest memory, so what is
-    /// checked is what is sent. Gives the frame's length in bytes.
-    pub(super) fn add(&mut self, chain: &mut Chain<'m>, mac: &[u8]) -> Result<usize, Rejected> {
+    /// checked is what is sent.
+    pub(super) fn add(&mut self, chain: &mut Chain<'m>, mac: &[u8]) -> Result<(), Rejected> {
         let mut header = [0; HEADER_LEN];
         if !chain.writable().is_empty() || !chain.read_exact(&mut header) {
             return Err(Rejected);
@@ -113,8 +124,17 @@ impl<'m> Batch<'m> {
         let first = self.slices.len();
         self.slices.extend_from_slice(chain.readable());
         let (chain, end) = (chain.head(), self.slices.len());
-        self.frames.push(Frame { chain, offload, head, head_len, first, end, len: PREFIX + len });
-        Ok(len)
+        self.frames.push(Frame {
+            chain,
+            offload,
+            head,
+            head_len,
+            first,
+            end,
+            len: PREFIX + len,
+            dropped: false,
+        });
+        Ok(())
     }
 
     /// What a stream takes next: each frame behind its length, at most [`PIECE`] or one frame.
@@ -159,23 +179,33 @@ impl<'m> Batch<'m> {
         }
     }
 
-    /// Notes that the next frame is done with, sent or not.
-    pub(super) fn skip_frame(&mut self) {
+    /// Notes that the next frame was taken as a whole.
+    pub(super) fn frame_sent(&mut self) {
         self.sent = 0;
         self.next = self.frames.len().min(self.next + 1);
     }
 
-    /// Notes that all frames are done with.
-    pub(super) fn skip_all(&mut self) {
-        self.sent = 0;
-        self.next = self.frames.len();
+    /// Notes that nobody takes the next frame.
+    pub(super) fn drop_frame(&mut self) {
+        if let Some(frame) = self.frames.get_mut(self.next) {
+            frame.dropped = true;
+        }
+        self.frame_sent();
     }
 
-    /// Heads of the chains that are done with, once each; forgets the batch when all are.
-    pub(super) fn take_done(&mut self, mut done: impl FnMut(u16)) {
+    /// Notes that nobody takes any of the frames that are left.
+    pub(super) fn drop_all(&mut self) {
+        while !self.is_empty() {
+            self.drop_frame();
+        }
+    }
+
+    /// Heads of the chains that are done with, once each, and what became of their frames; forgets the batch
+    /// when all are.
+    pub(super) fn take_done(&mut self, mut done: impl FnMut(u16, Fate)) {
         // Slices stay where they are until the last frame is sent; frames know them by index.
         for frame in self.frames.drain(..self.next) {
-            done(frame.chain);
+            done(frame.chain, if frame.dropped { Fate::Dropped } else { Fate::Sent(frame.len - PREFIX) });
         }
         self.next = 0;
         if self.frames.is_empty() {
@@ -195,6 +225,29 @@ impl<'m> Batch<'m> {
         }
         bytes.drain(..self.sent.min(bytes.len()));
         bytes
+    }
+
+    /// A batch of short frames, of which nothing is in guest memory.
+    #[cfg(test)]
+    pub(super) fn of_short_frames(frames: &[&[u8]]) -> Self {
+        let mut batch = Self::new(0, false);
+        for (chain, bytes) in (0..).zip(frames) {
+            let mut head = [0; MAX_HEAD];
+            let (len, offload) =
+                (PREFIX + bytes.len(), Offload::parse(&[0; HEADER_LEN], bytes.len(), 0).unwrap());
+            head[PREFIX..len].copy_from_slice(bytes);
+            batch.frames.push(Frame {
+                chain,
+                offload,
+                head,
+                head_len: len,
+                first: 0,
+                end: 0,
+                len,
+                dropped: false,
+            });
+        }
+        batch
     }
 
     fn slices_of(&self, frame: &Frame) -> &[VolatileSlice<'m>] {

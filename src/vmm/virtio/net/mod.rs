@@ -71,11 +71,12 @@ pub struct Counters {
     pub received_bytes: AtomicU64,
     /// Too long for the guest's buffers.
     pub receive_dropped: AtomicU64,
-    /// Taken from the guest and sent.
+    /// Taken from the guest and by the back-end.
     pub sent: AtomicU64,
-    /// Bytes of those, counted when they are taken.
+    /// Bytes of those.
     pub sent_bytes: AtomicU64,
-    /// Taken from the guest and not sent: no frame, another card's address, or no link.
+    /// Taken from the guest and not sent: no frame, another card's address, no link, or one that the back-end
+    /// refused.
     pub send_dropped: AtomicU64,
 }
 

@@ -16,18 +16,26 @@ pub(super) struct Served {
     listener: UnixListener,
     stream: Option<Stream>,
     features: u64,
+    is_maker: bool,
 }
 
 impl Served {
+    /// `is_maker` says that whoever connects makes the frames that it sends, and their checksums.
+    ///
     /// Somebody may have connected already. Only that connection gets large buffers: later the process is
     /// shut in, and may not ask for them.
-    pub(super) fn new(listener: UnixListener) -> Result<Self, NetError> {
+    pub(super) fn new(listener: UnixListener, is_maker: bool) -> Result<Self, NetError> {
         listener.set_nonblocking(true).map_err(NetError::NotAStream)?;
         let stream = match listener.accept() {
             Ok((socket, _)) => Some(Stream::new(socket.into())?),
             Err(_) => None,
         };
-        Ok(Self { listener, stream, features: 0 })
+        Ok(Self { listener, stream, features: 0, is_maker })
+    }
+
+    /// Whether frames come from who made them.
+    pub(super) fn is_maker(&self) -> bool {
+        self.is_maker
     }
 
     /// The socket that is listened to.
@@ -93,7 +101,7 @@ impl Served {
             Some(Err(error)) => self.hang_up(&error),
             None => {}
         }
-        batch.skip_all();
+        batch.drop_all();
         true
     }
 

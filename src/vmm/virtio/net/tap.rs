@@ -136,14 +136,14 @@ impl Tap {
         while !batch.is_empty() {
             let sent = batch.frame_pieces().write(self.file.as_fd());
             match sent {
-                Ok(_) => batch.skip_frame(),
+                Ok(_) => batch.frame_sent(),
                 Err(error) => match (error.kind(), error.raw_os_error()) {
                     (io::ErrorKind::Interrupted, _) => {}
                     (io::ErrorKind::WouldBlock, _) => return Ok(false),
                     // The interface went away.
                     (_, Some(libc::EBADFD | libc::ENODEV)) => return Err(Down::Io(error)),
                     // It is down, or did not like this frame.
-                    _ => batch.skip_frame(),
+                    _ => batch.drop_frame(),
                 },
             }
         }
@@ -195,7 +195,27 @@ mod tests {
     use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixDatagram;
 
+    use super::super::batch::Fate;
     use super::*;
+
+    /// A datagram socket without a peer refuses frames, as an interface that is down does.
+    #[test]
+    fn frames_that_the_interface_does_not_take_are_dropped() {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        let mut tap = Tap::over(File::from(OwnedFd::from(ours)));
+        let fates = |tap: &mut Tap| {
+            let mut batch = Batch::of_short_frames(&[&[1; 60], &[2; 14]]);
+            assert!(tap.send(&mut batch).unwrap());
+            let mut fates = Vec::new();
+            batch.take_done(|chain, fate| fates.push((chain, fate)));
+            fates
+        };
+        assert_eq!(fates(&mut tap), [(0, Fate::Sent(60)), (1, Fate::Sent(14))]);
+        let mut got = [0; 100];
+        assert_eq!(theirs.recv(&mut got).unwrap(), HEADER_LEN + 60);
+        drop(theirs);
+        assert_eq!(fates(&mut tap), [(0, Fate::Dropped), (1, Fate::Dropped)]);
+    }
 
     /// A datagram socket keeps the bounds of frames as an interface does.
     #[test]

@@ -10,7 +10,7 @@ use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::backend::Backend;
-use super::batch::Batch;
+use super::batch::{Batch, Fate};
 use super::pairs::Pairs;
 use super::receive::{Delivery, Receiver};
 use super::stream::Down;
@@ -244,16 +244,25 @@ impl Worker<'_, '_> {
             Ok(false) => next = Tx::Room,
             Err(error) => {
                 self.failed(&error);
-                self.batch.skip_all();
+                self.batch.drop_all();
             }
         }
-        let (tx, mut result) = (&mut self.tx, Ok(()));
-        self.batch.take_done(|head| {
+        let (tx, counters, mut result) = (&mut self.tx, &self.shared.counters, Ok(()));
+        let mut bytes = 0;
+        self.batch.take_done(|head, fate| {
             if result.is_ok() {
                 result = tx.push(head, 0);
             }
-            count(&self.shared.counters.sent);
+            match fate {
+                Fate::Sent(len) => {
+                    bytes += len as u64;
+                    count(&counters.sent);
+                }
+                Fate::Dropped => count(&counters.send_dropped),
+            }
         });
+        // Once for all of them.
+        counters.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
         result?;
         if self.tx.publish()? {
             self.interrupt(TX);
@@ -266,7 +275,7 @@ impl Worker<'_, '_> {
 
     /// Moves frames from the ring to the batch; true when the ring ran empty.
     fn gather(&mut self) -> Result<bool, Fault> {
-        let (mut bytes, mut emptied) = (0, false);
+        let mut emptied = false;
         for _ in 0..BUDGET {
             if !self.batch.has_room() {
                 break;
@@ -275,15 +284,11 @@ impl Worker<'_, '_> {
                 emptied = true;
                 break;
             }
-            match self.is_open().then(|| self.batch.add(&mut self.chain, &self.setup.mac)) {
-                Some(Ok(len)) => bytes += len as u64,
-                _ => {
-                    self.tx.push(self.chain.head(), 0)?;
-                    count(&self.shared.counters.send_dropped);
-                }
+            if !self.is_open() || self.batch.add(&mut self.chain, &self.setup.mac).is_err() {
+                self.tx.push(self.chain.head(), 0)?;
+                count(&self.shared.counters.send_dropped);
             }
         }
-        self.shared.counters.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(emptied)
     }
 }

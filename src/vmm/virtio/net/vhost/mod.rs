@@ -1,6 +1,9 @@
 //! A network card whose queues another process works on (vhost-user): it maps the guest's memory, hears the
 //! driver's kicks and raises its interrupts, so that frames cross no socket and are copied once less.
 //!
+//! Before a reset is done it has said that it stopped, or hung up. One that does neither could write to memory
+//! that the guest has put to other use: the machine has to end.
+//!
 //! When it goes away, the guest sees its link go down. Where a socket was given at which the next one
 //! connects, that one takes over at the buffers that the first has not used.
 
@@ -9,6 +12,7 @@ mod worker;
 
 pub use peer::PeerError;
 
+use std::fmt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -39,12 +43,20 @@ struct Link {
     peer: Option<Peer>,
     listener: Option<UnixListener>,
     table: Table,
+    /// One was left behind that may be at work for ever.
+    stray: bool,
 }
 
 /// What device and worker both look at.
-#[derive(Debug)]
 struct Shared {
     up: AtomicBool,
+    on_stray: Box<dyn Fn() + Send + Sync>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("up", &self.up).finish_non_exhaustive()
+    }
 }
 
 /// A network card.
@@ -86,15 +98,24 @@ impl VhostNet {
             return Err(NetError::BackEnd(PeerError::Lacks { what: "virtio 1.0" }).into());
         }
         let features = OWN | peer.features() & BACKEND | mtu.map_or(0, |_| F_MTU);
-        let link = Link { peer: Some(peer), listener, table };
+        let link = Link { peer: Some(peer), listener, table, stray: false };
         Ok(Self {
             link: Arc::new(Mutex::new(link)),
-            shared: Arc::new(Shared { up: AtomicBool::new(true) }),
+            shared: Arc::new(Shared { up: AtomicBool::new(true), on_stray: Box::new(|| {}) }),
             mac,
             mtu,
             features,
             worker: None,
         })
+    }
+
+    /// Has `tell` called when a back-end neither stops nor hangs up, from the card's thread. The card carries
+    /// nothing from then on, and who owns the memory must not use it for anything else.
+    #[must_use]
+    pub fn on_stray(mut self, tell: impl Fn() + Send + Sync + 'static) -> Self {
+        let up = AtomicBool::new(self.shared.up.load(Ordering::SeqCst));
+        self.shared = Arc::new(Shared { up, on_stray: Box::new(tell) });
+        self
     }
 }
 
@@ -127,6 +148,9 @@ impl VirtioDevice for VhostNet {
         self.worker = None;
         let Activation { mem, features, queues, interrupt } = activation;
         let queues = ready_queues(queues)?;
+        if self.link.lock().map_or(true, |link| link.stray) {
+            return Err(NetError::BackEnd(PeerError::Stray).into());
+        }
         let (link, shared) = (Arc::clone(&self.link), Arc::clone(&self.shared));
         let setup = Setup { mem, features, queues, interrupt };
         self.worker = Some(Thread::spawn(NAME, move |events| {

@@ -14,7 +14,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
+use rustix::net::{
+    RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, recv, sendmsg, shutdown,
+};
 use vhost::vhost_user::message::{
     FrontendReq as Request, VhostUserProtocolFeatures, VhostUserVirtioFeatures,
 };
@@ -24,6 +26,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 /// How long the peer may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long it may take to hang up then.
+const PARTING: Duration = Duration::from_secs(5);
 /// Bytes of the header: request, flags, length of what follows.
 const HEADER: usize = 12;
 /// Flags: version 1; an answer; an answer is wanted where none belongs to the request.
@@ -70,6 +74,9 @@ pub enum PeerError {
         /// What.
         what: &'static str,
     },
+    /// It was told to stop, and may not have.
+    #[error("a network back-end is still at work on guest memory")]
+    Stray,
     /// The memory of this machine is its own.
     #[error("guest memory is not shared with the network back-end")]
     NotShared,
@@ -206,6 +213,28 @@ impl Peer {
         Ok(())
     }
 
+    /// Hangs up and waits until the peer did, too, by which its work is at an end; whether it did. What it still
+    /// answers is of no interest.
+    pub(super) fn part(self) -> bool {
+        let deadline = Instant::now() + PARTING;
+        // Not both ways: the end of what it sends is to be seen. It fails when the peer is gone already.
+        let _ = shutdown(&self.socket, Shutdown::Write);
+        let mut rest = [0; 256];
+        loop {
+            let got = wait_for(&self.socket, deadline)
+                .and_then(|()| Ok(recv(&self.socket, &mut rest, RecvFlags::DONTWAIT)?.0));
+            match got {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => {}
+                    io::ErrorKind::ConnectionReset => return true,
+                    _ => return false,
+                },
+            }
+        }
+    }
+
     /// Asks for a number.
     fn ask(&self, request: Request) -> Result<u64, PeerError> {
         self.send(request, 0, &[], &[])?;
@@ -274,14 +303,7 @@ impl Peer {
     fn fill(&self, request: Request, mut bytes: &mut [u8], deadline: Instant) -> Result<(), PeerError> {
         let failed = |source: io::Error| PeerError::Io { request, source };
         while !bytes.is_empty() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let timeout = Timespec::try_from(left).map_err(|_| failed(io::ErrorKind::TimedOut.into()))?;
-            let mut events = [PollFd::new(&self.socket, PollFlags::IN)];
-            match poll(&mut events, Some(&timeout)) {
-                Ok(0) => return Err(failed(io::ErrorKind::TimedOut.into())),
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(failed(error.into())),
-            }
+            wait_for(&self.socket, deadline).map_err(failed)?;
             // Without room for them, descriptors that nobody asked for are closed by the kernel.
             match recv(&self.socket, &mut *bytes, RecvFlags::DONTWAIT) {
                 Ok((0, _)) => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
@@ -297,6 +319,18 @@ impl Peer {
 impl AsRawFd for Peer {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
+    }
+}
+
+/// Waits until there is something to read, or nothing more will come.
+fn wait_for(socket: &UnixStream, deadline: Instant) -> io::Result<()> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let timeout = Timespec::try_from(left).map_err(|_| io::ErrorKind::TimedOut)?;
+    let mut events = [PollFd::new(socket, PollFlags::IN)];
+    match poll(&mut events, Some(&timeout)) {
+        Ok(0) => Err(io::ErrorKind::TimedOut.into()),
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -114,7 +114,7 @@ impl Worker<'_> {
                 tracing::warn!("the network back-end is gone; the link of the guest is down");
                 self.shared.set_link(false, &self.setup.interrupt);
             }
-            if news.called && self.link.accept(self.setup.features & BACKEND) {
+            if news.called && self.link.accept(self.setup.features & BACKEND, self.shared) {
                 self.hand_over()?;
             }
         }
@@ -153,15 +153,20 @@ impl Worker<'_> {
 impl Link {
     /// Takes the connection that came last, in place of an older one, if whoever is there can serve what
     /// the driver agreed to; whether there is a new one.
-    fn accept(&mut self, agreed: u64) -> bool {
+    fn accept(&mut self, agreed: u64, shared: &Shared) -> bool {
         let mut last = None;
         while let Some((socket, _)) = self.listener.as_ref().and_then(|listener| listener.accept().ok()) {
             last = Some(socket);
         }
         let Some(socket) = last else { return false };
         // The older one may still be at work on the queues.
-        if let Some(peer) = self.peer.take() {
-            let _ = peer.stop(QUEUES as u32);
+        if let Some(peer) = self.peer.take()
+            && peer.stop(QUEUES as u32).is_err()
+        {
+            self.part(peer, shared);
+        }
+        if self.stray {
+            return false;
         }
         let peer = Peer::greet(socket, &self.table).and_then(|peer| match agreed & !peer.features() {
             0 => Ok(peer),
@@ -178,8 +183,19 @@ impl Link {
 
     fn lose(&mut self, error: &PeerError, shared: &Shared, interrupt: &Interrupt) {
         tracing::warn!(error = %error_text(error), "the network back-end is given up; the link of the guest is down");
-        self.peer = None;
+        if let Some(peer) = self.peer.take() {
+            self.part(peer, shared);
+        }
         shared.set_link(false, interrupt);
+    }
+
+    /// Leaves a peer that did not do as it was told and may be at work on the queues.
+    fn part(&mut self, peer: Peer, shared: &Shared) {
+        if !peer.part() {
+            tracing::error!("the network back-end neither stops nor hangs up");
+            self.stray = true;
+            (shared.on_stray)();
+        }
     }
 }
 
