@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::channel;
 
-use rvm::vmm::virtio::vsock::{BUFFER, Vsock, VsockError};
+use rvm::vmm::virtio::vsock::{BUFFER, Vsock};
 use rvm::vmm::{self, VsockPort, VsockService};
 
 use crate::driver::*;
@@ -253,32 +253,6 @@ fn programs_that_connect_before_the_guest_is_there_wait() {
     let driver = Driver::started(device, 16, 0);
     let mut rig = Rig { driver, desk: channel().1, counters, door, _folder: folder, posted: 0 };
     assert_eq!(rig.expect(REQUEST).0.dst_port, 7);
-}
-
-#[test]
-fn unix_sockets_of_the_host_are_opened_beforehand() {
-    let folder = tempfile::tempdir().unwrap();
-    let base = folder.path().join("v.sock");
-    let error = VsockPort::unix(&base, OPEN).unwrap_err();
-    assert!(matches!(error, VsockError::Socket { .. }));
-    assert!(error.hint().unwrap().contains("v.sock_1000"));
-    let path = folder.path().join(format!("v.sock_{OPEN}"));
-    let listener = UnixListener::bind(&path).unwrap();
-    let port = VsockPort::unix(&base, OPEN).unwrap();
-    // Its name is not needed any more.
-    std::fs::rename(&path, folder.path().join("moved")).unwrap();
-    let device = Vsock::new(vmm::Vsock { cid: 3, ports: vec![port], listener: None }).unwrap();
-    let counters = device.counters();
-    let driver = Driver::started(device, 16, 0);
-    let mut rig = Rig { driver, desk: channel().1, counters, door: base, _folder: folder, posted: 0 };
-    rig.send(&Packet::new(REQUEST, OWN, OPEN), &[]);
-    rig.expect(RESPONSE);
-    let (mut peer, _) = listener.accept().unwrap();
-    peer.set_read_timeout(Some(PATIENCE)).unwrap();
-    rig.data(OWN, OPEN, b"hello");
-    assert_eq!(read(&mut peer, 5), b"hello");
-    drop(listener);
-    rig.refused(&Packet::new(REQUEST, OWN + 1, OPEN));
 }
 
 #[test]

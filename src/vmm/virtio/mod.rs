@@ -93,12 +93,11 @@ impl Error {
         match self {
             Self::Disk(error) => error.hint(),
             Self::Net(error) => error.hint(),
-            Self::Vsock(error) => error.hint(),
             Self::Fs(error) => error.hint(),
             Self::EventFd(_) | Self::Thread { .. } => {
                 Some("raise the limits on open files and threads (ulimit -n, ulimit -u)".to_owned())
             }
-            Self::WorkerFailed { .. } | Self::Queue { .. } | Self::Capabilities => None,
+            Self::WorkerFailed { .. } | Self::Queue { .. } | Self::Capabilities | Self::Vsock(_) => None,
         }
     }
 }

@@ -1,7 +1,6 @@
 //! Why a socket device could not be made.
 
 use std::io;
-use std::path::PathBuf;
 
 /// Why a socket device could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -21,25 +20,4 @@ pub enum VsockError {
     /// The descriptor handed in does not take connections.
     #[error("vsock: the host's listener is not a listening stream socket")]
     NotAListener(#[source] io::Error),
-    /// The socket that guests are to reach is not there.
-    #[error("vsock: opening the socket {path}")]
-    Socket {
-        /// Where it should be.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-}
-
-impl VsockError {
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Socket { path, .. } => {
-                Some(format!("the program that listens at {} has to run before the machine", path.display()))
-            }
-            Self::Cid { .. } | Self::Port { .. } | Self::NotAListener(_) => None,
-        }
-    }
 }

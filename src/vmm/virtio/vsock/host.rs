@@ -1,14 +1,12 @@
 //! The host's side: what guests can connect to, and where the host connects to them.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
 
-use rustix::fs::{Mode, OFlags};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use rustix::net::{SocketFlags, SocketType, sockopt};
 
 use super::error::VsockError;
-use crate::vmm::{Vsock as Spec, VsockPort, VsockService};
+use crate::vmm::{Vsock as Spec, VsockPort};
 
 /// Ports that guests can reach, and the socket for connections to the guest.
 #[derive(Debug)]
@@ -60,38 +58,4 @@ fn check_listener(listener: &OwnedFd) -> io::Result<()> {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     Ok(rustix::io::ioctl_fionbio(listener, true)?)
-}
-
-impl VsockPort {
-    /// The UNIX socket `<base>_<port>`, where a program listens already: the name that other
-    /// hypervisors use, too. It is opened now, so that a sandbox without paths can be put on later.
-    ///
-    /// # Errors
-    /// [`VsockError::Socket`] when there is no such file.
-    pub fn unix(base: &Path, port: u32) -> Result<Self, VsockError> {
-        let mut path = base.as_os_str().to_owned();
-        path.push(format!("_{port}"));
-        let path = PathBuf::from(path);
-        match rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
-            Ok(file) => Ok(Self { port, service: Box::new(UnixService { file }) }),
-            Err(error) => Err(VsockError::Socket { path, source: error.into() }),
-        }
-    }
-}
-
-/// A program that listens at a UNIX socket.
-#[derive(Debug)]
-struct UnixService {
-    file: OwnedFd,
-}
-
-impl VsockService for UnixService {
-    fn connect(&mut self, _guest_port: u32) -> io::Result<OwnedFd> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        let address = SocketAddrUnix::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()))?;
-        // A program that does not accept has a full queue: then this says so and does not wait.
-        rustix::net::connect(&socket, &address)?;
-        Ok(socket)
-    }
 }

@@ -1,7 +1,7 @@
 //! The socket device (virtio 1.2, section 5.10): stream sockets between guest and host.
 //!
-//! A guest reaches the ports of the host that the [`Vsock`](crate::vmm::Vsock) lists, each a service or
-//! a UNIX socket of the host. Programs of the host reach the guest through one listening UNIX socket:
+//! A guest reaches the ports of the host that the [`Vsock`](crate::vmm::Vsock) lists, each a service.
+//! Programs of the host reach the guest through one listening UNIX socket:
 //! they write `CONNECT <port>\n` and, once the guest has taken the connection, read `OK <port>\n`.
 
 mod connection;
