@@ -7,7 +7,7 @@ use std::mem::offset_of;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
-use kvm_bindings::kvm_run;
+use kvm_bindings::{kvm_run, kvm_run__bindgen_ty_1__bindgen_ty_4 as PortExit};
 use kvm_ioctls::VcpuFd;
 
 /// Bytes mapped: the fields used are in the first page.
@@ -52,6 +52,14 @@ impl SharedPage {
         let at = self.page.wrapping_add(offset_of!(kvm_run, __bindgen_anon_1)).cast::<u32>();
         // SAFETY: the union starts inside our mapping at a multiple of 8, the field at its start.
         unsafe { AtomicU32::from_ptr(at) }.load(Ordering::Acquire)
+    }
+
+    /// Bytes of one access to a port: `io.size`, meaningful after `KVM_EXIT_IO` only, which has as many of them
+    /// as a string instruction repeats.
+    pub fn port_access_size(&self) -> u8 {
+        let at = self.page.wrapping_add(offset_of!(kvm_run, __bindgen_anon_1) + offset_of!(PortExit, size));
+        // SAFETY: the union starts inside our mapping, and the field is a byte within it.
+        unsafe { AtomicU8::from_ptr(at) }.load(Ordering::Acquire)
     }
 }
 

@@ -189,8 +189,12 @@ impl Vcpu {
     fn run(&mut self, buses: &Buses, ending: &Ending) -> Result<Option<End>, Error> {
         loop {
             match self.fd.run() {
-                Ok(VcpuExit::IoIn(port, data)) => read_port(&buses.ports, port, data),
-                Ok(VcpuExit::IoOut(port, data)) => write_port(&buses.ports, port, data),
+                Ok(VcpuExit::IoIn(port, data)) => {
+                    read_port(&buses.ports, port, self.page.port_access_size(), data);
+                }
+                Ok(VcpuExit::IoOut(port, data)) => {
+                    write_port(&buses.ports, port, self.page.port_access_size(), data);
+                }
                 Ok(VcpuExit::MmioRead(addr, data)) => buses.memory.read(addr, data),
                 Ok(VcpuExit::MmioWrite(addr, data)) => buses.memory.write(addr, data),
                 Ok(VcpuExit::Intr) => {}
@@ -224,26 +228,74 @@ impl Vcpu {
     }
 }
 
-/// Bytes of one port access: 1, 2 or 4. More is a string instruction's repeat, and strings to
-/// ports are made of bytes wherever a device here understands them.
-fn is_single(len: usize) -> bool {
-    matches!(len, 1 | 2 | 4)
-}
-
-fn read_port(ports: &Bus, port: u16, data: &mut [u8]) {
-    if is_single(data.len()) {
-        return ports.read(u64::from(port), data);
-    }
-    for byte in data {
-        ports.read(u64::from(port), std::slice::from_mut(byte));
+/// Reads a port as often as `data` holds accesses of `size` bytes: once, or as a string instruction repeats.
+fn read_port(ports: &Bus, port: u16, size: u8, data: &mut [u8]) {
+    for access in data.chunks_mut(usize::from(size).max(1)) {
+        ports.read(u64::from(port), access);
     }
 }
 
-fn write_port(ports: &Bus, port: u16, data: &[u8]) {
-    if is_single(data.len()) {
-        return ports.write(u64::from(port), data);
+/// Writes it as often.
+fn write_port(ports: &Bus, port: u16, size: u8, data: &[u8]) {
+    for access in data.chunks(usize::from(size).max(1)) {
+        ports.write(u64::from(port), access);
     }
-    for byte in data {
-        ports.write(u64::from(port), std::slice::from_ref(byte));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::super::bus::BusDevice;
+    use super::*;
+
+    /// A device that gives bytes in order and keeps what it is given.
+    #[derive(Default)]
+    struct Tape {
+        next: u8,
+        written: Vec<Vec<u8>>,
+    }
+
+    impl BusDevice for Tape {
+        fn read(&mut self, _: u64, data: &mut [u8]) {
+            for byte in data {
+                *byte = self.next;
+                self.next += 1;
+            }
+            // A gap between accesses.
+            self.next += 10;
+        }
+
+        fn write(&mut self, _: u64, data: &[u8]) {
+            self.written.push(data.to_vec());
+        }
+    }
+
+    /// `rep insb` of two or four bytes is as long as one wide access.
+    #[test]
+    fn repeated_accesses_are_told_from_wide_ones() {
+        let tape = Arc::new(Mutex::new(Tape::default()));
+        let mut ports = Bus::new();
+        ports.insert(0x3f8, 8, tape.clone()).unwrap();
+        let read = |size, len| {
+            tape.lock().unwrap().next = 0;
+            let mut data = vec![0; len];
+            read_port(&ports, 0x3f8, size, &mut data);
+            data
+        };
+        assert_eq!(read(1, 2), [0, 11]);
+        assert_eq!(read(2, 2), [0, 1]);
+        assert_eq!(read(1, 4), [0, 11, 22, 33]);
+        assert_eq!(read(2, 4), [0, 1, 12, 13]);
+        assert_eq!(read(4, 4), [0, 1, 2, 3]);
+        for (size, accesses) in [
+            (1, vec![vec![7], vec![8], vec![9], vec![6]]),
+            (2, vec![vec![7, 8], vec![9, 6]]),
+            (4, vec![vec![7, 8, 9, 6]]),
+        ] {
+            tape.lock().unwrap().written.clear();
+            write_port(&ports, 0x3f8, size, &[7, 8, 9, 6]);
+            assert_eq!(tape.lock().unwrap().written, accesses);
+        }
     }
 }
