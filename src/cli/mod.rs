@@ -328,6 +328,7 @@ pub fn main() -> ExitCode {
                 trace::to_log();
                 return crate::provider::process::main(dir);
             }
+            Some(crate::provider::walls::PROCESS) => return crate::provider::walls::main(),
             // The same for a private network.
             Some("__switch") => return crate::net::switch::process::watch(dir),
             // And for a port that is forwarded while a machine runs.

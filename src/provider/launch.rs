@@ -39,6 +39,14 @@ pub struct Live {
     pub uptime: u64,
 }
 
+/// A process of a machine, or one that is to be like it.
+pub(super) fn command(exe: &Path, path: &str, word: &str, dir: &Path) -> Command {
+    let mut command = Command::new(exe);
+    // Secrets of the caller's environment have no business in a process that runs for days.
+    command.arg(word).arg(dir).env_clear().env("PATH", path).current_dir("/");
+    command
+}
+
 /// Writes `spec` into the machine's folder and starts its process from the binary `exe`, with
 /// `net`, a socket at which whoever carries its frames has connected or will, and `path` as its `PATH`. Returns when the guest runs.
 pub fn start(exe: &Path, path: &str, dir: &Path, spec: &VmSpec, net: OwnedFd) -> Result<(), ProviderError> {
@@ -50,14 +58,8 @@ pub fn start(exe: &Path, path: &str, dir: &Path, spec: &VmSpec, net: OwnedFd) ->
     store::remove(&dir.join(ENDED)).map_err(file("remove", ENDED))?;
     let mut options = OpenOptions::new();
     let log = options.create(true).write(true).truncate(true).mode(0o600).open(dir.join(LOG));
-    let mut command = Command::new(exe);
+    let mut command = command(exe, path, "__vm", dir);
     command
-        .arg("__vm")
-        .arg(dir)
-        // Secrets of the caller's environment have no business in a process that runs for days.
-        .env_clear()
-        .env("PATH", path)
-        .current_dir("/")
         .stdin(Stdio::from(net))
         .stdout(Stdio::piped())
         .stderr(Stdio::from(log.map_err(file("create", LOG))?));

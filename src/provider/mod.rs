@@ -15,6 +15,7 @@ mod qemu;
 mod qmp;
 pub mod share;
 mod tsc;
+pub mod walls;
 
 use std::io;
 use std::net::IpAddr;
@@ -261,7 +262,7 @@ pub fn vmm_code(error: &crate::vmm::Error) -> Code {
         Error::Acpi(_) => Code::AcpiTables,
         Error::Cpu(_) => Code::CpuSetup,
         Error::Vcpu(_) => Code::CpuStopped,
-        Error::Virtio(_) => Code::Device,
+        Error::Virtio(_) | Error::Stray => Code::Device,
         Error::Bus(_) => Code::AddressConflict,
         Error::Log { .. } => Code::ConsoleLog,
         Error::Terminal(_) => Code::Terminal,

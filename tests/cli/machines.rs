@@ -285,6 +285,38 @@ fn the_doctor_says_whether_machines_can_run() {
     assert!(plain.stdout.contains("/dev/kvm") && plain.stdout.contains("This host"), "{}", plain.stdout);
 }
 
+/// What is said of the walls was found on a process that is shut in: it inherits nothing, and nothing of what the
+/// tests of the sandbox find to hold is missing.
+#[test]
+fn the_doctor_says_what_holds_a_process() {
+    let place = Place::new();
+    let ran = place.run(&["doctor", "--json"]);
+    let value = document(&ran);
+    let walls = &value["sandbox"];
+    let landlock = walls["landlock"].as_i64();
+    let expected = serde_json::json!({
+        "landlock": landlock,
+        "seccomp": true,
+        "no_new_privileges": true,
+        "no_capabilities": true,
+        "limits": { "core": 0, "files": walls["limits"]["files"] },
+        "inherited": 0,
+        "environment": ["PATH"],
+    });
+    assert_eq!(*walls, expected, "{}", ran.stderr);
+    assert!(
+        landlock.is_some() && (64..=1024).contains(&walls["limits"]["files"].as_u64().unwrap()),
+        "{walls}"
+    );
+    assert_eq!(value["running"], serde_json::json!([]));
+    let plain = place.run(&["doctor"]).stdout;
+    for word in
+        ["seccomp", "no capabilities", "no_new_privs", "no core dump", "no descriptor", "environment: PATH"]
+    {
+        assert!(plain.contains(word), "{word} is not in {plain}");
+    }
+}
+
 #[test]
 fn the_timings_of_a_failure_are_kept() {
     let place = Place::with("box = \"micro\"\n");

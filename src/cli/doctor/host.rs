@@ -10,8 +10,8 @@ use std::process::{Command, Stdio};
 use crate::cli::app::env;
 use crate::model::Nat;
 use crate::net::{self, NatAddresses, NetError};
+use crate::provider::walls::{self, Rights, Walls};
 use crate::vmm;
-use crate::vmm::sandbox::Landlock;
 
 /// Programs are also looked for here: Debian leaves these folders out of a user's search path.
 const SYSTEM_FOLDERS: [&str; 2] = ["/usr/sbin", "/sbin"];
@@ -37,20 +37,21 @@ pub struct Facts {
     pub free: Option<(u64, PathBuf)>,
     /// `/sys/kernel/mm/transparent_hugepage/enabled`: the chosen word.
     pub huge_pages: Option<String>,
-    /// What confines the processes of machines here.
-    pub walls: Walls,
+    /// What confines the processes of machines here; why one could not be shut in.
+    pub walls: Result<Walls, String>,
+    /// Those that run.
+    pub running: Vec<Shut>,
 }
 
-/// What confines the processes of machines. What every host has (no capabilities, no core dumps) is
-/// not asked for.
-#[derive(Debug, Clone, Default)]
-pub struct Walls {
-    /// Version of Landlock, which closes files; `None` where the kernel has none.
-    pub landlock: Option<i32>,
-    /// The kernel filters system calls.
-    pub seccomp: bool,
-    /// What is missing, a sentence each.
-    pub missing: Vec<String>,
+/// A machine that runs, and what its process may.
+#[derive(Debug, Clone)]
+pub struct Shut {
+    /// Name of the machine.
+    pub machine: String,
+    /// Number of the process.
+    pub pid: u32,
+    /// What it may.
+    pub rights: Rights,
 }
 
 /// What became of `passt`.
@@ -128,8 +129,8 @@ pub const PROGRAMS: [&str; 15] = [
     "ansible-playbook",
 ];
 
-/// Looks. `home` is the store.
-pub fn look(home: &Path) -> Facts {
+/// Looks. `home` is the store, `exe` this program, `running` the machines that run, with their processes.
+pub fn look(home: &Path, exe: &Path, running: Vec<(String, u32)>) -> Facts {
     let kvm = kvm();
     let path = env("PATH").unwrap_or_default();
     Facts {
@@ -140,7 +141,8 @@ pub fn look(home: &Path) -> Facts {
         programs: PROGRAMS.into_iter().filter(|name| program(name, &path).is_some()).collect(),
         user: user(),
         free: free_space(home),
-        walls: walls(),
+        walls: walls::find(exe, &path),
+        running: running.into_iter().filter_map(shut).collect(),
         huge_pages: read("/sys/kernel/mm/transparent_hugepage/enabled").as_deref().and_then(chosen),
     }
 }
@@ -156,6 +158,11 @@ fn kvm() -> Kvm {
     }
 }
 
+/// `None` when it ended meanwhile.
+fn shut((machine, pid): (String, u32)) -> Option<Shut> {
+    Some(Shut { machine, pid, rights: Rights::of(pid).ok()? })
+}
+
 /// Runs a guest of a few instructions.
 fn probe() -> Result<Probe, String> {
     match vmm::probe::probe() {
@@ -168,20 +175,6 @@ fn probe() -> Result<Probe, String> {
         vmm::probe::Probe::Broken(error) => Err(error.to_string()),
         // It opened a moment ago.
         vmm::probe::Probe::NoDevice | vmm::probe::Probe::NoPermission => Err("/dev/kvm went away".into()),
-    }
-}
-
-fn walls() -> Walls {
-    match vmm::sandbox::probe() {
-        Ok(report) => Walls {
-            landlock: match report.landlock {
-                Landlock::Full { abi } | Landlock::Partial { abi } => Some(abi),
-                Landlock::NotBuilt | Landlock::Off => None,
-            },
-            seccomp: report.no_seccomp.is_none(),
-            missing: report.missing(),
-        },
-        Err(error) => Walls { missing: vec![error.to_string()], ..Walls::default() },
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::host::{Facts, Kvm, Passt, Probe};
 use crate::cli::ui::table::bytes;
+use crate::provider::walls::Walls;
 
 /// Oldest QEMU whose microvm machine boots our guests (Debian 12 has it).
 const QEMU_WANTED: (u32, u32) = (7, 2);
@@ -82,12 +83,14 @@ pub fn judge(facts: &Facts) -> Verdict {
         space(facts),
         huge_pages(facts),
         walls(facts),
+        machines(facts),
         kernel_build(facts),
         ansible(facts),
     ];
     let good = |name: &str| checks.iter().any(|check| check.name == name && check.mark == Mark::Good);
-    let passt = matches!(facts.passt, Passt::Starts { .. });
-    let (kvm, qemu) = (good("/dev/kvm") && good("guest speed") && passt, good("qemu") && passt);
+    // What all machines need, whoever runs them.
+    let all = matches!(facts.passt, Passt::Starts { .. }) && facts.walls.is_ok();
+    let (kvm, qemu) = (good("/dev/kvm") && good("guest speed") && all, good("qemu") && all);
     let boxes = good("box tools") && good("user ids");
     Verdict { kvm, qemu, conclusion: conclusion(kvm, qemu, boxes), checks }
 }
@@ -297,19 +300,68 @@ fn huge_pages(facts: &Facts) -> Check {
 }
 
 fn walls(facts: &Facts) -> Check {
-    let (name, walls) = ("sandbox", &facts.walls);
-    if let (Some(abi), true, []) = (walls.landlock, walls.seccomp, walls.missing.as_slice()) {
-        let text = format!(
-            "closes files (Landlock {abi}), system calls (seccomp) and all rights to machines' processes"
-        );
-        return check(name, Mark::Good, text);
-    }
-    let fix = match walls.landlock {
-        None => "boot the host's kernel, 5.13 or newer, with `lsm=` and landlock in its list",
-        Some(_) => "a newer kernel of the host has the rest",
+    let name = "sandbox";
+    let walls = match &facts.walls {
+        Ok(walls) => walls,
+        Err(why) => {
+            let text = format!("a machine's process cannot be shut in, so no machine runs: {why}");
+            return bad(
+                name,
+                text,
+                "docs/security.md tells what it takes; a newer kernel of the host has it",
+            );
+        }
     };
-    let text = format!("{}; machines run all the same", walls.missing.join("; "));
-    Check { name, mark: Mark::Note, text, fix: Some(fix.into()) }
+    let held = held(walls);
+    if !walls.missing.is_empty() {
+        let fix = match walls.landlock {
+            None => "boot the host's kernel, 5.13 or newer, with `lsm=` and landlock in its list",
+            Some(_) => "a newer kernel of the host has the rest",
+        };
+        let text =
+            format!("{}; machines run all the same. The rest stands: {held}", walls.missing.join("; "));
+        return Check { name, mark: Mark::Note, text, fix: Some(fix.into()) };
+    }
+    check(name, Mark::Good, format!("tried on a process as a machine's: {held}"))
+}
+
+/// What was found to hold.
+fn held(walls: &Walls) -> String {
+    let rights = &walls.rights;
+    let mut held = Vec::new();
+    held.extend(walls.landlock.map(|version| format!("files closed (Landlock {version})")));
+    for (holds, text) in [
+        (rights.seccomp, "system calls filtered (seccomp)"),
+        (rights.no_capabilities, "no capabilities"),
+        (rights.no_new_privileges, "none to be had (no_new_privs)"),
+        (walls.core == Some(0), "no core dump"),
+        (walls.inherited == 0, "no descriptor inherited"),
+    ] {
+        held.extend(holds.then(|| text.to_owned()));
+    }
+    held.extend(walls.files.map(|most| format!("at most {most} descriptors")));
+    held.push(format!("environment: {}", walls.environment.join(", ")));
+    held.join(", ")
+}
+
+fn machines(facts: &Facts) -> Check {
+    let (name, running) = ("machines", &facts.running);
+    let open: Vec<String> = running
+        .iter()
+        .filter(|machine| !machine.rights.are_none())
+        .map(|machine| format!("{} (process {})", machine.machine, machine.pid))
+        .collect();
+    match (running.len(), open.is_empty()) {
+        (0, _) => check(name, Mark::Good, "none runs"),
+        (1, true) => check(name, Mark::Good, "one runs, shut in"),
+        (count, true) => check(name, Mark::Good, format!("{count} run, all shut in")),
+        (count, false) => Check {
+            name,
+            mark: Mark::Note,
+            text: format!("of {count} that run, not shut in as a new one would be: {}", open.join(", ")),
+            fix: Some("`rvm reload` starts them anew".into()),
+        },
+    }
 }
 
 fn kernel_build(facts: &Facts) -> Check {
@@ -351,8 +403,25 @@ fn ansible(facts: &Facts) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use super::super::host::{PROGRAMS, User, Walls};
+    use super::super::host::{PROGRAMS, Shut, User};
     use super::*;
+    use crate::provider::walls::Rights;
+
+    fn none() -> Rights {
+        Rights { seccomp: true, no_new_privileges: true, no_capabilities: true }
+    }
+
+    fn walls() -> Walls {
+        Walls {
+            landlock: Some(7),
+            rights: none(),
+            core: Some(0),
+            files: Some(1024),
+            inherited: 0,
+            environment: vec!["PATH".into()],
+            missing: vec![],
+        }
+    }
 
     fn healthy() -> Facts {
         Facts {
@@ -364,7 +433,8 @@ mod tests {
             user: User { name: "me".into(), has_subids: true, namespaces: true, ..User::default() },
             free: Some((50 << 30, "/home/me".into())),
             huge_pages: Some("madvise".into()),
-            walls: Walls { landlock: Some(7), seccomp: true, missing: vec![] },
+            walls: Ok(walls()),
+            running: vec![Shut { machine: "web".into(), pid: 7, rights: none() }],
         }
     }
 
@@ -452,11 +522,39 @@ mod tests {
     #[test]
     fn missing_walls_are_said_and_forbid_nothing() {
         let missing = vec!["files stay open".into()];
-        let walls = Walls { landlock: None, seccomp: true, missing };
+        let walls = Ok(Walls { landlock: None, missing, ..walls() });
         let verdict = judge(&Facts { walls, ..healthy() });
         let check = find(&verdict, "sandbox");
         assert_eq!(check.mark, Mark::Note);
         assert!(check.text.contains("files stay open") && check.fix.as_ref().unwrap().contains("landlock"));
+        assert!(verdict.kvm && verdict.qemu);
+    }
+
+    #[test]
+    fn walls_that_hold_are_named_and_no_others() {
+        let text = find(&judge(&healthy()), "sandbox").text.clone();
+        let all = ["Landlock 7", "seccomp", "no cap", "no_new_privs", "no core", "inherited", "1024", "PATH"];
+        assert!(all.iter().all(|word| text.contains(word)), "{text}");
+        let walls = Walls { rights: Rights::default(), core: None, inherited: 1, files: None, ..walls() };
+        let text = find(&judge(&Facts { walls: Ok(walls), ..healthy() }), "sandbox").text.clone();
+        assert!(!all[1..7].iter().any(|word| text.contains(word)), "{text}");
+    }
+
+    #[test]
+    fn without_walls_nothing_runs() {
+        let verdict = judge(&Facts { walls: Err("cannot set up the sandbox: signal".into()), ..healthy() });
+        assert!(!verdict.kvm && !verdict.qemu);
+        assert!(find(&verdict, "sandbox").text.contains("signal"));
+    }
+
+    #[test]
+    fn machines_that_are_not_shut_in_are_named() {
+        assert_eq!(find(&judge(&healthy()), "machines").text, "one runs, shut in");
+        let free = Shut { machine: "db".into(), pid: 8, rights: Rights { seccomp: false, ..none() } };
+        let running = vec![healthy().running[0].clone(), free];
+        let verdict = judge(&Facts { running, ..healthy() });
+        let check = find(&verdict, "machines");
+        assert!(check.text.contains("db (process 8)") && !check.text.contains("web"), "{}", check.text);
         assert!(verdict.kvm && verdict.qemu);
     }
 

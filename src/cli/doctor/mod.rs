@@ -11,8 +11,7 @@ use super::error::Kind;
 use super::json::VERSION;
 use super::ui::sink::To;
 use super::{DONE, Json, Outcome};
-use crate::vmm::sandbox::MAX_FILES;
-use host::Walls;
+use host::Facts;
 use judge::{Check, Mark, Verdict};
 
 /// Words of `rvm doctor`.
@@ -25,10 +24,13 @@ pub struct DoctorArgs {
 /// Looks at the host and says what was found. Exit code 0 when a provider can run machines.
 pub fn run(app: &App) -> Outcome {
     let layout = app.layout()?;
-    let facts = host::look(layout.home());
+    let machines = app.machines()?;
+    let running = machines.all().unwrap_or_default().into_iter();
+    let running = running.filter_map(|status| Some((status.name, status.pid?))).collect();
+    let facts = host::look(layout.home(), &machines.exe, running);
     let verdict = judge::judge(&facts);
     if app.json {
-        app.ui.json(&document(&verdict, &facts.walls));
+        app.ui.json(&document(&verdict, &facts));
     } else {
         app.ui.result(&text(&verdict, app.ui.color(To::Stdout)));
     }
@@ -52,18 +54,36 @@ fn text(verdict: &Verdict, color: bool) -> String {
     text
 }
 
-fn document(verdict: &Verdict, walls: &Walls) -> Value {
+fn document(verdict: &Verdict, facts: &Facts) -> Value {
+    let walls = facts.walls.as_ref().ok();
+    let running: Vec<Value> = facts
+        .running
+        .iter()
+        .map(|shut| {
+            json!({
+                "machine": shut.machine,
+                "pid": shut.pid,
+                "seccomp": shut.rights.seccomp,
+                "no_new_privileges": shut.rights.no_new_privileges,
+                "no_capabilities": shut.rights.no_capabilities,
+            })
+        })
+        .collect();
     let checks: Vec<Value> = verdict.checks.iter().map(check_document).collect();
     json!({
         "version": VERSION,
         "ok": verdict.kvm || verdict.qemu,
         "providers": { "kvm": verdict.kvm, "qemu": verdict.qemu },
-        "sandbox": {
+        "sandbox": walls.map(|walls| json!({
             "landlock": walls.landlock,
-            "seccomp": walls.seccomp,
-            "no_new_privileges": true,
-            "limits": { "core": 0, "files": MAX_FILES },
-        },
+            "seccomp": walls.rights.seccomp,
+            "no_new_privileges": walls.rights.no_new_privileges,
+            "no_capabilities": walls.rights.no_capabilities,
+            "limits": { "core": walls.core, "files": walls.files },
+            "inherited": walls.inherited,
+            "environment": walls.environment,
+        })),
+        "running": running,
         "checks": checks,
     })
 }

@@ -10,7 +10,6 @@
 
 mod landlock;
 mod limits;
-mod probe;
 mod seccomp;
 mod tables;
 mod threads;
@@ -21,7 +20,6 @@ use std::path::PathBuf;
 
 pub use landlock::{Landlock, close_files};
 pub use limits::{MAX_FILES, prepare};
-pub use probe::probe;
 pub(super) use threads::is_inside;
 pub use threads::spawn;
 pub use trap::{EXIT_STATUS, Violation};

@@ -19,6 +19,10 @@ use super::{Error, Role};
 /// Bytes of a thread's stack. Less than a huge page, or the host could back each with one.
 const STACK: usize = 256 << 10;
 
+/// The thread that starts all others. It has no table of its own: they inherit its filter, so it can have none
+/// below what they may do together, which is the process's.
+pub(super) const SPAWNER: &str = "spawner";
+
 /// Where threads are asked for, once the process is in its sandbox.
 static INSIDE: OnceLock<Sender<Job>> = OnceLock::new();
 
@@ -69,7 +73,7 @@ pub(super) fn enter(role: Role) -> Result<Option<io::Error>, Error> {
             Spawner { role, filtered, filters: BTreeMap::new() }.serve(&queue);
         }
     };
-    builder("spawner").spawn(spawner).map_err(failed)?;
+    builder(SPAWNER).spawn(spawner).map_err(failed)?;
     let missing = match no_clone3.enter_process().and_then(|()| process.enter_process()) {
         Ok(()) => None,
         // What kernels say that were built without.

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use super::MICRO;
 use crate::common::Project;
 
+const SECURITY: &str = include_str!("../../../docs/security.md");
+
 /// Every thread is confined, nothing is inherited, and the host had all walls to give.
 pub fn a_running_machine_is_shut_in(provider: &str) {
     let project = Project::new(provider, MICRO);
@@ -21,7 +23,15 @@ pub fn a_running_machine_is_shut_in(provider: &str) {
     let mut names = Vec::new();
     for task in fs::read_dir(process.join("task")).unwrap() {
         let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
-        names.push(field(&status, "Name").to_owned());
+        let name = field(&status, "Name");
+        // The first one has the name of the program.
+        let kind = name.trim_end_matches(|c: char| c.is_ascii_digit());
+        let is_described = SECURITY.contains(&format!("| `{kind}` |"));
+        assert!(
+            is_described || field(&status, "Pid") == pid.to_string(),
+            "docs/security.md has no row {kind}"
+        );
+        names.push(name.to_owned());
         confined(&status);
         for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
             assert_eq!(field(&status, set), "0000000000000000", "{set} in\n{status}");
