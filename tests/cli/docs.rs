@@ -1,6 +1,7 @@
 //! What the documentation shows is what the program takes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use super::Place;
 
@@ -144,4 +145,62 @@ fn the_proofs_of_bad_input_exist() {
         }
     }
     assert!(seen > 20, "{seen}");
+}
+
+/// All Rust files below a folder of the repository, by path.
+fn sources(folder: &str) -> Vec<(PathBuf, String)> {
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
+    let mut found = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|ext| ext == "rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                found.push((path, text));
+            }
+        }
+    }
+    found
+}
+
+/// The tests and files that docs/security.md and docs/virtio.md name as proofs are there. A test is known by its
+/// name: at least three words, or the file that it is in before it.
+#[test]
+fn the_proofs_of_security_exist() {
+    const NO_TESTS: [&str; 1] = ["no_new_privs"];
+    let all: Vec<_> = ["tests", "src"].into_iter().flat_map(sources).collect();
+    let pages = [
+        ("docs/security.md", include_str!("../../docs/security.md"), 20),
+        ("docs/virtio.md", include_str!("../../docs/virtio.md"), 200),
+    ];
+    for (page, text, least) in pages {
+        let is_name = |span: &str| {
+            let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_:".contains(c);
+            let (file, name) = span.rsplit_once("::").unwrap_or(("", span));
+            let words = name.split('_').filter(|word| !word.is_empty()).count();
+            span.chars().all(letters)
+                && (words > 2 || words == 2 && !file.is_empty())
+                && !NO_TESTS.contains(&span)
+        };
+        let spans: BTreeSet<&str> =
+            text.lines().flat_map(|line| line.split('`').skip(1).step_by(2)).collect();
+        let names: Vec<&str> = spans.iter().copied().filter(|span| is_name(span)).collect();
+        assert!(names.len() >= least, "{page} names {} tests", names.len());
+        for span in names {
+            let (file, name) = span.rsplit_once("::").unwrap_or(("", span));
+            // Cases that run over both transports are in a file of their own.
+            let is_there = |(path, text): &(PathBuf, String)| {
+                let stem = path.file_stem().unwrap().to_str().unwrap();
+                let here = file.is_empty() || stem == file || stem == "states";
+                here && (text.contains(&format!("fn {name}(")) || text.contains(&format!("fn {name}<")))
+            };
+            assert!(all.iter().any(is_there), "{page} names `{span}`, which is nowhere");
+        }
+        let files = spans.iter().filter(|span| span.starts_with("tests/") || span.starts_with("src/"));
+        for file in files {
+            assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(file).exists(), "{page} names `{file}`");
+        }
+    }
 }
