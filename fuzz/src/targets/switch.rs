@@ -38,7 +38,7 @@ pub fn run(u: &mut Unstructured<'_>) -> Result<()> {
     table.names(Zone { owner: "p".into(), records, domains, ..Zone::default() }).unwrap();
     for _ in 0..u.int_in_range(1..=6)? {
         let sender = u.int_in_range(1..=MACHINES)?;
-        let bytes = match u.int_in_range(0..=5)? {
+        let bytes = match u.int_in_range(0..=6)? {
             // No frame at all, perhaps.
             0 => u.bytes(u.len().min(64))?.to_vec(),
             1 => framed(u.bytes(u.len().min(128))?),
@@ -47,9 +47,11 @@ pub fn run(u: &mut Unstructured<'_>) -> Result<()> {
                 let kind = *u.choose(&[0x0800_u16, 0x86dd, 0x0806, 0x8100, 0x88b5])?;
                 framed(&[&to[..], &mac(sender), &kind.to_be_bytes(), u.bytes(u.len().min(128))?].concat())
             }
+            // With an address that may be another's, behind tags.
+            3 => framed(&claim(sender, u)?),
             n => {
                 // DHCP, else DNS twice as often.
-                let (port, own) = if n == 3 { (67, 68) } else { (53, 40_000) };
+                let (port, own) = if n == 4 { (67, 68) } else { (53, 40_000) };
                 framed(&udp(sender, own, port, u.bytes(u.len().min(512))?))
             }
         };
@@ -64,6 +66,37 @@ pub fn run(u: &mut Unstructured<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// An ARP answer or an IPv4 packet for all, behind up to four tags.
+fn claim(sender: u8, u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
+    let mut frame = [[255; 6], mac(sender)].concat();
+    for _ in 0..u.int_in_range(0..=4)? {
+        frame.extend(*u.choose(&[[0x81, 0], [0x88, 0xa8]])?);
+        frame.extend(u.arbitrary::<[u8; 2]>()?);
+    }
+    let source = [10, 10, 0, *u.choose(&[1, 2, 3, 99, 254])?];
+    if u.arbitrary()? {
+        frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 2]);
+        frame.extend([&mac(sender)[..], &source, &[0; 6], &[10, 10, 0, 9]].concat());
+    } else {
+        frame.extend([8, 0, 0x45, 0, 0, 20, 0, 0, 0, 0, 64, 6, 0, 0]);
+        frame.extend([source, [10, 10, 0, 9]].concat());
+    }
+    Ok(frame)
+}
+
+/// The IPv4 address that a frame says it is from, as a guest sees it that takes all tags off.
+fn source(frame: &[u8]) -> Option<[u8; 4]> {
+    let mut rest = frame.get(12..)?;
+    while let [0x81, 0, _, _, after @ ..] | [0x88, 0xa8, _, _, after @ ..] = rest {
+        rest = after;
+    }
+    match rest {
+        [8, 6, payload @ ..] => payload.get(14..)?.first_chunk().copied(),
+        [8, 0, payload @ ..] => payload.get(12..)?.first_chunk().copied(),
+        _ => None,
+    }
 }
 
 fn framed(frame: &[u8]) -> Vec<u8> {
@@ -96,6 +129,10 @@ fn hear(n: u8, end: &mut UnixStream) {
         assert!(to == mac(n) || to[0] & 1 == 1, "{n} hears a frame for {to:x?}");
         let known = (1..=MACHINES).filter(|other| *other != n).any(|other| from == mac(other));
         assert!(known || from == STATION.0, "{n} hears {from:x?}");
+        let others = (1..=MACHINES).filter(|other| from != mac(*other)).any(|other| {
+            source(frame) == Some([10, 10, 0, other]) || source(frame) == Some(STATION.1) && from != STATION.0
+        });
+        assert!(!others, "{n} hears {from:x?} as {:?}", source(frame));
     }
     assert!(rest.is_empty(), "a frame is cut off");
 }

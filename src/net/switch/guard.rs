@@ -9,6 +9,14 @@ use smoltcp::wire::{
 
 /// Extension headers of an IPv6 packet that are looked behind; no honest packet has more.
 const MOST_HEADERS: usize = 8;
+/// Tags of VLANs that are looked behind (IEEE 802.1ad has two). Linux takes any number of those of VLAN 0 off.
+const MOST_TAGS: usize = 2;
+/// EtherTypes of a tag (IEEE 802.1Q, table 9-1).
+const TAGS: [u16; 2] = [0x8100, 0x88a8];
+/// From here on the field is an EtherType, below it is a length (IEEE 802.3, clause 3.2.6).
+const FIRST_ETHERTYPE: u16 = 0x600;
+/// What is between a length and an EtherType, without the organisation (IEEE 802.2; RFC 1042).
+const SNAP: [u8; 3] = [0xaa, 0xaa, 3];
 /// Where servers of DHCP send from (RFC 2131, section 4.1; RFC 8415, section 7.2).
 const DHCP_SERVER: u16 = 67;
 const DHCPV6_SERVER: u16 = 547;
@@ -38,11 +46,12 @@ impl Guard<'_> {
         if from.0 != self.mac || to.0 == self.mac || reserved {
             return false;
         }
-        match frame.ethertype() {
-            EthernetProtocol::Arp => self.admits_arp(frame.payload()),
-            EthernetProtocol::Ipv4 => self.admits_ipv4(frame.payload()),
-            EthernetProtocol::Ipv6 => self.admits_ipv6(frame.payload()),
-            EthernetProtocol::Unknown(_) => true,
+        match behind_tags(frame.ethertype().into(), frame.payload()) {
+            None => false,
+            Some((EthernetProtocol::Arp, payload)) => self.admits_arp(payload),
+            Some((EthernetProtocol::Ipv4, payload)) => self.admits_ipv4(payload),
+            Some((EthernetProtocol::Ipv6, payload)) => self.admits_ipv6(payload),
+            Some((EthernetProtocol::Unknown(_), _)) => true,
         }
     }
 
@@ -106,6 +115,26 @@ impl Guard<'_> {
             Some(_) => true,
         }
     }
+}
+
+/// What a frame carries behind its tags, for whoever receives it may take those off: a tag of VLAN 0 is as
+/// good as none (IEEE 802.1Q, clause 6.9). `None`: more of them than anybody sends, or cut short.
+fn behind_tags(mut kind: u16, mut rest: &[u8]) -> Option<(EthernetProtocol, &[u8])> {
+    for _ in 0..=MOST_TAGS {
+        if kind < FIRST_ETHERTYPE {
+            let Some([_, _, _, high, low]) = rest.strip_prefix(&SNAP).and_then(|rest| rest.first_chunk())
+            else {
+                return Some((kind.into(), rest));
+            };
+            (kind, rest) = (u16::from_be_bytes([*high, *low]), rest.get(SNAP.len() + 5..)?);
+        }
+        if !TAGS.contains(&kind) {
+            return Some((kind.into(), rest));
+        }
+        let [_, _, high, low] = rest.first_chunk()?;
+        (kind, rest) = (u16::from_be_bytes([*high, *low]), rest.get(4..)?);
+    }
+    None
 }
 
 fn source_port(udp: &[u8]) -> Option<u16> {
@@ -210,6 +239,56 @@ mod tests {
         assert!(!admits(true, &ipv6("::", 58, &neighbour(135, "fd00::2"))));
         assert!(admits(true, &ipv6("fd00::1", 58, &neighbour(135, "fd00::2"))));
         assert!(!admits(true, &ipv6("fd00::1", 58, &neighbour(136, "fd00::1")[..20])), "cut short");
+    }
+
+    /// The same frame with that before its EtherType, or instead of it.
+    fn with(frame: &[u8], words: &[u8]) -> Vec<u8> {
+        [&frame[..12], words, &frame[12..]].concat()
+    }
+
+    #[test]
+    fn a_tag_hides_nothing() {
+        let offer = [0, 67, 0, 68, 0, 8, 0, 0];
+        let refused = [
+            arp(2, ME, [10, 0, 0, 2], [10, 0, 0, 3]),
+            arp(2, OTHER, [10, 0, 0, 1], [10, 0, 0, 3]),
+            ipv4(Ipv4Addr::new(10, 0, 0, 2), 6, b""),
+            ipv4(Ipv4Addr::new(10, 0, 0, 1), 17, &offer),
+            ipv6("fd00::2", 6, b""),
+            ipv6("fd00::1", 58, &neighbour(136, "fd00::2")),
+            ipv6("fe80::1", 58, &[134, 0, 0, 0, 0, 0, 0, 0]),
+        ];
+        let honest = [
+            arp(2, ME, [10, 0, 0, 1], [10, 0, 0, 3]),
+            ipv4(Ipv4Addr::new(10, 0, 0, 1), 6, b""),
+            ipv6("fd00::1", 58, &neighbour(136, "fd00::1")),
+            frame(OTHER, ME, 0x88b5, b"x"),
+        ];
+        let tags: [&[u8]; 7] = [
+            &[0x81, 0, 0, 0],
+            &[0x81, 0, 0xe0, 0],
+            &[0x81, 0, 0, 42],
+            &[0x88, 0xa8, 0, 0],
+            &[0x88, 0xa8, 0, 7, 0x81, 0, 0, 42],
+            &[0, 64, 0xaa, 0xaa, 3, 0, 0, 0],
+            &[0x81, 0, 0, 0, 0, 64, 0xaa, 0xaa, 3, 0, 0, 0xf8],
+        ];
+        for tag in tags {
+            for frame in &refused {
+                assert!(!admits(true, &with(frame, tag)), "{tag:x?} {frame:x?}");
+            }
+            for frame in &honest {
+                assert!(admits(true, &with(frame, tag)), "{tag:x?} {frame:x?}");
+            }
+        }
+        let three = [0x81, 0, 0, 0].repeat(3);
+        for frame in refused.iter().chain(&honest) {
+            assert!(!admits(true, &with(frame, &three)), "three tags");
+        }
+        for len in 14..18 {
+            assert!(!admits(true, &with(&honest[1], tags[0])[..len]), "a tag that is cut short");
+        }
+        assert!(admits(true, &frame([255; 6], ME, 3, &[0xe0, 0xe0, 3])), "a length, and no SNAP behind it");
     }
 
     #[test]
