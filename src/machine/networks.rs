@@ -121,9 +121,22 @@ impl Machines<'_> {
             return None;
         }
         let lost = self.networks().lost(&record.id).unwrap_or_default();
-        let word = if lost.len() == 1 { "network" } else { "networks" };
-        let ended = if lost.len() == 1 { "its switch has" } else { "their switches have" };
-        (!lost.is_empty()).then(|| format!("it is cut off from {word} {}: {ended} ended", lost.join(" and ")))
+        let ended: Vec<&str> =
+            lost.iter().filter(|lost| lost.why.is_none()).map(|lost| lost.network.as_str()).collect();
+        let said = match ended.as_slice() {
+            [] => None,
+            [one] => Some(format!("network {one}: its switch has ended")),
+            more => Some(format!("networks {}: their switches have ended", more.join(" and "))),
+        };
+        let closed = lost.iter().filter_map(|lost| {
+            Some(format!(
+                "network {}: its switch has closed the connection ({})",
+                lost.network,
+                lost.why.as_ref()?
+            ))
+        });
+        let all: Vec<String> = said.into_iter().chain(closed).collect();
+        (!all.is_empty()).then(|| format!("it is cut off from {}", all.join(", and from ")))
     }
 
     /// Gives up all places of a machine that is no more.
@@ -189,7 +202,9 @@ fn names_of(machine: &Machine) -> Vec<String> {
 /// a machine there, else that of one elsewhere, to which there may be a router.
 fn zone(project: &Project, view: &str, addresses: &Addresses) -> Zone {
     let mut zone = Zone { owner: net::owner(&project.root), ..Zone::default() };
-    zone.domains = project.networks.iter().map(|network| network.name.clone()).collect();
+    // In a shared network there are names of others, which its own resolver knows.
+    let known = project.networks.iter().filter(|network| network.name == view || !network.shared);
+    zone.domains = known.map(|network| network.name.clone()).collect();
     // The name of a machine counts more than the host name of another one.
     let all = project.machines.iter().map(|machine| (machine, names_of(machine)));
     let own = all.clone().filter_map(|(machine, names)| Some((machine, names.first()?.clone())));
@@ -311,6 +326,15 @@ mod tests {
         assert_eq!(heard("front", "db.front"), "");
         assert_eq!(zone("front").reverse[&"10.2.0.1".parse::<IpAddr>().unwrap()], "router.back");
         assert_eq!(zone("front").domains, ["front", "back"]);
+    }
+
+    #[test]
+    fn names_of_a_shared_network_are_left_to_it() {
+        let mut project = project();
+        project.networks[1].shared = true;
+        let domains = |view: &str| zone(&project, view, &addresses(&project)).domains;
+        assert_eq!(domains("front"), ["front"], "another project may have a machine there");
+        assert_eq!(domains("back"), ["front", "back"]);
     }
 
     #[test]

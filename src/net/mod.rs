@@ -16,6 +16,6 @@ mod routes;
 pub mod switch;
 
 pub use nat::{HOST_NAME, NatAddresses, call_out};
-pub use networks::{Applicant, NetworkError, NetworkStatus, Networks, Seat, network_id, owner};
+pub use networks::{Applicant, Lost, NetworkError, NetworkStatus, Networks, Seat, network_id, owner};
 pub use passt::NetError;
 pub use ports::{PortError, choose, somebody_listens};

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -143,6 +143,13 @@ impl Lock {
             Cancel::new().wait(LOOK);
         }
         Ok(None)
+    }
+
+    /// Whether it is still the one at `path`. With the folder of a lock, which its holder may remove, the lock
+    /// goes; who waited for it has then one that keeps nobody out.
+    pub fn is_at(&self, path: &Path) -> bool {
+        let (Ok(mine), Ok(there)) = (self.file.metadata(), std::fs::metadata(path)) else { return false };
+        (mine.dev(), mine.ino()) == (there.dev(), there.ino())
     }
 
     /// Who holds the lock at `path` now; `None` when nobody does. For the moment that this takes,

@@ -15,7 +15,7 @@ pub(super) fn choose(
     applicant: &Applicant<'_>,
     before: Option<&Seated>,
     seats: &mut [Seated],
-    running: &[String],
+    runs: &dyn Fn(&Seated) -> bool,
 ) -> Result<Vec<IpAddr>, NetworkError> {
     let mut list = Vec::new();
     for subnet in &spec.subnets {
@@ -23,8 +23,7 @@ pub(super) fn choose(
         if let Some(ip) = card.addresses.iter().find(fits) {
             for seat in seats.iter_mut().filter(|seat| seat.member.addresses.contains(ip)) {
                 let (machine, project) = (seat.member.machine.clone(), seat.project.clone());
-                let lives = running.contains(&seat.member.id);
-                if lives || (seat.declared.contains(ip) && project != applicant.project) {
+                if runs(seat) || (seat.declared.contains(ip) && project != applicant.project) {
                     return Err(NetworkError::Taken {
                         network: spec.name.clone(),
                         ip: *ip,

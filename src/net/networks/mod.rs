@@ -22,9 +22,11 @@ use sha2::{Digest, Sha256};
 use super::switch::{Client, Member, PortStatus, Request, Spec, Zone};
 use crate::model::{Cancel, Card, Network, hex, station};
 use crate::state::{Lock, store};
+use crate::vmm::control;
 
 pub use error::NetworkError;
 use error::file;
+pub use switching::Lost;
 pub(super) use switching::rejoin;
 
 /// The state of a network, in its folder.
@@ -142,7 +144,14 @@ impl Networks<'_> {
     }
 
     fn change(&self, id: &str, verb: &str) -> Result<Lock, NetworkError> {
-        Ok(Lock::acquire(&self.dir(id).join(CHANGES), &format!("rvm {verb}"), self.cancel, |_| ())?)
+        let path = self.dir(id).join(CHANGES);
+        loop {
+            let lock = Lock::acquire(&path, &format!("rvm {verb}"), self.cancel, |_| ())?;
+            // Else the network was removed while we waited.
+            if lock.is_at(&path) {
+                return Ok(lock);
+            }
+        }
     }
 
     fn state(&self, id: &str) -> Result<Option<State>, NetworkError> {
@@ -177,8 +186,9 @@ impl Networks<'_> {
         let spec = self.spec_for(&id, network, old.as_ref(), applicant)?;
         let (mut seats, zones) = old.map(|old| (old.seats, old.zones)).unwrap_or_default();
         let before = seats.iter().position(|seat| seat.member.id == applicant.id).map(|at| seats.remove(at));
-        let running: Vec<String> = self.running(&id).into_iter().flatten().map(|port| port.id).collect();
-        let addresses = addresses::choose(&spec, card, applicant, before.as_ref(), &mut seats, &running)?;
+        // One that has lost its switch runs all the same.
+        let runs = |seat: &Seated| control::connect(&seat.socket).is_ok();
+        let addresses = addresses::choose(&spec, card, applicant, before.as_ref(), &mut seats, &runs)?;
         let member = Member {
             id: applicant.id.into(),
             machine: applicant.machine.into(),
@@ -208,15 +218,18 @@ impl Networks<'_> {
             if !state.seats.iter().any(|seat| seat.member.id == machine) {
                 continue;
             }
-            let lock = self.change(&id, "destroy")?;
-            let Some(mut state) = self.state(&id)? else { continue };
-            state.seats.retain(|seat| seat.member.id != machine);
-            if !state.seats.is_empty() {
-                self.save(&id, &state)?;
-                continue;
+            let _lock = self.change(&id, "destroy")?;
+            if let Some(mut state) = self.state(&id)? {
+                state.seats.retain(|seat| seat.member.id != machine);
+                // The names of a project go with its last machine.
+                state.zones.retain(|zone| state.seats.iter().any(|seat| seat.member.owner == zone.owner));
+                if !state.seats.is_empty() {
+                    self.save(&id, &state)?;
+                    continue;
+                }
             }
-            // Its switch ends by itself; what it holds open does not need the folder.
-            drop(lock);
+            // Its switch ends by itself; what it holds open does not need the folder. Whoever waits for the lock
+            // sees that it is gone.
             store::remove(&self.dir(&id)).map_err(file("remove", &self.dir(&id)))?;
         }
         Ok(())

@@ -117,7 +117,7 @@ impl Networks<'_> {
     /// Connects machines that run and whose switch is gone; which networks needed it.
     pub fn mend(&self, machine: &str) -> Result<Vec<String>, NetworkError> {
         let mut mended = Vec::new();
-        for (id, state) in self.lost_by(machine)? {
+        for (id, state, _) in self.lost_by(machine)? {
             let _lock = self.change(&id, "up")?;
             self.ensure_switch(&self.dir(&id), &state.spec.name)?;
             // What does not run cannot be connected, and says so nowhere.
@@ -127,25 +127,47 @@ impl Networks<'_> {
         Ok(mended)
     }
 
-    /// Names of the networks that a machine which runs is cut off from.
-    pub fn lost(&self, machine: &str) -> Result<Vec<String>, NetworkError> {
-        Ok(self.lost_by(machine)?.into_iter().map(|(_, state)| state.spec.name).collect())
+    /// The networks that a machine which runs is cut off from.
+    pub fn lost(&self, machine: &str) -> Result<Vec<Lost>, NetworkError> {
+        let lost = |(id, state, has_switch): (String, State, bool)| {
+            let seat = state.seats.iter().find(|seat| seat.member.id == machine);
+            let why = seat.filter(|_| has_switch).map(|seat| self.last_words(&id, &seat.member.machine));
+            Lost { network: state.spec.name, why }
+        };
+        Ok(self.lost_by(machine)?.into_iter().map(lost).collect())
     }
 
-    /// The networks whose switch does not have a member connected.
-    fn lost_by(&self, machine: &str) -> Result<Vec<(String, State)>, NetworkError> {
+    /// What a switch said when it last lost a machine of that name.
+    pub(super) fn last_words(&self, id: &str, machine: &str) -> String {
+        let log = std::fs::read_to_string(self.dir(id).join(LOG)).unwrap_or_default();
+        let words = |line: &str| Some(line.strip_prefix(machine)?.strip_prefix(" left: ")?.to_owned());
+        log.lines().rev().find_map(words).unwrap_or_else(|| "it has no connection".into())
+    }
+
+    /// The networks whose switch does not have a member connected, and whether there is that switch.
+    fn lost_by(&self, machine: &str) -> Result<Vec<(String, State, bool)>, NetworkError> {
         let mut lost = Vec::new();
         for id in self.ids() {
             let Some(state) = self.state(&id)? else { continue };
-            let is_member = state.seats.iter().any(|seat| seat.member.id == machine);
-            let connected =
-                || self.running(&id).is_some_and(|ports| ports.iter().any(|port| port.id == machine));
-            if is_member && !connected() {
-                lost.push((id, state));
+            if !state.seats.iter().any(|seat| seat.member.id == machine) {
+                continue;
+            }
+            let ports = self.running(&id);
+            if !ports.iter().flatten().any(|port| port.id == machine) {
+                lost.push((id, state, ports.is_some()));
             }
         }
         Ok(lost)
     }
+}
+
+/// A network that has lost a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    /// Its name.
+    pub network: String,
+    /// Why its switch has closed the connection; `None`: there is no switch.
+    pub why: Option<String>,
 }
 
 /// Connects all machines that run to a switch that is new; what went wrong.
@@ -161,7 +183,8 @@ pub(in crate::net) fn rejoin(dir: &Path) -> Vec<String> {
 /// be among them.
 fn join_all(dir: &Path, state: &State, must: Option<&str>) -> Result<(), ClientError> {
     let connected = Client::connect(dir)?.ask(&Request::Status, None)?.ports;
-    for zone in &state.zones {
+    let has_seat = |zone: &&Zone| state.seats.iter().any(|seat| seat.member.owner == zone.owner);
+    for zone in state.zones.iter().filter(has_seat) {
         Client::connect(dir)?.ask(&Request::Names(zone.clone()), None)?;
     }
     for seat in &state.seats {
