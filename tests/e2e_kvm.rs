@@ -186,6 +186,11 @@ cases! { "kvm":
     systems::debian_13_fast,
 }
 
+#[test]
+fn two_projects_and_two_providers_in_one_network() {
+    common::cases::networks::two_projects_in_one_network("kvm", "qemu");
+}
+
 /// passt works on the guest's memory by itself where it can, also when it was killed and another one takes over;
 /// where it cannot, who asks for that is told so.
 #[test]

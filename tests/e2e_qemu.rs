@@ -107,6 +107,14 @@ fn machines_find_each_other_by_name_over_a_router() {
     fetch("router", "db:8000").ok().says("db over TCP");
     // UDP there and back over the router, to the resolver of the other network.
     ssh("db", "nslookup -type=a web.front 10.81.0.254").ok().says("10.81.0.5");
+    // Datagrams from machine to machine, by way of the router, which says so: what answers them is where they end.
+    for (trace, router, end) in
+        [("traceroute", "10.81.0.1", "10.82.0.2"), ("traceroute6", "fd81::1", v6.trim())]
+    {
+        ssh("web", &format!("sudo busybox {trace} -n -q 1 -w 20 -m 4 {end}")).ok().says(router).says(end);
+    }
+    let v6_by_name = "sudo ping -6 -c 1 -W 20 db.back && wget -q -T 20 -O- http://db.back:8001/";
+    ssh("web", v6_by_name).ok().says(v6.trim()).says("db over TCP");
     // Host names, in full and in part, from the network behind the router.
     for name in ["shop.example", "shop", "web.front"] {
         ssh("db", &format!("ping -4 -c 1 -W 20 {name} || sudo ping -4 -c 1 -W 20 {name}"))
@@ -121,12 +129,24 @@ fn machines_find_each_other_by_name_over_a_router() {
 
     ssh("lone", "sudo ping -c 1 -W 2 10.81.0.5").code(1);
     ssh("lone", "wget -q -T 3 -O- http://db:8000/").code(1);
+    // Not even for who looks for them on its own card.
+    let looks = "sudo ip route add 10.81.0.0/16 dev eth1 && sudo ip -6 route add fd81::/16 dev eth1";
+    ssh("lone", &format!("{looks} && sudo ping -c 1 -W 2 10.81.0.5")).code(1);
+    for command in ["ping -6 -c 1 -W 2 fd81::5", "busybox arping -c 1 -w 2 -I eth1 10.81.0.5"] {
+        ssh("lone", &format!("sudo {command}")).code(1).says_not("1 packets received");
+    }
+    ssh("lone", "nslookup -type=a db 10.81.0.254").code(1);
 
     let web = project.machine("web");
     assert_eq!(web["networks"][0]["addresses"][1], "fd81::5");
     project.rvm(&["destroy", "-f"]).ok();
     let left = std::fs::read_dir(project.home.join("networks")).unwrap().count();
     assert_eq!(left, 0, "a network without machines is left");
+}
+
+#[test]
+fn two_projects_in_one_network() {
+    common::cases::networks::two_projects_in_one_network("qemu", "qemu");
 }
 
 /// Bytes of one connection in each direction: far more than all sockets on the way hold.

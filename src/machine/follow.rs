@@ -5,12 +5,14 @@
 //! What the guest says is not trusted: it opens unprivileged ports of loopback only, a limited number of
 //! them, a few a second.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +21,7 @@ use super::record::Record;
 use super::{MachineError, Machines, UpOptions};
 use crate::model::{Cancel, Forward, Machine, Project, Protocol};
 use crate::provider;
-use crate::state::{Lock, Starter, store};
+use crate::state::{Lock, Starter, child, store};
 
 /// Folder in the machine's own.
 const FOLDER: &str = "follow";
@@ -35,9 +37,11 @@ const LOWEST: u16 = 1024;
 const MOST: usize = 128;
 /// Longest line that a guest gets to say.
 const MOST_BYTES: u64 = 64 * 1024;
-/// After each change, so that a guest that opens and closes ports all the time costs little; and before
-/// a guest that reboots is connected to again.
+/// After each line, so that a guest that has much to say costs little; and before a guest that reboots is
+/// connected to again.
 const PAUSE: Duration = Duration::from_millis(500);
+/// So long a port that could not be had is not tried again: less than the ten seconds after which a line is due.
+const AGAIN: Duration = Duration::from_secs(9);
 
 /// What is run in the guest: each second the kernel's tables of listeners, a line where they have changed.
 /// A line is due every ten seconds all the same: writing it fails once nobody is connected any more, which
@@ -115,7 +119,8 @@ fn keep(dir: &Path, starter: &mut Starter) -> io::Result<()> {
     let task: Task = store::read_json(&dir.join(TASK))?.ok_or(io::ErrorKind::NotFound)?;
     let machine = dir.parent().ok_or(io::ErrorKind::NotFound)?;
     loop {
-        let mut follower = Follower { dir, machine, task: &task, open: Vec::new() };
+        let mut follower =
+            Follower { dir, machine, task: &task, ssh: "ssh", open: Vec::new(), refused: BTreeMap::new() };
         follower.write()?;
         store::remove(&dir.join(CONTROL))?;
         let log = tempfile::tempfile()?;
@@ -148,15 +153,21 @@ struct Follower<'a> {
     dir: &'a Path,
     machine: &'a Path,
     task: &'a Task,
+    /// The client's program.
+    ssh: &'a str,
     open: Vec<Forward>,
+    /// When a port could not be had.
+    refused: BTreeMap<u16, Instant>,
 }
 
 impl Follower<'_> {
     fn ssh(&self, words: &[&str]) -> Command {
-        let mut command = Command::new("ssh");
+        let mut command = Command::new(self.ssh);
         command.current_dir(self.dir).args(["-F", "none", "-T", "-o", "BatchMode yes"]);
         command.args(["-o", &format!("ControlPath {CONTROL}")]).args(words).args(&self.task.ssh);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // The ports that it keeps open would be there for good.
+        child::ends_with_us(&mut command, Signal::TERM);
         command
     }
 
@@ -187,16 +198,14 @@ impl Follower<'_> {
                 return Ok(());
             }
             let wanted = listeners(&String::from_utf8_lossy(&line));
-            if self.follow(&wanted)? {
-                Cancel::new().wait(PAUSE);
-            }
+            self.follow(&wanted)?;
             starter.tell(READY);
+            Cancel::new().wait(PAUSE);
         }
     }
 
-    /// Opens and closes what is to be; whether there was something to do. What cannot be had is tried
-    /// again with the next line.
-    fn follow(&mut self, wanted: &BTreeSet<(u16, Option<IpAddr>)>) -> io::Result<bool> {
+    /// Opens and closes what is to be. What cannot be had is tried again after a while.
+    fn follow(&mut self, wanted: &BTreeSet<(u16, Option<IpAddr>)>) -> io::Result<()> {
         let others: BTreeSet<u16> =
             forwards::added(self.machine).into_iter().map(|forward| forward.guest).collect();
         let is_wanted =
@@ -213,8 +222,11 @@ impl Follower<'_> {
             self.tell("cancel", forward.guest, None);
             changed = true;
         }
+        self.refused.retain(|_, when| when.elapsed() < AGAIN);
         for (port, ip) in wanted {
-            if self.open.len() >= MOST || self.open.iter().any(|forward| forward.guest == port) {
+            let known = self.refused.contains_key(&port) || self.open.iter().any(|it| it.guest == port);
+            // Those that fail count as well.
+            if known || self.open.len() + self.refused.len() >= MOST {
                 continue;
             }
             if self.tell("forward", port, ip) {
@@ -226,12 +238,14 @@ impl Follower<'_> {
                     auto_correct: false,
                 });
                 changed = true;
+            } else {
+                self.refused.insert(port, Instant::now());
             }
         }
         if changed {
             self.write()?;
         }
-        Ok(changed)
+        Ok(())
     }
 
     /// Has the client that is connected open or close a forward; whether it did.
@@ -301,6 +315,33 @@ mod tests {
         ];
         assert_eq!(listeners(line), BTreeSet::from(expected));
         assert!(listeners("").is_empty());
+    }
+
+    /// A guest that names ports which the host has, line after line, costs the host one process for each.
+    #[test]
+    fn a_port_that_cannot_be_had_is_not_tried_with_each_line() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let (client, calls) = (dir.path().join("client"), dir.path().join("calls"));
+        std::fs::write(&client, format!("#!/bin/sh\necho \"$*\" >>{}\nexit 255\n", calls.display())).unwrap();
+        std::fs::set_permissions(&client, PermissionsExt::from_mode(0o700)).unwrap();
+        let task = Task { ssh: vec!["web".into()], known: BTreeSet::new() };
+        let (dir, ssh) = (dir.path(), client.to_str().unwrap());
+        let refused = BTreeMap::new();
+        let mut follower = Follower { dir, machine: dir, task: &task, ssh, open: Vec::new(), refused };
+        let count = || std::fs::read_to_string(&calls).unwrap().lines().count();
+        let listening = |ports: std::ops::Range<u16>| ports.map(|port| (port, None)).collect();
+        for _ in 0..20 {
+            follower.follow(&listening(3000..3002)).unwrap();
+        }
+        assert_eq!(count(), 2);
+        // Later they are.
+        follower.refused.values_mut().for_each(|when| *when = when.checked_sub(AGAIN).unwrap());
+        follower.follow(&listening(3000..3001)).unwrap();
+        assert_eq!(count(), 3);
+        // Neither are many.
+        follower.follow(&listening(4000..5000)).unwrap();
+        assert_eq!(count(), 2 + MOST);
     }
 
     /// The script on this host: a port that is opened is said.

@@ -18,7 +18,7 @@ use super::{MachineError, Machines, Status, datagrams};
 use crate::model::{Cancel, Forward, PortRun, Project, Protocol, port_runs};
 use crate::net;
 use crate::provider;
-use crate::state::{Lock, Starter, store};
+use crate::state::{Lock, Starter, child, store};
 use crate::vmm::sandbox;
 
 /// Folder in the machine's own.
@@ -260,6 +260,8 @@ fn client(words: &[String], task: &Task) -> Command {
         command.args(["-o", option]);
     }
     command.args(words).args(&task.ssh);
+    // Nobody would know of it.
+    child::ends_with_us(&mut command, Signal::TERM);
     command
 }
 

@@ -5,11 +5,12 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use super::record::Record;
-use super::way_out::{self, SOCKET, Task};
+use super::way_out::{self, Kept, SOCKET, State, Task};
 use super::{MachineError, Machines};
 use crate::model::{Forward, Machine, Nat, NatBackend, Phase, Protocol, ProviderKind, port_runs};
 use crate::net::{self, NatAddresses, NetError, passt};
@@ -32,17 +33,43 @@ pub(super) fn nat_socket(dir: &Path) -> Result<UnixListener, MachineError> {
     control::bind(&path).map_err(|e| MachineError::file("create", &path, e))
 }
 
-/// What is wrong with the network of the machine in `dir`, which runs, where it can be told: nobody listens
-/// at its port for SSH.
-pub(super) fn trouble(dir: &Path, record: &Record) -> Option<String> {
-    if net::somebody_listens(record.ssh?)? {
-        return None;
+/// What is wrong with the way out of a machine that runs.
+#[derive(Debug, PartialEq, Eq)]
+enum Trouble {
+    /// There is no passt, or none that can be found; what is said of it.
+    CutOff(String),
+    /// There is one, and nobody who would start the next.
+    Unkept,
+}
+
+fn trouble_of(dir: &Path, record: &Record) -> Option<Trouble> {
+    let ssh = record.ssh?;
+    let listens = || net::somebody_listens(ssh);
+    let cut_off = |more: String| Some(Trouble::CutOff(format!("{CUT_OFF}{more}")));
+    match way_out::kept(dir) {
+        Kept::Tried(why) => cut_off(format!(", and another one cannot be started yet ({why})")),
+        Kept::Well if listens()? => None,
+        Kept::Well => cut_off(", and another one is being started".to_owned()),
+        Kept::ByNobody(Some(true)) => Some(Trouble::Unkept),
+        Kept::ByNobody(Some(false)) if listens()? => {
+            cut_off(format!(", and another program listens at {ssh}"))
+        }
+        // Who listens there may be passt.
+        Kept::ByNobody(None) if listens()? => None,
+        Kept::ByNobody(_) => cut_off(String::new()),
     }
-    Some(match way_out::still_tried(dir) {
-        None => CUT_OFF.to_owned(),
-        Some(why) if why.is_empty() => format!("{CUT_OFF}, and another one is being started"),
-        Some(why) => format!("{CUT_OFF}, and another one cannot be started yet ({why})"),
-    })
+}
+
+/// What is wrong with the network of the machine in `dir`, which runs, where it can be told: it has no passt.
+pub(super) fn trouble(dir: &Path, record: &Record) -> Option<String> {
+    match trouble_of(dir, record)? {
+        Trouble::CutOff(what) => Some(what),
+        Trouble::Unkept => None,
+    }
+}
+
+fn ssh_forward(ssh: SocketAddr) -> Forward {
+    Forward { host_ip: ssh.ip(), ..Forward::ssh(ssh.port()) }
 }
 
 /// Whether passt is to map the guest's memory.
@@ -111,7 +138,13 @@ impl Machines<'_> {
             if is_last {
                 chosen.rotate_right(1);
             }
-            let task = Task { way: machine.nat, addresses: *addresses, forwards: chosen, vhost_user };
+            let task = Task {
+                way: machine.nat,
+                addresses: *addresses,
+                forwards: chosen,
+                vhost_user,
+                state: State::default(),
+            };
             match self.keep_passt(dir, &task) {
                 Ok(()) => return Ok(task.forwards),
                 Err(MachineError::Net(NetError::PortRace(_))) if tries < PORT_TRIES => tries += 1,
@@ -139,18 +172,30 @@ impl Machines<'_> {
         }
     }
 
-    /// Has passt started anew for a machine that runs, if it is gone and so is the process that kept it.
-    /// Connections of the guest to the world are lost; the guest itself notices nothing.
+    /// Has passt started anew for a machine that runs, if it is gone, and somebody watch over the one that there
+    /// is. Connections of the guest to the world are lost where there was none; the guest itself notices nothing.
     pub(super) fn mend_nat(&self, record: &Record) -> Result<(), MachineError> {
         let dir = self.layout.machine(&record.id);
-        let (Some(_), Some(addresses), Some(ssh)) = (trouble(&dir, record), record.nat, record.ssh) else {
+        let (Some(trouble), Some(addresses), Some(ssh)) = (trouble_of(&dir, record), record.nat, record.ssh)
+        else {
             return Ok(());
         };
-        let ssh = Forward { host_ip: ssh.ip(), ..Forward::ssh(ssh.port()) };
-        let forwards: Vec<Forward> = [ssh].into_iter().chain(record.ports.iter().cloned()).collect();
-        let task = Task { way: record.applied.nat, addresses, forwards, vhost_user: record.vhost_user };
+        let forwards: Vec<Forward> =
+            [ssh_forward(ssh)].into_iter().chain(record.ports.iter().cloned()).collect();
+        let state = way_out::state_of(&dir);
+        let task =
+            Task { way: record.applied.nat, addresses, forwards, vhost_user: record.vhost_user, state };
         self.keep_passt(&dir, &task)?;
-        self.warn(&record.name, format!("{CUT_OFF}; another one was started"));
+        if let Kept::Tried(why) = way_out::kept(&dir) {
+            return Err(passt::failure(why).into());
+        }
+        let text = match trouble {
+            Trouble::CutOff(_) => format!("{CUT_OFF}; another one was started"),
+            Trouble::Unkept => {
+                "the process that starts its passt again had ended; another one was started".into()
+            }
+        };
+        self.warn(&record.name, text);
         Ok(())
     }
 }

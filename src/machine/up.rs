@@ -115,6 +115,7 @@ impl Machines<'_> {
         let pending: Vec<Change> = plan.pending().cloned().collect();
         let in_place = was_running && self.folders_in_place(machine, &record);
         if in_place && options.provision == ProvisionChoice::Skip && machine.ready.is_empty() {
+            self.follow_ports(project, machine, &record, options)?;
             return Ok(UpOutcome { was_running, pending, ran: Vec::new(), skipped: Vec::new() });
         }
         let mut boot = Boot::begin(!was_running);

@@ -1,20 +1,24 @@
 //! The process that keeps a machine's passt alive, `rvm __nat FOLDER`: one for each machine that runs. It
-//! starts passt, and another one as soon as that is gone and the machine is not.
+//! starts passt, and another one as soon as that is gone and the machine is not, or the host has other resolvers.
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{WaitOptions, getpid, set_child_subreaper, wait};
+use rustix::process::{Signal, WaitOptions, getpid, pidfd_send_signal, set_child_subreaper, wait};
 use serde::{Deserialize, Serialize};
 
 use super::forwards::{self, READY, end_holder};
 use super::{MachineError, Machines};
 use crate::model::{Forward, Nat};
-use crate::net::{self, NatAddresses, NetError, passt};
+use crate::net::passt::{self, Running};
+use crate::net::resolvers::{Dns, Resolvers, Watch};
+use crate::net::{self, NatAddresses, NetError};
 use crate::provider;
 use crate::state::{Lock, Respawn, Starter, store};
 use crate::vmm::control;
@@ -28,6 +32,8 @@ const LOG: &str = "nat.log";
 /// The first pause between the end of a passt and the next one. A machine that ends takes its passt along and
 /// lets go of its lock within it.
 const PAUSE: Duration = Duration::from_millis(200);
+/// So long the host's resolvers must have been others: who changes networks has none or the wrong ones for a while.
+const SETTLED: Timespec = Timespec { tv_sec: 3, tv_nsec: 0 };
 
 /// What the process is to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -38,6 +44,18 @@ pub(super) struct Task {
     /// It maps the guest's memory.
     #[serde(default)]
     pub(super) vhost_user: bool,
+    /// What it has come to.
+    #[serde(default)]
+    pub(super) state: State,
+}
+
+/// What whoever takes over has to know of a machine that runs.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub(super) struct State {
+    /// What the guest was told of resolvers.
+    dns: Option<Dns>,
+    /// `None` where it cannot be found.
+    passt: Option<Running>,
 }
 
 /// Why it cannot begin: a [`NetError`] on its way to the command that started the process.
@@ -73,8 +91,9 @@ impl From<Refusal> for NetError {
 }
 
 impl Machines<'_> {
-    /// Has a process of its own start passt for the machine in `dir`, whose card listens, and keep it alive;
-    /// passt listens on all ports when this returns.
+    /// Has a process of its own start passt for the machine in `dir`, whose card listens, or take on the one that
+    /// a machine which runs has, and keep it alive. passt listens on all ports when this returns, unless that
+    /// machine is still to get one ([`kept`]).
     pub(super) fn keep_passt(&self, dir: &Path, task: &Task) -> Result<(), MachineError> {
         let path = dir.join(TASK);
         let failed = |e| MachineError::file("start the process of", &path, e);
@@ -92,10 +111,29 @@ impl Machines<'_> {
     }
 }
 
-/// Why the machine in `dir` has no passt, if somebody tries to start one all the time.
-pub(super) fn still_tried(dir: &Path) -> Option<String> {
-    let is_kept = matches!(Lock::holder(&dir.join(LOCK)), Ok(Some(_)));
-    is_kept.then(|| fs::read_to_string(dir.join(LOG)).unwrap_or_default().trim().to_owned())
+/// What is known of the passt of a machine that runs.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// Somebody watches over it.
+    Well,
+    /// There is none, and somebody tries to start one all the time; why that fails.
+    Tried(String),
+    /// Nobody watches over it; whether there is one, where that is known.
+    ByNobody(Option<bool>),
+}
+
+/// Who keeps the passt of the machine in `dir`.
+pub(super) fn kept(dir: &Path) -> Kept {
+    if !matches!(Lock::holder(&dir.join(LOCK)), Ok(Some(_))) {
+        return Kept::ByNobody(state_of(dir).passt.map(|passt| passt.open().is_some()));
+    }
+    let why = fs::read_to_string(dir.join(LOG)).unwrap_or_default();
+    if why.trim().is_empty() { Kept::Well } else { Kept::Tried(why.trim().to_owned()) }
+}
+
+/// What the process of the machine in `dir` knows, or knew.
+pub(super) fn state_of(dir: &Path) -> State {
+    store::read_json::<Task>(&dir.join(TASK)).ok().flatten().map(|task| task.state).unwrap_or_default()
 }
 
 /// The process: keeps passt running until the machine in `dir` ends.
@@ -111,36 +149,131 @@ fn keep(dir: &Path, starter: &mut Starter) -> io::Result<()> {
     set_child_subreaper(Some(getpid()))?;
     store::remove(&dir.join(LOG))?;
     let is_running = !matches!(provider::live(dir), Ok(None));
-    if let Err(error) = begin(dir, &task, is_running) {
-        starter.tell(&serde_json::to_string(&Refusal::from(error))?);
-        return Ok(());
+    let mut keeper = Keeper { dir, task, watch: Watch::new().ok() };
+    if (!is_running || keeper.passt().is_none())
+        && let Err(error) = keeper.begin(is_running)
+    {
+        if !is_running {
+            starter.tell(&serde_json::to_string(&Refusal::from(error))?);
+            return Ok(());
+        }
+        // It is to have one as soon as there is one to be had.
+        fs::write(dir.join(LOG), why(error))?;
     }
     starter.tell(READY);
     let mut respawn = Respawn::new(PAUSE);
     loop {
         let began = Instant::now();
-        wait_for_all();
-        respawn.wait(began.elapsed());
+        if !keeper.attend() {
+            respawn.wait(began.elapsed());
+        }
         if matches!(provider::live(dir), Ok(None)) {
             return store::remove(&dir.join(TASK));
         }
         // Without a log less is known, and as much is done.
-        let _ = match begin(dir, &task, true) {
+        let _ = match keeper.begin(true) {
             Ok(()) => store::remove(&dir.join(LOG)),
-            Err(error) => fs::write(dir.join(LOG), error.to_string()),
+            Err(error) => fs::write(dir.join(LOG), why(error)),
         };
     }
 }
 
+/// passt's own words, where there are some.
+fn why(error: NetError) -> String {
+    match error {
+        NetError::PortRace(text) | NetError::Failed(text) => text,
+        other => other.to_string(),
+    }
+}
+
+struct Keeper<'a> {
+    dir: &'a Path,
+    task: Task,
+    /// Without one, the host's resolvers are looked at when passt starts.
+    watch: Option<Watch>,
+}
+
+impl Keeper<'_> {
+    fn passt(&self) -> Option<OwnedFd> {
+        self.task.state.passt?.open()
+    }
+
+    /// Starts passt, which is to ask the host's resolvers of now.
+    fn begin(&mut self, is_running: bool) -> Result<(), NetError> {
+        let (way, now) = (self.task.way, Resolvers::of_host(self.task.way));
+        let mut dns = match self.task.state.dns {
+            Some(dns) if is_running => dns,
+            _ => Dns::new(way, self.task.addresses.gateway),
+        };
+        if !now.is_empty() {
+            dns.asked = now;
+        }
+        begin(self.dir, &self.task, &dns, is_running)?;
+        let passt = self.task.forwards.first().and_then(Running::child);
+        self.task.state = State { dns: Some(dns), passt };
+        // Whoever takes over knows less without it.
+        let _ = store::write_json(&self.dir.join(TASK), &self.task);
+        Ok(())
+    }
+
+    /// Waits until passt is gone, or ends it because the host has other resolvers; whether it did that.
+    fn attend(&self) -> bool {
+        let ended = self
+            .passt()
+            .is_some_and(|passt| wait_for_end(passt.as_fd(), self.watch.as_ref(), &|| self.has_others()));
+        wait_for_all();
+        ended
+    }
+
+    /// Whether the host asks others than passt does.
+    fn has_others(&self) -> bool {
+        let now = Resolvers::of_host(self.task.way);
+        !now.is_empty() && self.task.state.dns.is_some_and(|dns| dns.asked != now)
+    }
+}
+
+/// Waits for the end of a process, which comes at the latest when `watch` has told something, and `is_due` holds
+/// a while after; whether it came by that.
+fn wait_for_end(process: BorrowedFd<'_>, watch: Option<&Watch>, is_due: &dyn Fn() -> bool) -> bool {
+    let mut ended = false;
+    // Nobody may have looked for a while.
+    let mut settling = watch.is_some();
+    loop {
+        let mut fds = vec![PollFd::from_borrowed_fd(process, PollFlags::IN)];
+        // What else happens meanwhile is looked at together.
+        fds.extend(watch.filter(|_| !settling && !ended).map(|watch| PollFd::new(watch, PollFlags::IN)));
+        let count = match poll(&mut fds, settling.then_some(&SETTLED)) {
+            Ok(count) => count,
+            Err(Errno::INTR) => continue,
+            // Its end cannot be waited for that way.
+            Err(_) => return ended,
+        };
+        if fds.first().is_some_and(|fd| !fd.revents().is_empty()) {
+            return ended;
+        }
+        let Some(watch) = watch else { continue };
+        if count > 0 {
+            settling = true;
+            continue;
+        }
+        settling = false;
+        watch.again();
+        if is_due() {
+            // It has nothing to save.
+            ended = pidfd_send_signal(process, Signal::KILL).is_ok();
+        }
+    }
+}
+
 /// Connects passt and the machine, which may be running already.
-fn begin(dir: &Path, task: &Task, is_running: bool) -> Result<(), NetError> {
+fn begin(dir: &Path, task: &Task, dns: &Dns, is_running: bool) -> Result<(), NetError> {
     let mut peer = control::connect(&dir.join(SOCKET)).map_err(NetError::Io)?;
     // By vhost-user the guest sees its link come back, and sends something by itself.
     if is_running && !task.vhost_user {
         // passt learns the guest's Ethernet address from what it sends, and would not reach it before.
         peer.write_all(&net::call_out(task.addresses.guest)).map_err(NetError::Io)?;
     }
-    passt::start(task.way, &task.addresses, &task.forwards, &peer, task.vhost_user)
+    passt::start(task.way, &task.addresses, &task.forwards, dns, &peer, task.vhost_user)
 }
 
 /// Waits until no child is left.

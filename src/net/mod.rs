@@ -12,6 +12,7 @@ mod networks;
 pub mod passt;
 mod ports;
 pub mod relay;
+pub mod resolvers;
 mod routes;
 pub mod switch;
 

@@ -1,4 +1,4 @@
-//! The addresses of a machine behind its passt, and the resolvers that it is told.
+//! The addresses of a machine behind its passt.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -12,9 +12,6 @@ use smoltcp::wire::{
 
 use super::{routes, switch};
 
-/// Where systemd-resolved keeps the addresses that its own resolver asks.
-const UPSTREAM: &str = "/run/systemd/resolve/resolv.conf";
-const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Networks of which a machine is put into the first that is not in its way; the one that users of other
 /// hypervisors expect is tried first.
 const SUBNETS: [[u8; 4]; 3] = [[10, 0, 2, 0], [10, 0, 3, 0], [192, 168, 127, 0]];
@@ -110,25 +107,6 @@ fn framed(to: EthernetAddress, kind: EthernetProtocol, len: usize, emit: impl Fn
     [&len[..], &frame].concat()
 }
 
-/// Resolvers to be told to a machine that does not reach this host's loopback addresses, where all those of
-/// `resolv.conf` are such: the ones that systemd-resolved asks itself. None: passt finds some by itself,
-/// or there are none.
-pub(super) fn resolvers_beyond_loopback() -> Vec<IpAddr> {
-    let read = |path| nameservers(&std::fs::read_to_string(path).unwrap_or_default());
-    let reachable =
-        |list: Vec<IpAddr>| -> Vec<IpAddr> { list.into_iter().filter(|ip| !ip.is_loopback()).collect() };
-    match reachable(read(RESOLV_CONF)).is_empty() {
-        true => reachable(read(UPSTREAM)),
-        false => Vec::new(),
-    }
-}
-
-/// The addresses after `nameserver` (resolv.conf(5)); those with a zone mean nothing to a guest.
-fn nameservers(text: &str) -> Vec<IpAddr> {
-    let address = |line: &str| line.trim_start().strip_prefix("nameserver")?.trim().parse().ok();
-    text.lines().filter_map(address).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,11 +143,5 @@ mod tests {
         let caps = ChecksumCapabilities::default();
         let echo = Icmpv6Repr::parse(&ipv6.src_addr(), &ipv6.dst_addr(), &icmp, &caps).unwrap();
         assert!(matches!(echo, Icmpv6Repr::EchoRequest { .. }), "{echo:?}");
-    }
-
-    #[test]
-    fn resolvers_of_a_file() {
-        let text = "# nameserver 1.1.1.1\nnameserver 127.0.0.53\n nameserver  ::1 \nnameserver fe80::1%eth0\nsearch x\n";
-        assert_eq!(nameservers(text), ["127.0.0.53".parse::<IpAddr>().unwrap(), "::1".parse().unwrap()]);
     }
 }

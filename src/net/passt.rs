@@ -1,15 +1,18 @@
 //! Starts `passt` for one machine.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::nat::{self, NatAddresses};
+use super::nat::NatAddresses;
+use super::resolvers::Dns;
 use crate::model::{Code, Forward, Nat, Protocol, program_in};
 
 /// Why a machine has no network.
@@ -95,15 +98,17 @@ pub fn start(
     way: Nat,
     addresses: &NatAddresses,
     forwards: &[Forward],
+    dns: &Dns,
     peer: &UnixStream,
     vhost_user: bool,
 ) -> Result<(), NetError> {
-    let resolvers = if way == Nat::NoHost { nat::resolvers_beyond_loopback() } else { Vec::new() };
+    let leads = || has_option(Path::new("passt"), "--dns-host") == Some(true);
     let peer = peer.try_clone().map_err(NetError::Io)?;
     let output = Command::new("sh")
         .args(["-c", LAUNCH, "passt"])
         .args(vhost_user.then_some("--vhost-user"))
-        .args(arguments(way, addresses, &resolvers, forwards))
+        .args(arguments(way, addresses, forwards))
+        .args(dns.words(way, addresses.gateway, leads))
         .stdin(Stdio::from(OwnedFd::from(peer)))
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -122,7 +127,7 @@ pub fn check(path: &str) -> Result<(), NetError> {
 }
 
 /// The command line, without secrets: ports and switches.
-fn arguments(way: Nat, addresses: &NatAddresses, resolvers: &[IpAddr], forwards: &[Forward]) -> Vec<String> {
+fn arguments(way: Nat, addresses: &NatAddresses, forwards: &[Forward]) -> Vec<String> {
     let mut args: Vec<String> = ["--quiet", "--fd", "3"].map(String::from).to_vec();
     let NatAddresses { guest, gateway, prefix } = addresses;
     match way {
@@ -139,14 +144,62 @@ fn arguments(way: Nat, addresses: &NatAddresses, resolvers: &[IpAddr], forwards:
             args.extend(["-o".into(), NOWHERE.to_string()]);
         }
     }
-    for resolver in resolvers {
-        args.extend(["-D".into(), resolver.to_string()]);
-    }
     for forward in forwards {
         args.push(if forward.protocol == Protocol::Tcp { "-t" } else { "-u" }.into());
-        args.push(format!("{}/{}:{}", forward.host_ip, forward.host, forward.guest));
+        args.push(word(forward));
     }
     args
+}
+
+fn word(forward: &Forward) -> String {
+    format!("{}/{}:{}", forward.host_ip, forward.host, forward.guest)
+}
+
+/// A passt in the background.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    pid: i32,
+    /// Clock ticks from the host's start to its own (proc(5), `starttime`): numbers are given again.
+    started: u64,
+}
+
+impl Running {
+    /// The one with this forward that is a child of this process. `None` where there is none, or where the
+    /// kernel shows no processes that shut themselves in.
+    pub fn child(forward: &Forward) -> Option<Self> {
+        let (word, parent) = (word(forward), std::process::id());
+        let mut numbers = std::fs::read_dir("/proc").ok()?.flatten();
+        numbers.find_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let (of, started) = parent_and_start(pid)?;
+            let cmdline = std::fs::read(entry.path().join("cmdline")).ok()?;
+            (of == parent && is_passt(&cmdline, &word)).then_some(Self { pid, started })
+        })
+    }
+
+    /// It, to wait for its end; `None` once it has ended.
+    pub fn open(&self) -> Option<OwnedFd> {
+        let process = pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::empty()).ok()?;
+        // Whose number it was when it was opened, it is until it is closed.
+        (parent_and_start(self.pid)?.1 == self.started).then_some(process)
+    }
+}
+
+fn is_passt(cmdline: &[u8], word: &str) -> bool {
+    let mut words = cmdline.split(|byte| *byte == 0);
+    words.next() == Some(b"passt") && words.any(|other| other == word.as_bytes())
+}
+
+/// Of a process that has not ended: fields 4 and 22 of its line (proc(5)), counted behind its name, which may hold
+/// anything.
+fn parent_and_start(pid: i32) -> Option<(u32, u64)> {
+    let line = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = line.rsplit_once(')')?.1.split_whitespace();
+    if fields.next()? == "Z" {
+        return None;
+    }
+    let parent = fields.next()?.parse().ok()?;
+    Some((parent, fields.nth(17)?.parse().ok()?))
 }
 
 /// Not 127.0.0.1, from where some programs of the host would take it for one of theirs.
@@ -161,15 +214,21 @@ fn explain(code: Option<i32>, stderr: &str) -> NetError {
         !line.trim().is_empty() && !line.contains("syslog") && !line.contains("Started as root")
     };
     let text = stderr.lines().filter(noise).collect::<Vec<_>>().join("; ");
-    if text.contains("bind") || text.contains("Address already in use") {
-        return NetError::PortRace(text);
+    failure(if text.is_empty() { format!("exit status {code:?}") } else { text })
+}
+
+/// What kind of error it is of which passt says that.
+pub fn failure(text: String) -> NetError {
+    match text.contains("bind") || text.contains("Address already in use") {
+        true => NetError::PortRace(text),
+        false => NetError::Failed(text),
     }
-    NetError::Failed(if text.is_empty() { format!("exit status {code:?}") } else { text })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::event::{PollFd, PollFlags};
 
     #[test]
     fn arguments_name_address_and_ports() {
@@ -183,15 +242,43 @@ mod tests {
         let udp = Forward { guest: 53, host: 5353, protocol: Protocol::Udp, ..tcp.clone() };
         let addresses =
             NatAddresses::choose(&["10.0.2.0/24".parse().unwrap(), "10.0.3.0/24".parse().unwrap()]);
-        let args = arguments(Nat::Open, &addresses, &[], &[tcp, udp]).join(" ");
+        let args = arguments(Nat::Open, &addresses, &[tcp, udp]).join(" ");
         let expected = "--quiet --fd 3 -a 192.168.127.15 -n 24 -g 192.168.127.2 \
                         -t 127.0.0.1/2222:22 -u 127.0.0.1/5353:53";
         assert_eq!(args, expected);
-        let resolver = "192.0.2.53".parse().unwrap();
-        let args = arguments(Nat::NoHost, &addresses, &[resolver], &[]).join(" ");
-        assert_eq!(args, "--quiet --fd 3 --no-map-gw -D 192.0.2.53");
-        let args = arguments(Nat::Closed, &addresses, &[], &[]).join(" ");
+        assert_eq!(arguments(Nat::NoHost, &addresses, &[]).join(" "), "--quiet --fd 3 --no-map-gw");
+        let args = arguments(Nat::Closed, &addresses, &[]).join(" ");
         assert_eq!(args, "--quiet --fd 3 -4 --no-map-gw --no-icmp --no-dhcp-dns -o 127.82.86.77");
+    }
+
+    #[test]
+    fn a_passt_is_known_again() {
+        use std::os::unix::process::CommandExt;
+        let forward = Forward { host_ip: [127, 0, 0, 9].into(), ..Forward::ssh(2222) };
+        let start = |name: &str, word: &str| {
+            let mut command = Command::new("sh");
+            command.arg0(name).args(["-c", "read -r line; :", word]).stdin(Stdio::piped()).spawn().unwrap()
+        };
+        let mut others = [start("sh", "127.0.0.9/2222:22"), start("passt", "127.0.0.9/2223:22")];
+        assert_eq!(Running::child(&forward), None);
+        let mut child = start("passt", "127.0.0.9/2222:22");
+        let found = Running::child(&forward).unwrap();
+        assert_eq!(found.pid, i32::try_from(child.id()).unwrap());
+        assert!(found.open().is_some());
+        assert!(
+            Running { started: found.started + 1, ..found }.open().is_none(),
+            "the number is another's now"
+        );
+        for child in others.iter_mut().chain([&mut child]) {
+            child.kill().unwrap();
+        }
+        let process = pidfd_open(Pid::from_raw(found.pid).unwrap(), PidfdFlags::empty()).unwrap();
+        rustix::event::poll(&mut [PollFd::new(&process, PollFlags::IN)], None).unwrap();
+        assert!(found.open().is_none(), "it has ended, and is not buried");
+        for child in others.iter_mut().chain([&mut child]) {
+            child.wait().unwrap();
+        }
+        assert!(found.open().is_none());
     }
 
     #[test]

@@ -1,13 +1,12 @@
 //! Provider `qemu`: the same [`VmSpec`] on `qemu-system-x86_64 -M microvm`, as a child process
 //! that dies with us.
-#![allow(unsafe_code)]
 
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +20,7 @@ use super::{
 };
 use crate::model::mac_text;
 use crate::net::relay;
+use crate::state::child;
 use crate::vmm::sandbox::{Policy, Role};
 use crate::vmm::{BoundedLog, control};
 
@@ -147,13 +147,7 @@ fn sandbox_arguments() -> &'static [&'static str] {
 
 /// If this process is killed, its QEMU must not live on unwatched with the disk open.
 fn die_with_parent(command: &mut Command) {
-    let hook = || {
-        let signal = Some(rustix::process::Signal::KILL);
-        rustix::process::set_parent_process_death_signal(signal).map_err(io::Error::from)
-    };
-    // SAFETY: the hook makes one system call (prctl) and allocates nothing, so it may run
-    // between fork and exec.
-    unsafe { command.pre_exec(hook) };
+    child::ends_with_us(command, rustix::process::Signal::KILL);
 }
 
 fn arguments(spec: &VmSpec) -> Vec<String> {

@@ -3,6 +3,7 @@
 //! Every write goes through [`store`], so that a crash at any point leaves either the
 //! old file or the new one. Locks are `flock`s: the kernel drops them with the process.
 
+pub mod child;
 pub mod inherited;
 mod layout;
 mod lock;

@@ -369,6 +369,16 @@ impl Project {
         }
     }
 
+    /// Kills those processes, of which there must be one.
+    #[track_caller]
+    pub fn kill(&self, word: &str, folder: &str) {
+        let pids = self.pids_of(word, folder);
+        assert!(!pids.is_empty(), "no process {word}");
+        for pid in pids.into_iter().filter_map(rustix::process::Pid::from_raw) {
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        }
+    }
+
     /// Processes that were started with such a word and a folder below that one of the store.
     pub fn pids_of(&self, word: &str, folder: &str) -> Vec<i32> {
         let mine = self.home.join(folder).to_string_lossy().into_owned();

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rvm::model::Nat;
+use rvm::net::resolvers::Dns;
 use rvm::net::{NatAddresses, passt};
 use rvm::vmm::memory::{Memory, Sharing};
 use rvm::vmm::virtio::mmio::status::DEVICE_NEEDS_RESET;
@@ -502,7 +503,8 @@ fn passt_answers_over_resets_and_another_one_takes_over() {
     let addresses = NatAddresses { guest: [10, 0, 2, 15].into(), gateway: [10, 0, 2, 2].into(), prefix: 24 };
     let launch = || {
         let peer = UnixStream::connect(&place.path).unwrap();
-        passt::start(Nat::Open, &addresses, &[], &peer, true).unwrap();
+        passt::start(Nat::Open, &addresses, &[], &Dns::new(Nat::Open, addresses.gateway), &peer, true)
+            .unwrap();
         peer
     };
     let first = launch();

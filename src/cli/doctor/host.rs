@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use crate::cli::app::env;
 use crate::model::Nat;
+use crate::net::resolvers::Dns;
 use crate::net::{self, NatAddresses, NetError};
 use crate::provider::walls::{self, Rights, Walls};
 use crate::vmm;
@@ -204,7 +205,9 @@ fn version_of(qemu: &Path) -> Option<(u32, u32)> {
 /// Starts one for nobody, which ends at once.
 fn passt(file: &Path) -> Passt {
     let started = UnixStream::pair().map_err(NetError::Io).and_then(|(_ours, theirs)| {
-        net::passt::start(Nat::Open, &NatAddresses::choose(&[]), &[], &theirs, false)
+        let addresses = NatAddresses::choose(&[]);
+        let dns = Dns::new(Nat::Open, addresses.gateway);
+        net::passt::start(Nat::Open, &addresses, &[], &dns, &theirs, false)
     });
     match started {
         // An option that came in August 2024.

@@ -3,21 +3,28 @@
 use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use super::MICRO;
 use crate::common::Project;
 
-/// A bridge where the host is 10.97.0.1, and a default route, for which passt looks before it starts.
-const HOST: &str = "mount -t sysfs sysfs /sys && ip link set lo up && ip link add br0 type bridge && ip addr add 10.97.0.1/24 dev br0 && \
+/// A bridge where the host is 10.97.0.1, and a default route, for which passt looks before it starts. The file
+/// with the host's resolvers is `$1`, and they may be at two addresses.
+const HOST: &str = "mount -t sysfs sysfs /sys && mount --bind \"$1\" /etc/resolv.conf && ip link set lo up && \
+    ip addr add 192.0.2.53/32 dev lo && ip addr add 198.51.100.53/32 dev lo && ip link add br0 type bridge && ip addr add 10.97.0.1/24 dev br0 && \
     ip link set br0 up && ip route add default via 10.97.0.254 && echo ready && exec sleep infinity";
 
 /// A network namespace, and the rights to administer it.
 struct Namespace(Child);
 
 impl Namespace {
-    fn new() -> Namespace {
+    fn new(resolv_conf: &Path) -> Namespace {
         let mut command = Command::new("unshare");
-        command.args(["-r", "-n", "-m", "sh", "-c", HOST]).stdin(Stdio::null()).stdout(Stdio::piped());
+        command
+            .args(["-r", "-n", "-m", "sh", "-c", HOST, "sh"])
+            .arg(resolv_conf)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut said = [0; 5];
         child.stdout.take().unwrap().read_exact(&mut said).expect("the namespace cannot be set up");
@@ -38,6 +45,35 @@ impl Namespace {
     }
 }
 
+/// A resolver at `$ARGV[0]` that knows one address for every name: the second word.
+const RESOLVER: &str = r#"use IO::Socket::INET; my ($at, $ip) = @ARGV;
+my $s = IO::Socket::INET->new(LocalAddr => $at, LocalPort => 53, Proto => "udp") or die "$at: $!";
+$| = 1; print "ready"; while (defined $s->recv(my $q, 512)) {
+$s->send(substr($q, 0, 2) . "\x81\x80" . substr($q, 4, 2) . "\0\1\0\0\0\0" . substr($q, 12) .
+"\xc0\x0c\0\1\0\1\0\0\0\1\0\4" . pack("C4", split /[.]/, $ip)) }"#;
+
+/// A process that is ended with its value.
+struct Server(Child);
+
+impl Namespace {
+    fn resolver(&self, at: &str, ip: &str) -> Server {
+        let words = self.words(Path::new("/"));
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).args(["perl", "-e", RESOLVER, at, ip]);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = [0; 5];
+        child.stdout.take().unwrap().read_exact(&mut said).expect("no resolver");
+        Server(child)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 impl Drop for Namespace {
     fn drop(&mut self) {
         let _ = self.0.kill();
@@ -48,7 +84,10 @@ impl Drop for Namespace {
 /// With the rights a machine is put to a bridge, and the host reaches it there. Without, the error says what an
 /// administrator runs, after which it works without.
 pub fn a_machine_on_a_bridge(provider: &str) {
-    let namespace = Namespace::new();
+    let files = tempfile::tempdir().unwrap();
+    let resolv_conf = files.path().join("resolv.conf");
+    std::fs::write(&resolv_conf, "nameserver 192.0.2.53\n").unwrap();
+    let namespace = Namespace::new(&resolv_conf);
     let file = |to: &str| {
         format!("{MICRO}[[machine]]\nname = \"web\"\nnetwork = [{{ {to}, ip = \"10.97.0.5/24\" }}]\n")
     };
@@ -77,6 +116,7 @@ pub fn a_machine_on_a_bridge(provider: &str) {
     project.rvm(&["up"]).ok().says("Network bridge br0: by rvm");
     assert_eq!(inside(greets), "SSH-");
     project.rvm(&["ssh", "-c", "ping -c 1 -W 20 10.97.0.1 || sudo ping -c 1 -W 20 10.97.0.1"]).ok();
+    another_resolver(&project, &namespace, &resolv_conf);
     project.rvm(&["destroy", "-f"]).ok();
     assert_eq!(inside("ip -br link show type tun"), "", "an interface is left");
 
@@ -86,6 +126,23 @@ pub fn a_machine_on_a_bridge(provider: &str) {
     project.before = namespace.words_without_rights(&project.root);
     project.rvm(&["up"]).ok();
     assert_eq!(inside(greets), "SSH-");
+}
+
+/// The host is in another network now, or a VPN began: the guest asks whom it was told, and hears the new one.
+fn another_resolver(project: &Project, namespace: &Namespace, resolv_conf: &Path) {
+    let asks = || {
+        let command = "grep -q 192.0.2.53 /etc/resolv.conf && nslookup -type=a host.example 192.0.2.53";
+        project.rvm(&["ssh", "-c", command])
+    };
+    let first = namespace.resolver("192.0.2.53", "203.0.113.1");
+    asks().ok().says("203.0.113.1");
+    drop(first);
+    let _second = namespace.resolver("198.51.100.53", "203.0.113.2");
+    std::fs::write(resolv_conf, "nameserver 198.51.100.53\n").unwrap();
+    let deadline = Instant::now() + Duration::from_secs(90);
+    while !asks().text().contains("203.0.113.2") {
+        assert!(Instant::now() < deadline, "the guest does not reach the host's new resolver");
+    }
 }
 
 /// What a program prints, which must succeed.

@@ -237,17 +237,27 @@ fn ports_as_they_open(project: &Project) {
     }
 }
 
-/// The host fetches from forwards, of the file and added, while the guest reboots; they lead in again when
+/// The host fetches from forwards, the first of the file and the others added, while the guest reboots. Somebody
+/// listens at that of the file all the time, nothing is heard that the guest does not say, and all lead in again when
 /// it is back.
 fn fetched_over_a_reboot(project: &Project, ports: &[u16]) {
     let boot = project.ssh("cat /proc/sys/kernel/random/boot_id");
     project.rvm(&["ssh", "-c", "sudo reboot"]);
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(180);
     loop {
-        for port in ports {
-            let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", *port)) else { continue };
-            let _ = stream.set_read_timeout(Some(std::time::Duration::from_secs(1)));
-            let _ = stream.write_all(b"GET / HTTP/1.0\r\n\r\n").and_then(|()| stream.read(&mut [0; 64]));
+        for (place, port) in ports.iter().enumerate() {
+            let mut stream = match std::net::TcpStream::connect(("127.0.0.1", *port)) {
+                Ok(stream) => stream,
+                // The ssh client is started anew.
+                Err(_) if place > 0 => continue,
+                Err(error) => panic!("nobody listens at port {port} while the guest reboots: {error}"),
+            };
+            stream.set_read_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
+            let mut answer = [0; 7];
+            let heard = stream.write_all(b"GET / HTTP/1.0\r\n\r\n").and_then(|()| stream.read(&mut answer));
+            if let Ok(len) = heard {
+                assert_eq!(answer[..len], b"HTTP/1."[..len], "not the guest's server");
+            }
         }
         let now = project.rvm(&["ssh", "-c", "cat /proc/sys/kernel/random/boot_id"]);
         if now.code == 0 && now.stdout.trim() != boot.trim() {
@@ -317,6 +327,16 @@ pub fn forwarded_ports(provider: &str) {
     project.rvm(&["port", "remove", &free.to_string()]).code(1).says("Vagrantfile");
     project.rvm(&["port", "add", &word]).ok();
     fetched_over_a_reboot(&project, &[free, more]);
+    // What the process opened that is killed goes with it, and can be had again.
+    project.kill("__forward", "machines");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while std::net::TcpStream::connect(("127.0.0.1", more)).is_ok() {
+        assert!(std::time::Instant::now() < deadline, "the port of a process that was killed is open still");
+    }
+    project.rvm(&["port", "add", &word]).ok();
+    project.kill("__follow", "machines");
+    project.rvm(&["up", "--no-provision"]).ok();
+    assert_eq!(project.pids_of("__follow", "machines").len(), 1, "its ports are not followed any more");
     project.rvm(&["halt", "-f"]).ok();
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while ["__forward", "__follow"].iter().any(|word| !project.pids_of(word, "machines").is_empty()) {

@@ -1,4 +1,4 @@
-//! Private networks: what a killed switch costs. `e2e_qemu.rs` has who reaches whom, by which name.
+//! Private networks: what a killed switch costs, and who shares one. `e2e_qemu.rs` has who reaches whom, by which name.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -34,33 +34,11 @@ pub fn two_machines_and_a_killed_switch(provider: &str) {
     reached_from_the_host(&project, "two", "one.pair");
     let list = project.json("network-list", &["network", "list"]);
     assert!(list["networks"][0]["members"][0]["frames"]["received"].is_number(), "{list}");
-    let kill = |word: &str, folder: &str| {
-        let pids = project.pids_of(word, folder);
-        assert!(!pids.is_empty(), "no process {word}");
-        for pid in pids {
-            let pid = rustix::process::Pid::from_raw(pid).unwrap();
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-        }
-    };
-    kill("__switch-ports", "networks");
+    project.kill("__switch-ports", "networks");
     let came_back = "for n in 1 2 3 4 5 6 7 8 9; do sudo ping -c 1 -W 10 one && exit; done; exit 1";
     project.rvm(&["ssh", "two", "-c", came_back]).ok();
-    // The way out of a machine comes back by itself.
-    project.kill_passt("one");
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while project.rvm(&["ssh", "one", "-c", "echo $((6 * 7))"]).code != 0 {
-        assert!(std::time::Instant::now() < deadline, "no other passt was started");
-    }
-    // Without the process that brings it back, `status` says that it is gone, and `up` mends it.
-    let folder = format!("machines/{}", project.machine("one")["id"].as_str().unwrap());
-    kill("__nat", &folder);
-    project.kill_passt("one");
-    project.rvm(&["status", "one"]).ok().says("its passt has ended").says("rvm up one");
-    project.rvm(&["port", "one"]).ok().says("its passt has ended");
-    project.rvm(&["up", "one"]).ok().says("another one was started");
-    project.rvm(&["ssh", "one", "-c", "echo $((6 * 7))"]).ok().says("42");
-    project.rvm(&["status", "one"]).ok().says_not("its passt has ended");
-    kill("__switch", "networks");
+    a_way_out_comes_back(&project);
+    project.kill("__switch", "networks");
     project.rvm(&["status", "two"]).ok().says("cut off from network pair").says("rvm up two");
     project.rvm(&["up", "two"]).ok().says("connected again");
     reaches();
@@ -75,6 +53,80 @@ pub fn two_machines_and_a_killed_switch(provider: &str) {
         );
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
+}
+
+/// A network of two projects, whose machines may have different providers: they find each other by name, and no
+/// address is given twice. What one project leaves is the other's still.
+pub fn two_projects_in_one_network(first: &str, second: &str) {
+    let file = |name: &str, ip: &str| {
+        format!(
+            "{MICRO}[[network]]\nname = \"lab\"\nshared = true\nsubnet = \"10.83.0.0/24\"\n\
+             [[machine]]\nname = \"{name}\"\nnetwork = [{{ private = \"lab\", ip = \"{ip}\" }}]\n"
+        )
+    };
+    let one = Project::new(first, &file("web", "10.83.0.5"));
+    let mut two = Project::new(second, &file("db", "10.83.0.5"));
+    two.home.clone_from(&one.home);
+    one.rvm(&["up"]).ok();
+    two.rvm(&["up"]).code(1).says("10.83.0.5").says("web");
+    two.vagrantfile(second, &file("db", "10.83.0.6"));
+    two.rvm(&["up"]).ok();
+    for (project, machine, other, address) in
+        [(&one, "web", "db", "10.83.0.6"), (&two, "db", "web", "10.83.0.5")]
+    {
+        for name in [other, &format!("{other}.lab")] {
+            let command = format!("sudo ping -c 1 -W 60 {name} && nc -w 60 {name} 22 </dev/null | head -c 4");
+            project.rvm(&["ssh", machine, "-c", &command]).ok().says(address).says("SSH-");
+        }
+    }
+    let members = |project: &Project| {
+        let list = project.json("network-list", &["network", "list"]);
+        let members = list["networks"][0]["members"].as_array().unwrap().clone();
+        members.iter().map(|member| member["machine"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!((members(&one).len(), members(&two).len()), (2, 2));
+    one.rvm(&["destroy", "-f"]).ok();
+    assert_eq!(members(&two), ["db"]);
+    two.rvm(&["ssh", "-c", "nslookup -type=a web.lab 10.83.0.254"]).code(1);
+    two.rvm(&["ssh", "-c", "nslookup -type=a db.lab 10.83.0.254"]).ok().says("10.83.0.6");
+}
+
+/// passt is killed: another one is started. So is who does that: `up` puts another one in its place, before passt is
+/// gone or after, and says so when a program has taken the machine's port meanwhile.
+fn a_way_out_comes_back(project: &Project) {
+    let answers = || project.rvm(&["ssh", "one", "-c", "echo $((6 * 7))"]);
+    let comes_back = || {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while answers().code != 0 {
+            assert!(Instant::now() < deadline, "no other passt was started");
+        }
+    };
+    let one = project.machine("one");
+    let folder = format!("machines/{}", one["id"].as_str().unwrap());
+    let port = u16::try_from(one["ssh"]["port"].as_u64().unwrap()).unwrap();
+    project.kill_passt("one");
+    comes_back();
+
+    project.kill("__nat", &folder);
+    project.rvm(&["status", "one"]).ok().says_not("cut off");
+    project.rvm(&["up", "one"]).ok().says("another one was started").says_not("cut off");
+    project.rvm(&["up", "one"]).ok().says_not("another one was started");
+    project.kill_passt("one");
+    comes_back();
+
+    // Without the process that brings it back, `status` says that it is gone, and `up` mends it.
+    project.kill("__nat", &folder);
+    project.kill_passt("one");
+    project.rvm(&["status", "one"]).ok().says("its passt has ended").says("rvm up one");
+    let squatter = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+    project.rvm(&["status", "one"]).ok().says("its passt has ended").says("another program listens");
+    project.rvm(&["port", "one"]).ok().says("its passt has ended");
+    project.rvm(&["up", "one"]).code(1).says("could not listen");
+    project.rvm(&["status", "one"]).ok().says("another one cannot be started yet");
+    drop(squatter);
+    project.rvm(&["up", "one"]).ok();
+    answers().ok().says("42");
+    project.rvm(&["status", "one"]).ok().says_not("its passt has ended");
 }
 
 /// A connection to a port of this host, where a command listens that was started a moment ago.
