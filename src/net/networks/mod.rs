@@ -222,9 +222,14 @@ impl Networks<'_> {
             if let Some(mut state) = self.state(&id)? {
                 state.seats.retain(|seat| seat.member.id != machine);
                 // The names of a project go with its last machine.
-                state.zones.retain(|zone| state.seats.iter().any(|seat| seat.member.owner == zone.owner));
+                let stays = |zone: &Zone| state.seats.iter().any(|seat| seat.member.owner == zone.owner);
+                let (zones, gone): (Vec<Zone>, Vec<Zone>) = state.zones.drain(..).partition(stays);
+                state.zones = zones;
                 if !state.seats.is_empty() {
                     self.save(&id, &state)?;
+                    for Zone { owner, .. } in gone {
+                        self.tell_switch(&id, Zone { owner, ..Zone::default() });
+                    }
                     continue;
                 }
             }

@@ -72,11 +72,15 @@ impl Networks<'_> {
         state.zones.retain(|other| other.owner != zone.owner);
         state.zones.push(zone.clone());
         self.save(id, &state)?;
+        self.tell_switch(id, zone);
+        Ok(())
+    }
+
+    pub(super) fn tell_switch(&self, id: &str, zone: Zone) {
         if let Ok(client) = Client::connect(&self.dir(id)) {
             // One that ends in this moment needs no names.
             let _ = client.ask(&Request::Names(zone), None);
         }
-        Ok(())
     }
 
     /// Starts the switch unless it answers.

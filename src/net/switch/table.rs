@@ -103,9 +103,12 @@ impl Table {
         Ok(())
     }
 
-    /// Takes the names of an owner, in place of older ones.
+    /// Takes the names of an owner, in place of older ones; none: it has left.
     pub fn names(&mut self, zone: Zone) -> Result<(), String> {
         self.zones.retain(|other| other.owner != zone.owner);
+        if zone.records.is_empty() && zone.reverse.is_empty() && zone.domains.is_empty() {
+            return Ok(());
+        }
         if self.zones.len() >= MOST_ZONES {
             // Those of projects that have no machine here any more.
             self.zones.retain(|zone| self.ports.iter().any(|port| port.member.owner == zone.owner));
