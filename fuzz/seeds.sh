@@ -25,15 +25,16 @@ bzimage() {
   zeros $((1024 - 0x250)) && cat "$1"
 }
 
-# A qcow2 image of 64 KiB with clusters of 512 bytes; in front what the driver does: CLUSTER.
+# A qcow2 image of 64 KiB with clusters of 512 bytes; in front what the driver does:
+# CLUSTER [SECOND-TABLE] [INCOMPATIBLE-FEATURES].
 qcow2() {
   zeros 96
   printf 'QFI\373' && be 4 3 && be 8 0 && be 4 0 && be 4 9 && be 8 65536 && be 4 0
   be 4 2 && be 8 1536 && be 8 512 && be 4 1 && be 4 0 && be 8 0
-  be 8 0 && be 8 0 && be 8 0 && be 4 4 && be 4 104 && zeros $((512 - 104))
+  be 8 "${3:-0}" && be 8 0 && be 8 0 && be 4 4 && be 4 104 && zeros $((512 - 104))
   be 8 1024 && zeros 504
   be 2 1 && be 2 1 && be 2 1 && be 2 1 && be 2 1 && be 2 1 && zeros 500
-  be 8 $((0x8000000000000000 | 2048)) && zeros 504
+  be 8 $((0x8000000000000000 | 2048)) && be 8 "${2:-0}" && zeros 496
   be 8 "$1" && zeros 504
   zeros 512
 }
@@ -50,6 +51,9 @@ elf 2 | zstd -q -19 -c >"$payload" && bzimage "$payload" >bzimage/zstd
 qcow2 0 >qcow2/empty
 qcow2 $((0x8000000000000000 | 2560)) >qcow2/cluster
 qcow2 1 >qcow2/zero
+# Both mapping tables at one place; entries of 16 bytes.
+qcow2 0 $((0x8000000000000000 | 2048)) >qcow2/shared
+qcow2 0 0 16 >qcow2/extended
 printf '{"op":"status"}\n{"op":"power_button","version":1}\n{"op":"stop"}\n' >control/all
 printf '{"op":"wait","version":2}\n\n{}\n[' >control/wrong
 cat >config/all - <(printf '\377A=1\nB="two"\nRVM_SSH_PASSWORD=x\n') <<'END'

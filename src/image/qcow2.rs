@@ -23,6 +23,11 @@ const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
 const COMPRESSED: u64 = 1 << 62;
 /// QEMU's own limit (`QCOW_MAX_L1_SIZE`), in bytes.
 const MAX_L1: u64 = 32 << 20;
+/// Bytes in all L2 tables, which are read: those of 64 TiB in clusters of 64 KiB, the usual size.
+const MAX_L2: u64 = 8 << 30;
+/// Incompatible features that change nothing in the tables: reference counts to be repaired, and another
+/// way of compression. Who opens the image says whether it can do that.
+const HARMLESS: u64 = 1 | (1 << 3);
 
 struct Header {
     version: u32,
@@ -93,12 +98,16 @@ fn check_header(header: &Header, length: u64) -> io::Result<()> {
     if header.incompatible & 4 != 0 {
         return wrong("it keeps its data in an external file");
     }
+    if header.incompatible & 16 != 0 {
+        return wrong("it has extended mapping tables (subclusters)");
+    }
+    if header.incompatible & !HARMLESS != 0 {
+        return wrong("it uses a feature of qcow2 that is not known");
+    }
     if header.encryption != 0 {
         return wrong("it is encrypted");
     }
-    // Each L2 table covers (cluster / 8) clusters.
-    let covered_bits = header.cluster_bits * 2 - 3;
-    let needed = header.size.div_ceil(1 << covered_bits);
+    let needed = l2_tables(header);
     let bytes = u64::from(header.l1_entries) * 8;
     if u64::from(header.l1_entries) < needed || bytes > MAX_L1 {
         return wrong("its L1 table has a size that cannot be");
@@ -110,11 +119,27 @@ fn check_header(header: &Header, length: u64) -> io::Result<()> {
     }
 }
 
-/// Each table must be in the file as a whole, each data cluster must begin in it.
+/// How many L2 tables the disk has. Each covers (cluster / 8) clusters.
+fn l2_tables(header: &Header) -> u64 {
+    header.size.div_ceil(1 << (header.cluster_bits * 2 - 3))
+}
+
+/// Each table must be in the file as a whole, at a place of its own, so that no more is read than there
+/// is; each data cluster must begin in it. Entries beyond the end of the disk are nobody's.
 fn check_tables(file: &mut (impl Read + Seek), header: &Header, length: u64) -> io::Result<()> {
     let cluster = 1u64 << header.cluster_bits;
     let l1 = read_at(file, header.l1_at, header.l1_entries as usize * 8)?;
-    for table in entries(&l1).map(|entry| entry & OFFSET_MASK).filter(|at| *at != 0) {
+    let used = usize::try_from(l2_tables(header)).unwrap_or(usize::MAX);
+    let mut tables: Vec<u64> =
+        entries(&l1).take(used).map(|entry| entry & OFFSET_MASK).filter(|at| *at != 0).collect();
+    tables.sort_unstable();
+    if tables.windows(2).any(|pair| matches!(pair, [first, second] if second - first < cluster)) {
+        return wrong("two parts of it have the same mapping table");
+    }
+    if tables.len() as u64 * cluster > MAX_L2 {
+        return wrong("its mapping tables are too large");
+    }
+    for table in tables {
         if table.checked_add(cluster).is_none_or(|end| end > length) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -145,4 +170,95 @@ fn read_backing(file: &mut (impl Read + Seek), header: &Header, length: u64) -> 
         return wrong("its backing file has no absolute path");
     }
     Ok(Some(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Cursor;
+
+    const CLUSTER: usize = 512;
+
+    /// A disk of 64 KiB in clusters of 512 bytes: two L2 tables, of which the first is there.
+    fn image() -> Vec<u8> {
+        let mut image = vec![0; 4 * CLUSTER];
+        image[..4].copy_from_slice(b"QFI\xfb");
+        put(&mut image, 4, 3u32);
+        put(&mut image, 20, 9u32);
+        put64(&mut image, 24, 64 << 10);
+        put(&mut image, 36, 2u32);
+        put64(&mut image, 40, CLUSTER as u64);
+        put64(&mut image, CLUSTER, (1 << 63) | (2 * CLUSTER as u64));
+        put64(&mut image, 2 * CLUSTER, (1 << 63) | (3 * CLUSTER as u64));
+        image
+    }
+
+    fn put(image: &mut [u8], at: usize, value: u32) {
+        image[at..at + 4].copy_from_slice(&value.to_be_bytes());
+    }
+
+    fn put64(image: &mut [u8], at: usize, value: u64) {
+        image[at..at + 8].copy_from_slice(&value.to_be_bytes());
+    }
+
+    fn refused(image: Vec<u8>) -> String {
+        inspect(&mut Cursor::new(image)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_whole_is_taken() {
+        let info = inspect(&mut Cursor::new(image())).unwrap();
+        assert_eq!((info.size, info.backing), (64 << 10, None));
+        // Entries beyond the end of the disk are nobody's.
+        let mut more = image();
+        put(&mut more, 36, 3);
+        put64(&mut more, CLUSTER + 16, 1 << 50);
+        inspect(&mut Cursor::new(more)).unwrap();
+    }
+
+    #[test]
+    fn one_table_in_two_places_is_refused() {
+        for second in [2 * CLUSTER as u64, 2 * CLUSTER as u64 + 256] {
+            let mut image = image();
+            put64(&mut image, CLUSTER + 8, second);
+            assert!(refused(image).contains("the same mapping table"), "{second}");
+        }
+    }
+
+    #[test]
+    fn features_that_change_the_tables_are_refused() {
+        for (bit, why) in
+            [(1, "damaged"), (2, "external"), (4, "subclusters"), (5, "not known"), (63, "not known")]
+        {
+            let mut image = image();
+            put64(&mut image, 72, 1 << bit);
+            let said = refused(image);
+            assert!(said.contains(why), "{bit}: {said}");
+        }
+        let mut harmless = image();
+        put64(&mut harmless, 72, HARMLESS);
+        inspect(&mut Cursor::new(harmless)).unwrap();
+    }
+
+    /// A file of holes with more tables than any disk has.
+    #[test]
+    fn tables_without_end_are_refused() {
+        const BIG: u64 = 2 << 20;
+        let tables = MAX_L2 / BIG + 1;
+        let file = tempfile::tempfile().unwrap();
+        file.set_len((tables + 2) * BIG).unwrap();
+        let mut header = image();
+        header.truncate(CLUSTER);
+        put(&mut header, 20, 21);
+        put64(&mut header, 24, 1 << 60);
+        put(&mut header, 36, 1 << 21);
+        header.resize(CLUSTER + (8 << 21), 0);
+        for table in 0..tables {
+            put64(&mut header, CLUSTER + table as usize * 8, (table + 2) * BIG);
+        }
+        // The first table begins behind the header, which nobody minds here.
+        std::os::unix::fs::FileExt::write_all_at(&file, &header[..CLUSTER + tables as usize * 8], 0).unwrap();
+        let error = inspect(&mut &file).unwrap_err().to_string();
+        assert!(error.contains("too large"), "{error}");
+    }
 }

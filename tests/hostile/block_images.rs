@@ -155,6 +155,83 @@ fn damaged_qcow2_headers_are_refused() {
     }
 }
 
+/// Bytes of an image at a place.
+fn patched(whole: &[u8], patches: &[(usize, u64)]) -> Vec<u8> {
+    let mut image = whole.to_owned();
+    for &(at, value) in patches {
+        image[at..at + 8].copy_from_slice(&value.to_be_bytes());
+    }
+    image
+}
+
+fn cause(path: &Path) -> String {
+    let error = refused(&qcow2(path));
+    assert!(matches!(error, DiskError::Qcow2 { .. }), "{error:?}");
+    std::error::Error::source(&error).unwrap().to_string()
+}
+
+#[test]
+fn features_that_nobody_knows_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk.qcow2");
+    make_qcow2(&path, 4 << 20, None);
+    let whole = std::fs::read(&path).unwrap();
+    for (bit, why) in [
+        (0, "not closed"),
+        (1, "damaged"),
+        (2, "another file"),
+        (3, "compressed"),
+        (4, "subclusters"),
+        (5, "nobody knows"),
+        (63, "nobody knows"),
+    ] {
+        std::fs::write(&path, patched(&whole, &[(72, 1 << bit)])).unwrap();
+        let said = cause(&path);
+        assert!(said.contains(why), "{bit}: {said}");
+    }
+}
+
+/// One table of 2 MiB that four million entries name would be 8 TiB to read.
+#[test]
+fn a_table_is_read_once_and_tables_have_an_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk.qcow2");
+    // Two tables of 512 MiB each, both used.
+    make_qcow2(&path, 1 << 30, None);
+    {
+        let mut driver = Driver::started(Block::open(&qcow2(&path)).unwrap(), 64, 0);
+        for sector in [0, (512 << 20) / 512] {
+            assert_eq!(request(&mut driver, OUT, sector, &[readable(DATA + 0x1000, 512)]), (OK, 1));
+        }
+    }
+    let whole = std::fs::read(&path).unwrap();
+    let be64 = |at: usize| u64::from_be_bytes(whole[at..at + 8].try_into().unwrap());
+    let l1 = be64(40) as usize;
+    for shift in [0, 512, 32768] {
+        std::fs::write(&path, patched(&whole, &[(l1 + 8, be64(l1) + shift)])).unwrap();
+        assert!(cause(&path).contains("the same mapping table"), "{shift}");
+    }
+    // What lies behind the tables of the disk is not read, whatever it names.
+    let mut image = patched(&whole, &[(l1 + 16, be64(l1)), (l1 + 24, 1 << 50)]);
+    image[36..40].copy_from_slice(&4u32.to_be_bytes());
+    std::fs::write(&path, image).unwrap();
+    assert!(Block::open(&qcow2(&path)).is_ok());
+
+    // Tables of holes in clusters of 2 MiB, each a place of its own.
+    const BIG: u64 = 2 << 20;
+    let tables = (8 << 30) / BIG + 1;
+    let mut image = patched(&whole[..104], &[(24, 1 << 60), (40, BIG), (48, 2 * BIG)]);
+    image[20..24].copy_from_slice(&21u32.to_be_bytes());
+    image[36..40].copy_from_slice(&(1u32 << 21).to_be_bytes());
+    image[56..60].copy_from_slice(&1u32.to_be_bytes());
+    let file = File::create(&path).unwrap();
+    file.set_len((tables + 20) * BIG).unwrap();
+    file.write_all_at(&image, 0).unwrap();
+    let entries: Vec<u8> = (0..tables).flat_map(|table| ((table + 16) * BIG).to_be_bytes()).collect();
+    file.write_all_at(&entries, BIG).unwrap();
+    assert!(cause(&path).contains("too large"));
+}
+
 #[test]
 fn only_the_backing_file_that_was_named_is_opened() {
     let folder = tempfile::tempdir().unwrap();
