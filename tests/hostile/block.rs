@@ -20,14 +20,14 @@ pub const IN: u32 = 0;
 pub const OUT: u32 = 1;
 pub const FLUSH: u32 = 4;
 const GET_ID: u32 = 8;
-const DISCARD: u32 = 11;
-const WRITE_ZEROES: u32 = 13;
+pub const DISCARD: u32 = 11;
+pub const WRITE_ZEROES: u32 = 13;
 
 pub const OK: u8 = 0;
-const IOERR: u8 = 1;
+pub const IOERR: u8 = 1;
 const UNSUPP: u8 = 2;
 /// What is in the status byte before the device writes it.
-const UNTOUCHED: u8 = 0xee;
+pub const UNTOUCHED: u8 = 0xee;
 
 const F_RO: u64 = 1 << 5;
 const F_FLUSH: u64 = 1 << 9;
@@ -83,7 +83,7 @@ pub fn request(driver: &mut Driver, kind: u32, sector: u64, data: &[Buf]) -> (u8
     (driver.get(STATUS_BYTE, 1)[0], len)
 }
 
-fn range(driver: &Driver, ranges: &[(u64, u32, u32)]) -> Buf {
+pub fn range(driver: &Driver, ranges: &[(u64, u32, u32)]) -> Buf {
     for (at, (sector, count, flags)) in ranges.iter().enumerate() {
         let at = BUFFER + 16 * at as u64;
         driver.put(at, &sector.to_le_bytes());

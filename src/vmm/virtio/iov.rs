@@ -103,25 +103,36 @@ impl<'a> IoVecs<'a> {
     }
 }
 
-/// Fills all `slices` from `file` at `offset`.
+/// A part of what `slices` hold: so many bytes behind the first `skip`.
+#[derive(Clone, Copy)]
+pub(super) struct Part<'s, 'm> {
+    /// All of it.
+    pub(super) slices: &'s [VolatileSlice<'m>],
+    /// Bytes that lie before the part.
+    pub(super) skip: usize,
+    /// Bytes in the part.
+    pub(super) len: usize,
+}
+
+/// Fills `part` from `file` at `offset`.
 ///
 /// # Errors
 /// `UnexpectedEof` when the file ends before, else what the system says.
-pub(super) fn read_at(file: BorrowedFd<'_>, slices: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
-    transfer(slices, offset, io::ErrorKind::UnexpectedEof, |iov, offset| iov.read(file, offset))
+pub(super) fn read_at(file: BorrowedFd<'_>, part: Part<'_, '_>, offset: u64) -> io::Result<()> {
+    transfer(part, offset, io::ErrorKind::UnexpectedEof, |iov, offset| iov.read(file, offset))
 }
 
-/// Writes all `slices` to `file` at `offset`.
+/// Writes `part` to `file` at `offset`.
 ///
 /// # Errors
 /// What the system says.
-pub(super) fn write_at(file: BorrowedFd<'_>, slices: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
+pub(super) fn write_at(file: BorrowedFd<'_>, part: Part<'_, '_>, offset: u64) -> io::Result<()> {
     let call = |iov: &IoVecs<'_>, offset| {
         // SAFETY: the first `count` entries are initialised and describe guest memory, which is
         // borrowed for the call; writing to a file only reads it.
         bytes(unsafe { libc::pwritev64(file.as_raw_fd(), iov.as_ptr(), iov.count as libc::c_int, offset) })
     };
-    transfer(slices, offset, io::ErrorKind::WriteZero, call)
+    transfer(part, offset, io::ErrorKind::WriteZero, call)
 }
 
 /// Fills at most `limit` bytes of `slices` behind the first `skip` from `file` at `offset`; gives the
@@ -195,18 +206,17 @@ pub(super) fn close(file: OwnedFd) -> io::Result<()> {
     }
 }
 
-/// Repeats `call` until all `slices` are through; `stuck` is the error when it moves nothing.
+/// Repeats `call` until all of `part` is through; `stuck` is the error when it moves nothing.
 fn transfer(
-    slices: &[VolatileSlice<'_>],
+    part: Part<'_, '_>,
     offset: u64,
     stuck: io::ErrorKind,
     call: impl Fn(&IoVecs<'_>, i64) -> io::Result<usize>,
 ) -> io::Result<()> {
-    let total: usize = slices.iter().map(VolatileSlice::len).sum();
     let mut done = 0;
-    while done < total {
+    while done < part.len {
         let mut iov = IoVecs::new();
-        iov.push_from(slices, done);
+        iov.push_part(part.slices, part.skip + done, part.len - done);
         let position = offset.checked_add(done as u64).and_then(|at| i64::try_from(at).ok());
         let position = position.ok_or(io::ErrorKind::InvalidInput)?;
         match call(&iov, position) {

@@ -2,7 +2,10 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestMemoryMmap;
@@ -17,7 +20,7 @@ use crate::vmm::sandbox;
 
 /// Events fetched at once. Only the socket device has more sources; the rest comes with the next call.
 const MAX_EVENTS: usize = 8;
-/// Requests between two looks at the order to stop, and at most before an interrupt.
+/// Requests at most before an interrupt.
 const BATCH: u16 = 16;
 /// The token of a single queue's kick.
 const KICK: u64 = 0;
@@ -28,6 +31,7 @@ const STOP: u64 = u64::MAX;
 #[derive(Debug)]
 pub(super) struct Worker {
     stop: EventFd,
+    stopping: Stopping,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -39,14 +43,16 @@ impl Worker {
         body: impl FnOnce(Events) + Send + 'static,
     ) -> Result<Self, Error> {
         let stop = new_event().map_err(Error::EventFd)?;
-        let events = Events::new(&stop).map_err(Error::EventFd)?;
+        let stopping = Stopping::default();
+        let events = Events::new(&stop, stopping.clone()).map_err(Error::EventFd)?;
         let thread = sandbox::spawn(device, move || body(events))
             .map_err(|source| Error::Thread { device, source })?;
-        Ok(Self { stop, thread: Some(thread) })
+        Ok(Self { stop, stopping, thread: Some(thread) })
     }
 
     /// Tells it to stop and does not wait: for those who stop several at once.
     pub(super) fn tell_to_stop(&self) {
+        self.stopping.0.store(true, Ordering::Relaxed);
         let _ = self.stop.write(1);
     }
 }
@@ -62,6 +68,18 @@ impl Drop for Worker {
     }
 }
 
+/// Whether a worker was told to stop: for those who are in the middle of something long and wait for
+/// nothing.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stopping(Arc<AtomicBool>);
+
+impl Stopping {
+    /// Whether it was.
+    pub(super) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// A descriptor by number, for [`Events::watch`].
 pub(super) struct Source(pub(super) RawFd);
 
@@ -74,14 +92,30 @@ impl AsRawFd for Source {
 /// What a worker waits for: edges of its own sources, and the order to stop.
 pub(super) struct Events {
     epoll: Epoll,
+    stopping: Stopping,
+}
+
+/// Why [`Events::wait_up_to`] came back.
+enum Woken {
+    /// The order to stop.
+    Stop,
+    /// Something happened.
+    Event,
+    /// Nothing did.
+    Nothing,
 }
 
 impl Events {
-    fn new(stop: &EventFd) -> io::Result<Self> {
+    fn new(stop: &EventFd, stopping: Stopping) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         let event = EpollEvent::new(EventSet::IN, STOP);
         epoll.ctl(ControlOperation::Add, stop.as_raw_fd(), event)?;
-        Ok(Self { epoll })
+        Ok(Self { epoll, stopping })
+    }
+
+    /// The same order to stop as [`wait`](Self::wait) gives, to be looked at without a system call.
+    pub(super) fn stopping(&self) -> Stopping {
+        self.stopping.clone()
     }
 
     /// Watches `source` under the number `token`. Only edges are reported, so that a kick costs no
@@ -93,23 +127,29 @@ impl Events {
 
     /// Reports what happened since the last call to `on`, after something did if `block` is set.
     /// False is the order to stop.
-    pub(super) fn wait(&self, block: bool, mut on: impl FnMut(u64, EventSet)) -> io::Result<bool> {
+    pub(super) fn wait(&self, block: bool, on: impl FnMut(u64, EventSet)) -> io::Result<bool> {
+        let limit = if block { None } else { Some(Duration::ZERO) };
+        Ok(!matches!(self.wait_up_to(limit, on)?, Woken::Stop))
+    }
+
+    /// The same, for so long at most; without a limit until something happened.
+    fn wait_up_to(&self, limit: Option<Duration>, mut on: impl FnMut(u64, EventSet)) -> io::Result<Woken> {
         let mut events = [EpollEvent::default(); MAX_EVENTS];
-        let timeout = if block { -1 } else { 0 };
+        let timeout = limit.map_or(-1, |limit| i32::try_from(limit.as_millis()).unwrap_or(i32::MAX));
         let count = loop {
             match self.epoll.wait(timeout, &mut events) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => break result?,
             }
         };
-        let mut go_on = true;
+        let mut woken = if count == 0 { Woken::Nothing } else { Woken::Event };
         for event in events.iter().take(count) {
             match event.data() {
-                STOP => go_on = false,
+                STOP => woken = Woken::Stop,
                 token => on(token, event.event_set()),
             }
         }
-        Ok(go_on)
+        Ok(woken)
     }
 }
 
@@ -136,29 +176,57 @@ pub(super) fn ready_queues<const N: usize>(
     first.try_into().map_err(|_| not_ready)
 }
 
-/// Serves the queue of that number with `handle`, which gives the number of bytes that it wrote to the
-/// chain, until the order to stop comes or the driver breaks the rules.
+/// What [`serve`] does with a queue. A closure handles requests and has nothing to do besides.
+pub(super) trait Handler<'m> {
+    /// Carries out a request; gives the number of bytes that it wrote to the chain.
+    fn handle(&mut self, chain: &mut Chain<'m>) -> u32;
+
+    /// How long the queue has to be quiet until [`tidy_up`](Self::tidy_up), if there is something to do.
+    fn tidy_after(&self) -> Option<Duration> {
+        None
+    }
+
+    /// What can wait until there is nothing else to do.
+    fn tidy_up(&mut self) {}
+}
+
+impl<'m, F: FnMut(&mut Chain<'m>) -> u32> Handler<'m> for F {
+    fn handle(&mut self, chain: &mut Chain<'m>) -> u32 {
+        self(chain)
+    }
+}
+
+/// Serves the queue of that number with `handler`, until the order to stop comes or the driver breaks
+/// the rules. The order is looked at after each request.
 pub(super) fn serve<'m>(
     number: u16,
     events: &Events,
     (mem, queue, kick): (&'m GuestMemoryMmap, &Queue, &EventFd),
     options: &Options,
     interrupt: &Interrupt,
-    mut handle: impl FnMut(&mut Chain<'m>) -> u32,
+    mut handler: impl Handler<'m>,
 ) {
     let mut run = || -> Result<(), WorkerError> {
         let mut ring = Ring::new(mem, queue, options.features, options.byte_limit)?;
         let mut chain = ring.new_chain();
         events.watch(kick, KICK, EventSet::IN)?;
         let mut more = true;
-        while events.wait(!more, |_, _| {})? {
-            more = serve_batch(&mut ring, &mut chain, &mut handle)?;
+        loop {
+            let limit = if more { Some(Duration::ZERO) } else { handler.tidy_after() };
+            match events.wait_up_to(limit, |_, _| {})? {
+                Woken::Stop => return Ok(()),
+                Woken::Nothing if !more => {
+                    handler.tidy_up();
+                    continue;
+                }
+                Woken::Nothing | Woken::Event => {}
+            }
+            more = serve_batch(&mut ring, &mut chain, &mut handler, &events.stopping)?;
             if ring.publish()? {
                 interrupt.used(number);
             }
             more = more || ring.enable_kicks()?;
         }
-        Ok(())
     };
     if let Err(error) = run() {
         give_up(options.name, &error, interrupt);
@@ -169,14 +237,18 @@ pub(super) fn serve<'m>(
 fn serve_batch<'m>(
     ring: &mut Ring<'m>,
     chain: &mut Chain<'m>,
-    handle: &mut impl FnMut(&mut Chain<'m>) -> u32,
+    handler: &mut impl Handler<'m>,
+    stopping: &Stopping,
 ) -> Result<bool, Fault> {
     ring.disable_kicks()?;
     for _ in 0..BATCH {
+        if stopping.is_set() {
+            break;
+        }
         if !ring.pop(chain)? {
             return Ok(false);
         }
-        let written = handle(chain);
+        let written = handler.handle(chain);
         ring.push(chain.head(), written)?;
     }
     Ok(true)

@@ -1,5 +1,6 @@
 //! Processors, memory, disks; a guest that reboots or switches itself off.
 
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use super::MICRO;
@@ -19,6 +20,17 @@ pub fn four_cpus_four_gib_and_a_grown_disk(provider: &str) {
     assert_eq!(project.ssh("hostname"), "big.example");
     let used = "dd if=/dev/urandom of=/tmp/a bs=1M count=64 2>/dev/null && cp /tmp/a /tmp/b && sync && cmp /tmp/a /tmp/b && echo same";
     assert_eq!(project.ssh(used), "same");
+
+    // What is deleted and trimmed is the host's again.
+    let disk = project.machine_dir("default").join("disk.qcow2");
+    let mib = || std::fs::metadata(&disk).unwrap().blocks() >> 11;
+    let full = mib();
+    project.ssh("rm /tmp/a /tmp/b && sync && sudo fstrim /");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while mib() + 100 > full {
+        assert!(Instant::now() < deadline, "of {full} MiB there are still {}", mib());
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// A disk beside the root disk keeps what is written to it and grows; an image that is read-only

@@ -5,52 +5,33 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use imago::file::File as Storage;
-use imago::io_buffers::{IoVector, IoVectorMut};
 use imago::qcow2::Qcow2;
 use imago::raw::Raw;
 use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder};
 use rustix::fs::{FallocateFlags, fallocate};
-use vm_memory::VolatileSlice;
 
+use super::clusters::Clusters;
 use super::error::DiskError;
+use super::storage::Storage;
 use super::{SECTOR, lock, qcow2};
-use crate::vmm::virtio::iov;
+use crate::vmm::virtio::iov::{self, Part};
 use crate::vmm::{Backing, Disk, DiskFormat};
 
 /// An open and locked image, which several workers use at once. Raw ones need no lock of ours: each
-/// request is a call of its own. qcow2 is left to `imago`, which lets requests that touch different
-/// clusters run in parallel; only discarding and zeroing exclude all else.
+/// request is a call of its own.
 #[derive(Debug)]
 pub(super) struct Image {
     layer: Layer,
     size: u64,
+    /// Length of the file when it was opened.
+    len: u64,
 }
 
 #[derive(Debug)]
 enum Layer {
     Raw(File),
-    Qcow2(Box<Qcow2Image>),
-}
-
-#[derive(Debug)]
-struct Qcow2Image(RwLock<FormatAccess<Storage>>);
-
-impl Qcow2Image {
-    fn shared(&self) -> io::Result<RwLockReadGuard<'_, FormatAccess<Storage>>> {
-        self.0.read().map_err(broken)
-    }
-
-    fn alone(&self) -> io::Result<RwLockWriteGuard<'_, FormatAccess<Storage>>> {
-        self.0.write().map_err(broken)
-    }
-}
-
-/// A worker panicked in the middle of a change.
-fn broken<T>(_: PoisonError<T>) -> io::Error {
-    io::Error::other("an earlier change of the image was not finished")
+    Qcow2(Box<Clusters>),
 }
 
 impl Image {
@@ -58,8 +39,8 @@ impl Image {
     pub(super) fn open(disk: &Disk) -> Result<Self, DiskError> {
         let (file, len) = open_locked(&disk.path, !disk.read_only)?;
         match &disk.format {
-            DiskFormat::Raw => Ok(Self { layer: Layer::Raw(file), size: sectors(&disk.path, len)? }),
-            DiskFormat::Qcow2 { backing } => open_qcow2(disk, file, backing.as_ref()),
+            DiskFormat::Raw => Ok(Self { layer: Layer::Raw(file), size: sectors(&disk.path, len)?, len }),
+            DiskFormat::Qcow2 { backing } => open_qcow2(disk, (file, len), backing.as_ref()),
         }
     }
 
@@ -68,25 +49,37 @@ impl Image {
         self.size
     }
 
-    /// Fills `slices` from `offset`.
-    pub(super) fn read(&self, slices: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
+    /// Bytes that the file may come to hold. A qcow2 image may have clusters that only its snapshots use, so
+    /// that all of the disk comes on top of what there is, with the tables for it: two entries of 8 bytes
+    /// at most for each cluster of 512 bytes at least.
+    pub(super) fn most_bytes(&self) -> u64 {
         match &self.layer {
-            Layer::Raw(file) => iov::read_at(file.as_fd(), slices, offset),
-            Layer::Qcow2(image) => {
-                let (vector, _guard) = IoVectorMut::from_volatile_slice(slices);
-                image.shared()?.readv(vector, offset)
-            }
+            Layer::Raw(_) => self.len,
+            Layer::Qcow2(_) => self.len.saturating_add(self.size).saturating_add(self.size / 16),
         }
     }
 
-    /// Writes `slices` to `offset`.
-    pub(super) fn write(&self, slices: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
+    /// Bytes of which a whole and aligned number is to be discarded for the host to get them back.
+    pub(super) fn granularity(&self) -> u64 {
         match &self.layer {
-            Layer::Raw(file) => iov::write_at(file.as_fd(), slices, offset),
-            Layer::Qcow2(image) => {
-                let (vector, _guard) = IoVector::from_volatile_slice(slices);
-                image.shared()?.writev(vector, offset)
-            }
+            Layer::Raw(_) => SECTOR,
+            Layer::Qcow2(image) => image.cluster(),
+        }
+    }
+
+    /// Fills `part` from `offset`.
+    pub(super) fn read(&self, part: Part<'_, '_>, offset: u64) -> io::Result<()> {
+        match &self.layer {
+            Layer::Raw(file) => iov::read_at(file.as_fd(), part, offset),
+            Layer::Qcow2(image) => image.read(part, offset),
+        }
+    }
+
+    /// Writes `part` to `offset`.
+    pub(super) fn write(&self, part: Part<'_, '_>, offset: u64) -> io::Result<()> {
+        match &self.layer {
+            Layer::Raw(file) => iov::write_at(file.as_fd(), part, offset),
+            Layer::Qcow2(image) => image.write(part, offset),
         }
     }
 
@@ -94,11 +87,7 @@ impl Image {
     pub(super) fn sync(&self) -> io::Result<()> {
         match &self.layer {
             Layer::Raw(file) => file.sync_data(),
-            Layer::Qcow2(image) => {
-                let image = image.shared()?;
-                image.flush()?;
-                image.sync()
-            }
+            Layer::Qcow2(image) => image.sync(),
         }
     }
 
@@ -106,7 +95,16 @@ impl Image {
     pub(super) fn flush(&self) -> io::Result<()> {
         match &self.layer {
             Layer::Raw(_) => Ok(()),
-            Layer::Qcow2(image) => image.shared()?.flush(),
+            Layer::Qcow2(image) => image.flush(),
+        }
+    }
+
+    /// Whether space that was discarded is still to be given back, which the next [`sync`](Self::sync)
+    /// does.
+    pub(super) fn is_untidy(&self) -> bool {
+        match &self.layer {
+            Layer::Raw(_) => false,
+            Layer::Qcow2(image) => image.is_untidy(),
         }
     }
 
@@ -115,7 +113,7 @@ impl Image {
     pub(super) fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
         let result = match &self.layer {
             Layer::Raw(file) => punch(file, offset, len),
-            Layer::Qcow2(image) => image.alone()?.discard_to_any(offset, len),
+            Layer::Qcow2(image) => image.discard(offset, len),
         };
         match result {
             Err(error) if unsupported(&error) => Ok(()),
@@ -130,27 +128,27 @@ impl Image {
                 Err(error) if unsupported(&error) => zero_fill(file, offset, len),
                 result => result,
             },
-            Layer::Qcow2(image) if unmap => image.alone()?.discard_to_zero(offset, len),
-            Layer::Qcow2(image) => image.alone()?.write_zeroes(offset, len),
+            Layer::Qcow2(image) => image.write_zeroes(offset, len, unmap),
         }
     }
 }
 
 /// The files move into the image, and with them their locks.
-fn open_qcow2(disk: &Disk, file: File, backing: Option<&Backing>) -> Result<Image, DiskError> {
+fn open_qcow2(disk: &Disk, (file, len): (File, u64), backing: Option<&Backing>) -> Result<Image, DiskError> {
     let failed = |source| DiskError::Qcow2 { path: disk.path.clone(), source };
-    qcow2::check(&file, &disk.path)?;
+    let cluster = qcow2::check(&file, &disk.path)?;
     let backing = match backing {
         None => None,
         Some(backing) => {
             let (file, len) = open_locked(&backing.path, false)?;
             sectors(&backing.path, len)?;
-            let storage = Storage::try_from(file).map_err(failed)?;
+            let storage = Storage::new(file).map_err(failed)?;
             let raw = Raw::builder(storage).open(DenyImplicitOpenGate::default()).map_err(failed)?;
             Some(FormatAccess::new(raw))
         }
     };
-    let storage = Storage::try_from(file).map_err(failed)?;
+    let storage = Storage::new(file).map_err(failed)?;
+    let host = storage.host();
     let image = Qcow2::<Storage>::builder(storage)
         .write(!disk.read_only)
         .backing(backing)
@@ -162,7 +160,7 @@ fn open_qcow2(disk: &Disk, file: File, backing: Option<&Backing>) -> Result<Imag
     }
     let image = FormatAccess::new(image);
     let size = sectors(&disk.path, image.size())?;
-    Ok(Image { layer: Layer::Qcow2(Box::new(Qcow2Image(RwLock::new(image)))), size })
+    Ok(Image { layer: Layer::Qcow2(Box::new(Clusters::new(image, host, cluster))), size, len })
 }
 
 /// Opens and locks a file or block device; gives its length too.
@@ -194,7 +192,8 @@ fn sectors(path: &Path, size: u64) -> Result<u64, DiskError> {
     }
 }
 
-fn punch(file: &File, offset: u64, len: u64) -> io::Result<()> {
+/// Gives the space of a range of a file back; it reads as zeros then.
+pub(super) fn punch(file: &File, offset: u64, len: u64) -> io::Result<()> {
     Ok(fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len)?)
 }
 
@@ -206,7 +205,7 @@ fn zero(file: &File, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
 }
 
 /// Whether the file system or the format lacks the operation.
-fn unsupported(error: &io::Error) -> bool {
+pub(super) fn unsupported(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Unsupported || error.raw_os_error() == Some(libc::EOPNOTSUPP)
 }
 

@@ -1,12 +1,15 @@
 //! The block device (virtio 1.2, section 5.2): a disk image behind one or more queues,
 //! each with a worker.
 
+mod clusters;
 mod counters;
 mod error;
+mod freed;
 mod image;
 mod lock;
 mod qcow2;
 mod request;
+mod storage;
 
 pub use counters::Counters;
 pub use error::DiskError;
@@ -94,7 +97,7 @@ impl Block {
         let image = Image::open(disk)?;
         let queues = if image.size() < SMALL { 1 } else { cpus.clamp(1, MAX_QUEUES) };
         Ok(Self {
-            config: config(image.size(), queues as u16),
+            config: config(image.size(), queues as u16, image.granularity()),
             image: Arc::new(image),
             read_only: disk.read_only,
             serial,
@@ -102,6 +105,11 @@ impl Block {
             counters: Arc::default(),
             workers: Vec::new(),
         })
+    }
+
+    /// Bytes that its image may come to hold.
+    pub fn most_bytes(&self) -> u64 {
+        self.image.most_bytes()
     }
 
     /// What it has carried since it was opened; goes on counting.
@@ -122,10 +130,11 @@ impl Block {
         Worker::spawn(NAME, move |events| {
             let write_through = features & F_FLUSH == 0;
             let meter = (&*counters, number);
-            let mut target = Target { image: &image, read_only, write_through, serial, meter, logged: false };
+            let stopping = events.stopping();
+            let image = &image;
+            let target = Target { image, read_only, write_through, serial, meter, stopping, logged: false };
             let options = Options { features, byte_limit: BYTE_LIMIT, name: NAME };
-            let queue = (&mem, &queue, &kick);
-            serve(number, &events, queue, &options, &interrupt, |chain| target.execute(chain));
+            serve(number, &events, (&mem, &queue, &kick), &options, &interrupt, target);
         })
     }
 }
@@ -183,11 +192,19 @@ impl VirtioDevice for Block {
 impl Drop for Block {
     fn drop(&mut self) {
         self.reset();
+        if self.read_only {
+            return;
+        }
         // The tables of a qcow2 image may be in memory still, though the driver never flushed.
-        if !self.read_only
-            && let Err(error) = self.image.flush()
-        {
+        if let Err(error) = self.image.flush() {
             tracing::error!(%error, "the last writes to a disk image may be lost");
+            return;
+        }
+        // Who ends the process meanwhile loses space, not data.
+        if self.image.is_untidy()
+            && let Err(error) = self.image.sync()
+        {
+            tracing::warn!(%error, "space that a disk freed is not given back to the host");
         }
     }
 }
@@ -202,8 +219,9 @@ fn serial_bytes(serial: &str) -> Result<[u8; SERIAL_LEN], DiskError> {
     Ok(bytes)
 }
 
-/// The configuration space (virtio 1.2, section 5.2.4).
-fn config(size: u64, queues: u16) -> [u8; 60] {
+/// The configuration space (virtio 1.2, section 5.2.4). Less than `granularity` bytes are not worth a
+/// discard.
+fn config(size: u64, queues: u16, granularity: u64) -> [u8; 60] {
     let mut config = [0; 60];
     let mut put = |at: usize, bytes: &[u8]| {
         if let Some(field) = config.get_mut(at..at + bytes.len()) {
@@ -216,7 +234,7 @@ fn config(size: u64, queues: u16) -> [u8; 60] {
     put(34, &queues.to_le_bytes());
     put(36, &MAX_DISCARD_SECTORS.to_le_bytes());
     put(40, &(MAX_RANGES as u32).to_le_bytes());
-    put(44, &1u32.to_le_bytes());
+    put(44, &u32::try_from(granularity / SECTOR).unwrap_or(1).to_le_bytes());
     put(48, &MAX_ZERO_SECTORS.to_le_bytes());
     put(52, &(MAX_RANGES as u32).to_le_bytes());
     put(56, &[1]);

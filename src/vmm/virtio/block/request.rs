@@ -1,6 +1,7 @@
 //! One block request, from its chain to its status byte (virtio 1.2, section 5.2.6).
 
 use std::io;
+use std::time::Duration;
 
 use vm_memory::{Bytes, VolatileSlice};
 
@@ -8,6 +9,8 @@ use super::counters::Counters;
 use super::image::Image;
 use super::{MAX_DISCARD_SECTORS, MAX_RANGES, MAX_ZERO_SECTORS, SECTOR, SERIAL_LEN};
 use crate::vmm::virtio::chain::Chain;
+use crate::vmm::virtio::iov::Part;
+use crate::vmm::virtio::worker::{Handler, Stopping};
 
 /// Request types.
 const IN: u32 = 0;
@@ -26,6 +29,14 @@ const UNSUPP: u8 = 2;
 const HEADER_LEN: usize = 16;
 /// Bytes of one range of a discard or write-zeroes request: sector, count, flags.
 const RANGE_LEN: usize = 16;
+/// Bytes that are read or written between two looks at the order to stop. What Linux asks for at once is
+/// less.
+const PIECE: usize = 4 << 20;
+/// The same for bytes that are discarded or zeroed, a multiple of every cluster size.
+const RANGE_PIECE: u64 = 64 << 20;
+/// How long a queue is quiet before space that was discarded goes back to the host, unless a flush comes
+/// first. Who trims a file system sends one discard after the other, and each time is a sync.
+const QUIET: Duration = Duration::from_millis(500);
 /// Flag of a range: write-zeroes may give the space back.
 const UNMAP: u32 = 1;
 
@@ -41,6 +52,8 @@ pub(super) struct Target<'a> {
     pub(super) serial: [u8; SERIAL_LEN],
     /// Where what is carried is counted, and which queue this is.
     pub(super) meter: (&'a Counters, u16),
+    /// The order to stop, which a long request looks at.
+    pub(super) stopping: Stopping,
     /// An input or output error was logged; the rest are not.
     pub(super) logged: bool,
 }
@@ -59,19 +72,16 @@ impl From<io::Error> for Failure {
     }
 }
 
-impl Target<'_> {
+impl<'m> Handler<'m> for Target<'_> {
     /// Carries out the request in `chain` and writes its status; gives the number of bytes
     /// written. A chain without a byte for the status is returned as it came.
-    pub(super) fn execute(&mut self, chain: &mut Chain<'_>) -> u32 {
+    fn handle(&mut self, chain: &mut Chain<'m>) -> u32 {
         let Some(status) = chain.take_last_byte() else { return 0 };
         let (code, written) = match self.perform(chain) {
             Ok(written) => (OK, written),
             Err(Failure::Unsupported) => (UNSUPP, 0),
             Err(Failure::Io(error)) => {
-                if !self.logged {
-                    tracing::warn!(%error, "disk request failed; further failures are not logged");
-                    self.logged = true;
-                }
+                self.log(&error);
                 (IOERR, 0)
             }
         };
@@ -80,6 +90,25 @@ impl Target<'_> {
         }
         // A chain holds less than 4 GiB, so this fits.
         u32::try_from(written + 1).unwrap_or(u32::MAX)
+    }
+
+    fn tidy_after(&self) -> Option<Duration> {
+        self.image.is_untidy().then_some(QUIET)
+    }
+
+    fn tidy_up(&mut self) {
+        if let Err(error) = self.image.sync() {
+            self.log(&error);
+        }
+    }
+}
+
+impl Target<'_> {
+    fn log(&mut self, error: &io::Error) {
+        if !self.logged {
+            tracing::warn!(%error, "disk request failed; further failures are not logged");
+            self.logged = true;
+        }
     }
 
     fn perform(&mut self, chain: &mut Chain<'_>) -> Result<usize, Failure> {
@@ -91,14 +120,14 @@ impl Target<'_> {
         match le32(&header, 0) {
             IN => {
                 let (offset, len) = self.span(sector, chain.writable(), chain.readable())?;
-                self.image.read(chain.writable(), offset)?;
+                self.pieces(chain.writable(), len, offset, |image, part, at| image.read(part, at))?;
                 self.meter.0.add_read(self.meter.1, len);
                 Ok(len)
             }
             OUT => {
                 self.writable()?;
                 let (offset, len) = self.span(sector, chain.readable(), chain.writable())?;
-                self.image.write(chain.readable(), offset)?;
+                self.pieces(chain.readable(), len, offset, |image, part, at| image.write(part, at))?;
                 self.meter.0.add_written(self.meter.1, len);
                 self.wrote()
             }
@@ -126,6 +155,32 @@ impl Target<'_> {
             }),
             _ => Err(Failure::Unsupported),
         }
+    }
+
+    /// Reads or writes `len` bytes, piece by piece; fails when the order to stop comes in between.
+    fn pieces<'m>(
+        &self,
+        slices: &[VolatileSlice<'m>],
+        len: usize,
+        offset: u64,
+        carry: impl Fn(&Image, Part<'_, 'm>, u64) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        let mut skip = 0;
+        while skip < len {
+            let part = Part { slices, skip, len: (len - skip).min(PIECE) };
+            carry(self.image, part, offset + skip as u64)?;
+            skip += part.len;
+            self.go_on(skip < len)?;
+        }
+        Ok(())
+    }
+
+    /// Fails if there is `more` to do and the order to stop came.
+    fn go_on(&self, more: bool) -> Result<(), Failure> {
+        if more && self.stopping.is_set() {
+            return Err(Failure::Io(io::Error::other("stopped in the middle of a request")));
+        }
+        Ok(())
     }
 
     fn writable(&self) -> Result<(), Failure> {
@@ -192,8 +247,14 @@ impl Target<'_> {
             let bytes_len = u64::from(count) * SECTOR;
             *range = (self.locate(le64(&bytes, 0), bytes_len)?, bytes_len, flags);
         }
-        for &(offset, len, flags) in ranges.iter().filter(|range| range.1 > 0) {
-            apply(self.image, offset, len, flags)?;
+        for &(mut offset, mut len, flags) in ranges.iter().filter(|range| range.1 > 0) {
+            while len > 0 {
+                self.go_on(true)?;
+                // To the next multiple, so that no cluster is cut in two.
+                let piece = len.min(RANGE_PIECE - offset % RANGE_PIECE);
+                apply(self.image, offset, piece, flags)?;
+                (offset, len) = (offset + piece, len - piece);
+            }
         }
         self.wrote()
     }

@@ -28,6 +28,7 @@ use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::chain::Chain;
 use super::device::{Activation, Interrupt, VirtioDevice, read_bytes};
 use super::worker::{Options, Worker as Thread, ready_queues, serve};
 use super::{Error, VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_VERSION_1, error_text};
@@ -194,7 +195,7 @@ impl Net {
         let pairs = Arc::clone(&self.pairs);
         Thread::spawn(NAME, move |events| {
             let options = Options { features, byte_limit: control::BYTE_LIMIT, name: NAME };
-            serve(number, &events, (&mem, &queue, &kick), &options, &interrupt, |chain| {
+            serve(number, &events, (&mem, &queue, &kick), &options, &interrupt, |chain: &mut Chain<'_>| {
                 control::execute(chain, &pairs, running)
             });
         })
