@@ -39,7 +39,7 @@ qcow2() {
   zeros 512
 }
 
-mkdir -p balloon block bzimage chain config console control elf import mmio net pci qcow2 rng serial switch vsock
+mkdir -p balloon block bzimage chain config console control elf fs import mmio net pci qcow2 rng serial switch vhost vsock
 elf 2 >elf/exec
 elf 3 >elf/dyn
 payload=$(mktemp)
@@ -83,7 +83,7 @@ file = { source = "Vagrantfile", destination = "x" }
 END
 printf 'Vagrant.configure("2") do |config|\nend\n' >config/ruby
 cp ../../tests/import/*.rb import/
-for target in balloon block chain console mmio net pci rng serial switch vsock; do
+for target in balloon block chain console fs mmio net pci rng serial switch vhost vsock; do
   for start in 1 2 3; do
     # Numbers of a fixed sequence: chains and accesses of all kinds.
     for ((n = 0, x = start * 7919; n < 160; n++)); do

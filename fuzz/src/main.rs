@@ -4,6 +4,7 @@
 
 mod rig;
 mod targets;
+mod wires;
 
 use std::sync::OnceLock;
 

@@ -6,28 +6,19 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
-use rvm::vmm::bus::BusDevice;
 use rvm::vmm::virtio::mmio::status::{ACKNOWLEDGE, DEVICE_NEEDS_RESET, DRIVER, DRIVER_OK, FEATURES_OK};
-use rvm::vmm::virtio::{MmioTransport, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_VERSION_1, VirtioDevice};
+use rvm::vmm::virtio::{VIRTIO_F_INDIRECT_DESC, VIRTIO_F_VERSION_1, VirtioDevice};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::wires::Wires;
 
 /// Guest memory: 1 MiB at 0, nothing up to 2 MiB, 1 MiB from there.
 pub const LOW_END: u64 = 1 << 20;
 pub const HIGH_START: u64 = 2 << 20;
 pub const HIGH_END: u64 = 3 << 20;
 
-/// Register offsets of virtio-mmio.
-pub const DRIVER_FEATURES: u64 = 0x20;
-pub const DRIVER_FEATURES_SEL: u64 = 0x24;
-pub const QUEUE_SEL: u64 = 0x30;
-pub const QUEUE_SIZE: u64 = 0x38;
-pub const QUEUE_READY: u64 = 0x44;
-pub const QUEUE_NOTIFY: u64 = 0x50;
-pub const STATUS: u64 = 0x70;
-pub const QUEUE_DESC: u64 = 0x80;
-pub const QUEUE_DRIVER: u64 = 0x90;
-pub const QUEUE_DEVICE: u64 = 0xa0;
+/// The status of a device that works.
+const RUNNING: u32 = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK;
 
 /// Descriptor flags.
 const NEXT: u16 = 1;
@@ -97,9 +88,10 @@ struct Queue {
 /// A device with its driver.
 pub struct Rig {
     pub mem: GuestMemoryMmap,
-    pub transport: MmioTransport,
+    wires: Wires,
     queues: Vec<Queue>,
-    indirect: bool,
+    /// What was agreed on.
+    features: u64,
     /// Where the next buffer lies.
     brk: u64,
     /// The driver did something wrong: the device may stop, and wrong things may be anywhere.
@@ -109,30 +101,38 @@ pub struct Rig {
 impl Rig {
     /// Sets the device up. `Ok(None)`: it refused what the driver did wrong.
     pub fn start(device: impl VirtioDevice + 'static, u: &mut Unstructured<'_>) -> Result<Option<Self>> {
-        let mem = memory();
+        Self::start_in(memory(), device, u)
+    }
+
+    /// The same in `mem`, which is as large as [`memory`].
+    pub fn start_in(
+        mem: GuestMemoryMmap,
+        device: impl VirtioDevice + 'static,
+        u: &mut Unstructured<'_>,
+    ) -> Result<Option<Self>> {
         let offered = device.features();
         let sizes: Vec<u16> = device.queue_max_sizes().to_vec();
-        let irq = EventFd::new(EFD_NONBLOCK).unwrap();
-        let transport = MmioTransport::new(Box::new(device), mem.clone(), irq).unwrap();
-        let mut rig =
-            Rig { mem, transport, queues: Vec::new(), indirect: false, brk: HIGH_START, dirty: false };
-        let chosen = offered & u.arbitrary::<u64>()? | VIRTIO_F_VERSION_1;
-        let features = rig.or_wrong(u, chosen);
-        rig.indirect = features & VIRTIO_F_INDIRECT_DESC != 0;
-        rig.write(STATUS, ACKNOWLEDGE);
-        rig.write(STATUS, ACKNOWLEDGE | DRIVER);
-        for (selector, half) in [(0, features), (1, features >> 32)] {
-            rig.write(DRIVER_FEATURES_SEL, selector);
-            rig.write(DRIVER_FEATURES, half as u32);
-        }
-        rig.write(STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK);
+        let wish = u.arbitrary::<u64>()?;
+        // A bit that no device offers says which transport it is.
+        let wires = Wires::new(Box::new(device), mem.clone(), wish >> 63 == 1);
+        let mut rig = Rig { mem, wires, queues: Vec::new(), features: 0, brk: HIGH_START, dirty: false };
+        rig.features = rig.or_wrong(u, offered & wish | VIRTIO_F_VERSION_1);
+        rig.wires.set_status(ACKNOWLEDGE);
+        rig.wires.set_status(ACKNOWLEDGE | DRIVER);
+        rig.wires.set_features(rig.features);
+        rig.wires.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK);
         for (index, max) in (0..).zip(sizes) {
             rig.queue(u, index, max)?;
         }
-        rig.write(STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
-        let runs = rig.read(STATUS) == ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK;
+        rig.wires.set_status(RUNNING);
+        let runs = rig.wires.status() == RUNNING;
         assert!(runs || rig.dirty, "a good driver was refused");
         Ok(runs.then_some(rig))
+    }
+
+    /// Whether the driver agreed to all of these feature bits.
+    pub fn agreed(&self, bits: u64) -> bool {
+        self.features & bits == bits
     }
 
     fn queue(&mut self, u: &mut Unstructured<'_>, index: u16, max: u16) -> Result<()> {
@@ -142,14 +142,8 @@ impl Rig {
         let descriptors = self.or_wrong(u, base);
         let avail = self.or_wrong(u, base + 0x8000);
         let used = self.or_wrong(u, base + 0xc000);
-        self.write(QUEUE_SEL, index.into());
-        self.write(QUEUE_SIZE, size.into());
-        for (register, address) in [(QUEUE_DESC, descriptors), (QUEUE_DRIVER, avail), (QUEUE_DEVICE, used)] {
-            self.write(register, address as u32);
-            self.write(register + 4, (address >> 32) as u32);
-        }
         let ready = self.or_wrong(u, 1) as u32;
-        self.write(QUEUE_READY, ready);
+        self.wires.set_queue(index, size, [descriptors, avail, used], ready);
         // Flags: whether the driver wants interrupts.
         self.put(avail, &u.int_in_range(0..=1u16)?.to_le_bytes());
         self.queues.push(Queue { size: size.max(1), descriptors, avail, used, offered: 0, free: 0 });
@@ -163,16 +157,6 @@ impl Rig {
         value
     }
 
-    pub fn read(&mut self, register: u64) -> u32 {
-        let mut word = [0; 4];
-        self.transport.read(register, &mut word);
-        u32::from_le_bytes(word)
-    }
-
-    pub fn write(&mut self, register: u64, value: u32) {
-        self.transport.write(register, &value.to_le_bytes());
-    }
-
     /// Writes guest memory where there is any.
     fn put(&self, addr: u64, bytes: &[u8]) {
         let _ = self.mem.write_slice(bytes, GuestAddress(addr));
@@ -180,7 +164,7 @@ impl Rig {
 
     /// Whether the device wants to be reset.
     pub fn is_broken(&mut self) -> bool {
-        self.read(STATUS) & DEVICE_NEEDS_RESET != 0
+        self.wires.status() & DEVICE_NEEDS_RESET != 0
     }
 
     /// Builds a chain of `bufs`, each in pieces, and offers it.
@@ -191,7 +175,7 @@ impl Rig {
         }
         let size = self.queues[queue].size;
         let too_long = table.len() > usize::from(size);
-        let indirect = self.indirect && (too_long || u.ratio(1, 4)?);
+        let indirect = self.agreed(VIRTIO_F_INDIRECT_DESC) && (too_long || u.ratio(1, 4)?);
         if table.is_empty() || too_long && !indirect {
             return Ok(());
         }
@@ -272,7 +256,7 @@ impl Rig {
 
     /// Says that there is something in a queue.
     pub fn kick(&mut self, queue: u32) {
-        self.write(QUEUE_NOTIFY, queue);
+        self.wires.kick(queue);
     }
 
     /// Waits until a queue's chains are used or the device is broken. Only a driver that did
@@ -295,8 +279,8 @@ impl Rig {
 
     /// Resets the device: whatever was done to it, it can be set up again.
     pub fn reset(&mut self) {
-        self.write(STATUS, 0);
-        assert_eq!(self.read(STATUS), 0);
+        self.wires.set_status(0);
+        assert_eq!(self.wires.status(), 0);
     }
 }
 

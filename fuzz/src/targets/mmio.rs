@@ -4,10 +4,11 @@ use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use rvm::vmm::bus::BusDevice;
 use rvm::vmm::virtio::MmioTransport;
 use rvm::vmm::virtio::mmio::status::{DEVICE_NEEDS_RESET, FAILED};
-use rvm::vmm::virtio::rng::Rng;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::rig::{QUEUE_READY, QUEUE_SEL, STATUS, memory, rarely};
+use crate::rig::{memory, rarely};
+use crate::targets::any_device;
+use crate::wires::mmio::{QUEUE_READY, QUEUE_SEL, STATUS};
 
 /// Status without its two ways to fail, as a driver can have reached it.
 const REACHABLE: [u32; 5] = [0, 1, 3, 11, 15];
@@ -20,7 +21,7 @@ fn read(transport: &mut MmioTransport, register: u64) -> u32 {
 
 pub fn run(u: &mut Unstructured<'_>) -> Result<()> {
     let irq = EventFd::new(EFD_NONBLOCK).unwrap();
-    let mut transport = MmioTransport::new(Box::new(Rng::new()), memory(), irq).unwrap();
+    let mut transport = MmioTransport::new(any_device(u)?, memory(), irq).unwrap();
     while !u.is_empty() {
         let register = if rarely(u) { u.arbitrary()? } else { 4 * u64::from(u.int_in_range(0..=0x2cu8)?) };
         if rarely(u) {

@@ -17,7 +17,17 @@ mod qcow2;
 mod rng;
 mod serial;
 mod switch;
+mod vhost;
 mod vsock;
+
+use std::os::unix::net::UnixStream;
+
+use libfuzzer_sys::arbitrary::{Result, Unstructured};
+use rvm::vmm::virtio::VirtioDevice;
+use rvm::vmm::virtio::balloon::Balloon;
+use rvm::vmm::virtio::net::Net;
+use rvm::vmm::virtio::rng::Rng;
+use rvm::vmm::virtio::vsock::Vsock;
 
 use crate::Target;
 
@@ -40,5 +50,23 @@ pub const ALL: &[(&str, Target)] = &[
     ("rng", rng::run),
     ("serial", serial::run),
     ("switch", switch::run),
+    ("vhost", vhost::run),
     ("vsock", vsock::run),
 ];
+
+/// One of the devices that are made of little: of one queue, of three, and of five, the last with two pairs of
+/// queues and one to control them, and one with registers of its own that can be written.
+fn any_device(u: &mut Unstructured<'_>) -> Result<Box<dyn VirtioDevice>> {
+    Ok(match u.int_in_range(0..=3)? {
+        0 => Box::new(Rng::new()),
+        1 => Box::new(Balloon::new(crate::rig::HIGH_END).unwrap()),
+        2 => {
+            let nobody = rvm::vmm::Vsock { cid: 3, ports: vec![], listener: None };
+            Box::new(Vsock::new(nobody).unwrap())
+        }
+        _ => {
+            let sockets = [0, 1].map(|_| UnixStream::pair().unwrap().0.into());
+            Box::new(Net::over_sockets(net::MAC, sockets.into()).unwrap())
+        }
+    })
+}

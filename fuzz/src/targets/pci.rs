@@ -1,43 +1,23 @@
 //! A device on the PCI bus: configuration space and memory range, accessed in any order and width.
 
-use std::io;
-
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use rvm::vmm::bus::BusDevice;
-use rvm::vmm::pci::{MsiMessage, MsiRouter, PciFunction};
+use rvm::vmm::pci::PciFunction;
 use rvm::vmm::virtio::PciTransport;
 use rvm::vmm::virtio::pci::BAR_LEN;
-use rvm::vmm::virtio::rng::Rng;
-use vmm_sys_util::eventfd::EventFd;
 
 use crate::rig::{memory, rarely};
+use crate::targets::any_device;
+use crate::wires::{BASE, Host};
 
-const BASE: u32 = 0xd000_8000;
 const BAR_0: usize = 0x10;
 const PAGE: u64 = 0x1000;
 /// Pages of the memory range: common, ISR, device, notify, vectors, pending bits, and two of nothing.
 const PAGES: u64 = 8;
 const WIDTHS: [usize; 4] = [1, 2, 4, 8];
 
-/// A host that refuses one message in a few.
-struct Host;
-
-impl MsiRouter for Host {
-    fn route(&self, _: u16, message: MsiMessage) -> io::Result<()> {
-        if message.data & 7 == 7 { Err(io::ErrorKind::OutOfMemory.into()) } else { Ok(()) }
-    }
-
-    fn disconnect(&self, _: u16, _: &EventFd) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn connect(&self, _: u16, _: &EventFd) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 pub fn run(u: &mut Unstructured<'_>) -> Result<()> {
-    let mut function = PciTransport::new(Box::new(Rng::new()), memory(), BASE, Box::new(Host)).unwrap();
+    let mut function = PciTransport::new(any_device(u)?, memory(), BASE, Box::new(Host)).unwrap();
     let first = word(&mut function, BAR_0);
     while !u.is_empty() {
         let width = if rarely(u) { u.int_in_range(0..=8)? } else { *u.choose(&WIDTHS)? };
