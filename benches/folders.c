@@ -1,5 +1,5 @@
-// What a guest does in shared folders while it is measured: one folder for each of PEERS, mounted below /mnt,
-// the same work in each, in turns. Results are lines `RESULT peer name value`.
+// What a guest does in shared folders while it is measured: one folder for each of `peers=` (A,B,C), mounted below
+// /mnt, the same work in each, in turns. Results are lines `RESULT peer name value`.
 #define _GNU_SOURCE
 #include "guest.h"
 
@@ -17,8 +17,9 @@
 // Longer than a guest believes what it was told of a file.
 #define FORGETS 3
 
-static const char *peers[] = {"rvm", "virtiofsd", "9p"};
-#define PEERS 3
+#define PEERS 8
+static char *peers[PEERS];
+static int count;
 
 static const char *peer;
 static int files;
@@ -149,11 +150,14 @@ static void turn(void) {
 }
 
 void folders(const char *words) {
-    const char *number = strstr(words, "rounds="), *count = strstr(words, "files=");
+    const char *number = strstr(words, "rounds="), *many = strstr(words, "files="), *who = strstr(words, "peers=");
     int rounds = number ? atoi(number + strlen("rounds=")) : 1;
-    files = count ? atoi(count + strlen("files=")) : 1000;
+    files = many ? atoi(many + strlen("files=")) : 1000;
+    static char names[256];
+    need(who && sscanf(who, "peers=%255[^ \n]", names) == 1, "peers=");
+    for (char *name = strtok(names, ","); name && count < PEERS; name = strtok(NULL, ",")) peers[count++] = name;
     mkdir("/mnt", 0755);
-    for (int i = 0; i < PEERS; i++) {
+    for (int i = 0; i < count; i++) {
         char place[64];
         snprintf(place, sizeof place, "/mnt/%s", peers[i]);
         need(mkdir(place, 0755) == 0, place);
@@ -161,14 +165,14 @@ void folders(const char *words) {
         const char *options = is_9p ? "trans=virtio,version=9p2000.L,msize=1048576,cache=mmap" : NULL;
         need(mount(peers[i], place, is_9p ? "9p" : "virtiofs", 0, options) == 0, place);
     }
-    for (int i = 0; i < PEERS; i++) {
+    for (int i = 0; i < count; i++) {
         peer = peers[i];
         warm_up();
     }
     for (int round = 0; round < rounds; round++) {
-        for (int i = 0; i < PEERS; i++) {
+        for (int i = 0; i < count; i++) {
             // Each goes first once.
-            peer = peers[(round + i) % PEERS];
+            peer = peers[(round + i) % count];
             turn();
         }
     }

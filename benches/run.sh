@@ -2,8 +2,8 @@
 # Measures rvm's hypervisor beside QEMU microvm, and the commands that users wait for. The result is
 # a table in Markdown on standard output. docs/performance.md says how to read it.
 #
-#   run.sh [-n ROUNDS] [-v] [ROW...]    rows: boot memory block net passt vhost folders cli
-#                                       (default: all)
+#   run.sh [-n ROUNDS] [-v] [ROW...]    rows: boot memory block net passt vhost folders machines
+#                                       cli (default: all)
 #
 # All run on the same kernel and the same initial RAM disk, in turns, in one run: on this machine's
 # KVM where that is real, else in the lab with a clock that counts instructions, where figures hardly
@@ -19,7 +19,8 @@
 #
 # RVM_TEST_BIN is the binary (default: the release build); BENCH_KERNEL another kernel than `fast`; BENCH_PASST
 # another passt than the one that is installed (vhost-user takes one of November 2024 or later); VIRTIOFSD the
-# program beside which shared folders are measured (benches/folders.sh).
+# program beside which shared folders are measured (benches/folders.sh); BENCH_RUNNING how many machines run beside
+# `rvm status` (benches/machines.sh); BENCH_THP the lab's setting of transparent huge pages (default: always).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -33,7 +34,13 @@ while [ $# -gt 0 ]; do
     *) rows+=("$1") && shift ;;
   esac
 done
-[ "${#rows[@]}" -gt 0 ] || rows=(boot memory block net passt vhost folders cli)
+[ "${#rows[@]}" -gt 0 ] || rows=(boot memory block net passt vhost folders machines cli)
+
+has() {
+  local row
+  for row in "${rows[@]}"; do [ "$row" != "$1" ] || return 0; done
+  return 1
+}
 
 # Guest and runner are built here, the rest is brought together in one folder.
 prepare() {
@@ -52,20 +59,31 @@ prepare() {
   (cd "$work/tree" && printf '%s\n' . init proc dev | cpio -o -H newc --quiet) >"$work/initrd"
   cp "$kernel" "$work/vmlinux"
   cp "$binary" "$work/rvm"
+  if has machines; then
+    mkdir -p "$work/store/boxes/micro" "$work/store/kernels"
+    # The newest is what this version makes.
+    find "$store"/boxes/micro/* -maxdepth 0 -printf '%T@ %p\n' | sort -n | tail -n 1 | cut -d' ' -f2 |
+      xargs -I{} cp -r --reflink=auto {} "$work/store/boxes/micro"
+    cp -r "$store"/kernels/fast-* "$work/store/kernels"
+  fi
   local command=(unshare --mount "$PWD/benches/run.sh" --inside "$work" -n "$rounds" "${verbose[@]}" "${rows[@]}")
   if rvm=$binary kvm_is_real; then
     echo "On this machine's own KVM." >&2
     "${command[@]}"
   else
     echo "In the lab, its clock counting instructions." >&2
-    lab/lab.sh --steady -m 3072 -t 3600 -- "${command[@]}"
+    lab/lab.sh --steady -m 6144 -t "${BENCH_SECONDS:-5400}" -- "${command[@]}"
   fi
 }
 
 # --- below: where KVM is real; everything in RAM
 # With rtc=off the kernel waits a second for the clock that it is not told to be missing.
-qemu='qemu|qemu-system-x86_64 -M microvm,acpi=on,x-option-roms=off,pit=off,pic=off,rtc=on,isa-serial=on'
-qemu+=' -bios qboot.rom -accel kvm -cpu host -m @M@ -smp 1 -nodefaults -no-user-config -nographic'
+qemu='qemu|qemu-system-x86_64 -M microvm,acpi=on,pit=off,pic=off,rtc=on,isa-serial=on'
+# The qboot of QEMU 10 (Debian 13) starts no kernel.
+case $(qemu-system-x86_64 --version) in
+  *'version '[1-9].*) qemu+=',x-option-roms=off -bios qboot.rom' ;;
+esac
+qemu+=' -accel kvm -cpu host -m @M@ -smp 1 -nodefaults -no-user-config -nographic'
 qemu+=' -serial stdio -no-reboot -kernel @K@ -initrd @I@ -append @C@'
 qemu+='|-drive id=d,file=@D@,format=raw,if=none -device virtio-blk-device,drive=d'
 qemu+='|-netdev tap,id=n,ifname=@T@,script=no,downscript=no -device virtio-net-device,netdev=n'
@@ -74,6 +92,7 @@ qemu+='|-chardev socket,id=c,path=@S@ -netdev vhost-user,id=n,chardev=c -device 
 qemu+=' -object memory-backend-memfd,id=m,size=@M@M,share=on -machine memory-backend=m'
 
 . benches/folders.sh
+. benches/machines.sh
 
 # Words of a template, with the places filled in: TEMPLATE KIND. The result is in `words`.
 fill() {
@@ -186,12 +205,6 @@ sizes() {
   done < <(printf '%s\n' "${list[@]}") | tee -a "$results" >&2
 }
 
-has() {
-  local row
-  for row in "${rows[@]}"; do [ "$row" != "$1" ] || return 0; done
-  return 1
-}
-
 # Medians of all rounds: a column for each of NAMES, a row for each of LABELS that was measured.
 table() {
   sort -k1,1 -k2,2 -k3,3g "$results" | awk -v names="$1" -v order="$2" '
@@ -234,6 +247,7 @@ block_write_mib_s block_read_4k_us block_write_4k_fsync_us net_out_mib_s net_in_
 passt_out_mib_s passt_in_mib_s passt_round_trip_us vhost_out_mib_s vhost_in_mib_s vhost_round_trip_us"
 
 bench() {
+  [ -z "${RVM_LAB:-}" ] || echo "${BENCH_THP:-always}" >/sys/kernel/mm/transparent_hugepage/enabled
   # A root of its own: what is timed must wait for no file, see lab/lab.sh --steady. The mounts are
   # seen by this process alone.
   ram=$(mktemp -d /dev/shm/bench.XXXXXX)
@@ -285,8 +299,10 @@ bench() {
   done
   ! has cli || commands
   ! has folders || folders
+  ! has machines || users_machines
   table "$names" "$figures"
   table "$folder_peers" "$folder_figures"
+  table "$machine_peers" "$machine_figures"
   command_table
   ip link del bench0
   for place in dev proc sys; do umount -l "$ram/$place"; done

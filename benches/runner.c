@@ -5,6 +5,7 @@
 //   runner [-v] entry MIB CMD...   milliseconds from exec to the first entry into the guest (KVM tracepoint)
 //   runner [-v] hold MIB CMD...    threads, and memory beside the guest's, when it has said HELLO
 //   runner [-v] work MIB CMD...    passes the guest's own results on; serves its network on port 5201
+//   runner process MIB PID         the same of a process that runs
 //   runner wall COUNT CMD...       milliseconds of wall clock, the median of so many runs
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -219,6 +220,7 @@ int main(int argc, char **argv) {
     const char *mode = argv[1];
     int number = atoi(argv[2]), output;
     char **command = argv + 3;
+    if (!strcmp(mode, "process")) return memory(atoi(*command), number), 0;
     if (!strcmp(mode, "wall")) return wall(number, command);
     if (!strcmp(mode, "work")) serve_network();
     if (!strcmp(mode, "entry")) trace_on();

@@ -15,9 +15,9 @@ use super::{DONE, Outcome};
 use crate::image::kernel::vmlinux_of;
 use crate::model::Code;
 use crate::provider::vmm_code;
-use crate::vmm::sandbox::{self, Policy};
+use crate::vmm::sandbox::{self, Policy, Role};
 use crate::vmm::{
-    self, Backing, Disk, DiskFormat, Exit, Handle, Net, NetBackend, OnReset, Serial, Spec, Transport,
+    self, Backing, Disk, DiskFormat, Exit, Handle, Net, NetBackend, OnReset, Serial, Share, Spec, Transport,
     VhostUser, Vmm,
 };
 
@@ -51,7 +51,10 @@ pub struct BootArgs {
     /// vhost-user=SOCKET[,mtu=N], where `passt --vhost-user` does; may be repeated
     #[arg(long, value_name = "NET")]
     net: Vec<NetWord>,
-    /// How the guest reaches its disks and network cards
+    /// Folder of this host for `mount -t virtiofs TAG PLACE` in the guest: TAG=FOLDER[,ro]; may be repeated
+    #[arg(long, value_name = "SHARE")]
+    share: Vec<ShareWord>,
+    /// How the guest reaches its disks, network cards and folders
     #[arg(long, value_name = "TRANSPORT", value_enum, default_value_t = TransportWord::Pci)]
     transport: TransportWord,
     /// Leave files, rights and system calls open to the hypervisor, as for a debugger
@@ -182,12 +185,39 @@ impl NetWord {
     }
 }
 
+/// A shared folder as it is typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct ShareWord {
+    tag: String,
+    source: PathBuf,
+    read_only: bool,
+}
+
+impl FromStr for ShareWord {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        match word.split_once('=') {
+            Some((tag, rest)) if !tag.is_empty() && !rest.is_empty() => {
+                let (source, read_only) = match rest.strip_suffix(",ro") {
+                    Some(source) => (source, true),
+                    None => (rest, false),
+                };
+                Ok(Self { tag: tag.into(), source: source.into(), read_only })
+            }
+            _ => Err("expected TAG=FOLDER or TAG=FOLDER,ro".into()),
+        }
+    }
+}
+
 /// Runs the machine until its guest ends.
 pub fn run(app: &App, args: &BootArgs) -> Outcome {
     let failed = |e: vmm::Error| CliError::from_error(Kind::Failed, vmm_code(&e), &e, e.hint());
-    let vmm = Vmm::new(spec(app, args)?).map_err(failed)?;
+    let spec = spec(app, args)?;
+    let policy = policy(&spec.shares);
+    let vmm = Vmm::new(spec).map_err(failed)?;
     if !args.no_sandbox {
-        shut_in(app)?;
+        shut_in(app, &policy)?;
     }
     stop_on_cancel(app, vmm.handle())?;
     match vmm.run().map_err(failed)? {
@@ -196,9 +226,19 @@ pub fn run(app: &App, args: &BootArgs) -> Outcome {
     }
 }
 
-/// Everything is open: from here on the process needs no file and no right.
-fn shut_in(app: &App) -> Result<(), CliError> {
-    let report = sandbox::enter(&Policy::default()).map_err(|e| {
+/// What stays open to the hypervisor: the folders that its guest shares.
+fn policy(shares: &[Share]) -> Policy {
+    let of = |read_only| {
+        let those = shares.iter().filter(move |share| share.read_only == read_only);
+        those.map(|share| share.source.clone()).collect()
+    };
+    let role = if shares.is_empty() { Role::Hypervisor } else { Role::SharingHypervisor };
+    Policy { role, writable: of(false), readable: of(true) }
+}
+
+/// Everything is open: from here on the process needs no file and no right but those of `policy`.
+fn shut_in(app: &App, policy: &Policy) -> Result<(), CliError> {
+    let report = sandbox::enter(policy).map_err(|e| {
         CliError::failed(Code::Sandbox, "cannot confine the hypervisor").because(&e).hint("--no-sandbox")
     })?;
     for missing in report.missing() {
@@ -225,13 +265,25 @@ fn spec(app: &App, args: &BootArgs) -> Result<Spec, CliError> {
         cmdline: args.cmdline.clone(),
         disks: disks.collect(),
         nets: nets.collect::<Result<_, CliError>>()?,
-        shares: Vec::new(),
+        shares: args.share.iter().map(share).collect::<Result<_, CliError>>()?,
         transport: args.transport.into(),
         vsock: None,
         serial: Serial::Stdio,
         console: None,
         on_reset: OnReset::Exit,
     })
+}
+
+/// The files of the folder seem to belong to the guest's root, who is often its only user.
+fn share(word: &ShareWord) -> Result<Share, CliError> {
+    let source = word.source.canonicalize().map_err(|error| {
+        let text = format!("cannot share {}", word.source.display());
+        CliError::failed(Code::FolderOfHost, text)
+            .because(&error)
+            .hint("it has to be a folder that you may read")
+    })?;
+    let (tag, read_only) = (word.tag.clone(), word.read_only);
+    Ok(Share { tag, source, hidden: Vec::new(), read_only, owner: (0, 0) })
 }
 
 /// The kernel itself when it is an ELF file, or cannot be read, which the hypervisor says best;
@@ -301,6 +353,16 @@ mod tests {
         assert_eq!("vhost-user=p,mtu=9000".parse(), Ok(NetWord::VhostUser("p".into(), Some(9000))));
         for word in ["tap0", "tap=", "stream=", "vhost-user=", "vhost-user=p,mtu=65536", "user", ""] {
             assert!(word.parse::<NetWord>().is_err(), "{word}");
+        }
+    }
+
+    #[test]
+    fn folders_have_a_tag() {
+        let share = |read_only| ShareWord { tag: "src".into(), source: "/a=b,c".into(), read_only };
+        assert_eq!("src=/a=b,c".parse(), Ok(share(false)));
+        assert_eq!("src=/a=b,c,ro".parse(), Ok(share(true)));
+        for word in ["src", "src=", "=/a", ""] {
+            assert!(word.parse::<ShareWord>().is_err(), "{word}");
         }
     }
 
