@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::inotify;
+use rustix::fs::inotify::{self, WatchFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::model::Nat;
@@ -149,9 +149,19 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Watches the host's file.
+    const CHANGES: WatchFlags = WatchFlags::CLOSE_WRITE.union(WatchFlags::MODIFY);
+    const NAMES: WatchFlags = WatchFlags::CREATE
+        .union(WatchFlags::MOVED_TO)
+        .union(WatchFlags::MOVED_FROM)
+        .union(WatchFlags::DELETE);
+
+    /// Watches the host's files.
     pub fn new() -> io::Result<Self> {
-        Self::of(Path::new(RESOLV_CONF))
+        let watch = Self::of(Path::new(RESOLV_CONF))?;
+        if let Some(folder) = Path::new(UPSTREAM).parent() {
+            watch.add(folder, Self::CHANGES | Self::NAMES);
+        }
+        Ok(watch)
     }
 
     fn of(path: &Path) -> io::Result<Self> {
@@ -171,25 +181,23 @@ impl Watch {
 
     /// The file may be written to, replaced, or be a link to one that is, in a folder that is not there yet.
     fn follow(&self) {
-        use inotify::WatchFlags;
-        let changes = WatchFlags::CLOSE_WRITE | WatchFlags::MODIFY;
-        let names = WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::MOVED_FROM | WatchFlags::DELETE;
-        // What is not there has a folder in which it would appear, which is watched.
-        let add = |path: &Path, flags| {
-            let _ = inotify::add_watch(&self.inotify, path, flags);
-        };
         let mut at = self.path.clone();
         for _ in 0..MOST_LINKS {
             let folder = at.parent().map_or_else(|| PathBuf::from("/"), Path::to_path_buf);
             let there = folder.ancestors().find(|folder| folder.is_dir()).unwrap_or(&folder);
-            add(there, changes | names);
+            self.add(there, Self::CHANGES | Self::NAMES);
             match fs::read_link(&at) {
                 Ok(next) => at = folder.join(next),
                 Err(_) => break,
             }
         }
         // One that is mounted there has another folder.
-        add(&self.path, changes);
+        self.add(&self.path, Self::CHANGES);
+    }
+
+    /// What is not there has a folder in which it would appear, which is watched.
+    fn add(&self, path: &Path, flags: WatchFlags) {
+        let _ = inotify::add_watch(&self.inotify, path, flags);
     }
 }
 

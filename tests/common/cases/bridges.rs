@@ -9,10 +9,11 @@ use super::MICRO;
 use crate::common::Project;
 
 /// A bridge where the host is 10.97.0.1, and a default route, for which passt looks before it starts. The file
-/// with the host's resolvers is `$1`, and they may be at two addresses.
+/// with the host's resolvers is `$1`, and they may be at three addresses.
 const HOST: &str = "mount -t sysfs sysfs /sys && mount --bind \"$1\" /etc/resolv.conf && ip link set lo up && \
-    ip addr add 192.0.2.53/32 dev lo && ip addr add 198.51.100.53/32 dev lo && ip link add br0 type bridge && ip addr add 10.97.0.1/24 dev br0 && \
-    ip link set br0 up && ip route add default via 10.97.0.254 && echo ready && exec sleep infinity";
+    for ip in 192.0.2.53/32 198.51.100.53/32 2001:db8::53/128; do ip addr add $ip dev lo || exit; done && ip link add br0 type bridge && ip addr add 10.97.0.1/24 dev br0 && \
+    ip link set br0 up && ip route add default via 10.97.0.254 && \
+    ip addr add fd97::1/64 dev br0 nodad && ip route add default via fd97::fe dev br0 && echo ready && exec sleep infinity";
 
 /// A network namespace, and the rights to administer it.
 struct Namespace(Child);
@@ -46,8 +47,8 @@ impl Namespace {
 }
 
 /// A resolver at `$ARGV[0]` that knows one address for every name: the second word.
-const RESOLVER: &str = r#"use IO::Socket::INET; my ($at, $ip) = @ARGV;
-my $s = IO::Socket::INET->new(LocalAddr => $at, LocalPort => 53, Proto => "udp") or die "$at: $!";
+const RESOLVER: &str = r#"use IO::Socket::IP; my ($at, $ip) = @ARGV;
+my $s = IO::Socket::IP->new(LocalHost => $at, LocalPort => 53, Proto => "udp") or die "$at: $@";
 $| = 1; print "ready"; while (defined $s->recv(my $q, 512)) {
 $s->send(substr($q, 0, 2) . "\x81\x80" . substr($q, 4, 2) . "\0\1\0\0\0\0" . substr($q, 12) .
 "\xc0\x0c\0\1\0\1\0\0\0\1\0\4" . pack("C4", split /[.]/, $ip)) }"#;
@@ -89,7 +90,10 @@ pub fn a_machine_on_a_bridge(provider: &str) {
     std::fs::write(&resolv_conf, "nameserver 192.0.2.53\n").unwrap();
     let namespace = Namespace::new(&resolv_conf);
     let file = |to: &str| {
-        format!("{MICRO}[[machine]]\nname = \"web\"\nnetwork = [{{ {to}, ip = \"10.97.0.5/24\" }}]\n")
+        format!(
+            "{MICRO}[[machine]]\nname = \"web\"\nnetwork = [{{ {to}, ip = \"10.97.0.5/24\" }}]\n\
+             [[machine.port]]\nguest = 22\nhost = 2022\nhost_ip = \"::1\"\n"
+        )
     };
     let mut project = Project::new(provider, &file("bridge = \"none0\""));
     let inside = |program: &str| {
@@ -116,6 +120,16 @@ pub fn a_machine_on_a_bridge(provider: &str) {
     project.rvm(&["up"]).ok().says("Network bridge br0: by rvm");
     assert_eq!(inside(greets), "SSH-");
     project.rvm(&["ssh", "-c", "ping -c 1 -W 20 10.97.0.1 || sudo ping -c 1 -W 20 10.97.0.1"]).ok();
+    // Out and in by IPv6.
+    let far = namespace.resolver("2001:db8::53", "203.0.113.6");
+    project.rvm(&["ssh", "-c", "nslookup -type=a host.example 2001:db8::53"]).ok().says("203.0.113.6");
+    drop(far);
+    // A passt learns the guest's own IPv6 address from what it sends; an old one hears who speaks first only once it has been spoken to.
+    let greets_by_v6 = "bash -c 'exec 3<>/dev/tcp/::1/2022 && echo SSH-2.0-x >&3 && head -c 4 <&3' || :";
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while inside(greets_by_v6) != "SSH-" {
+        assert!(Instant::now() < deadline, "nobody answers at ::1");
+    }
     another_resolver(&project, &namespace, &resolv_conf);
     project.rvm(&["destroy", "-f"]).ok();
     assert_eq!(inside("ip -br link show type tun"), "", "an interface is left");
