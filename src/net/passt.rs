@@ -55,7 +55,9 @@ impl NetError {
             }
             NetError::Io(_) => None,
             NetError::PortRace(_) => {
-                Some("run the command again; `auto_correct = true` lets rvm choose ports".into())
+                let text = "`ss -tulpn` shows who has them: end that and run the command again, or have rvm choose \
+                            others (`auto_correct = true`; `rvm reload` of a machine that runs)";
+                Some(text.into())
             }
             NetError::NoVhostUser(_) => Some(
                 "leave `nat_backend` out, and rvm takes what there is; vhost-user takes the provider `kvm` and \
@@ -211,7 +213,8 @@ fn explain(code: Option<i32>, stderr: &str) -> NetError {
         return NetError::Missing(io::ErrorKind::NotFound.into());
     }
     let noise = |line: &&str| {
-        !line.trim().is_empty() && !line.contains("syslog") && !line.contains("Started as root")
+        !line.trim().is_empty()
+            && !["syslog", "Started as root", "run as root"].iter().any(|noise| line.contains(noise))
     };
     let text = stderr.lines().filter(noise).collect::<Vec<_>>().join("; ");
     failure(if text.is_empty() { format!("exit status {code:?}") } else { text })
@@ -295,6 +298,7 @@ mod tests {
             explain(Some(1), "Failed to bind port 80 (Permission denied)"),
             NetError::PortRace(_)
         ));
-        assert!(matches!(explain(Some(1), "boom\n"), NetError::Failed(t) if t == "boom"));
+        let text = "Don't run as root. Changing to nobody...\nboom\n";
+        assert!(matches!(explain(Some(1), text), NetError::Failed(t) if t == "boom"));
     }
 }
