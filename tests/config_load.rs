@@ -172,6 +172,10 @@ fn shares_of_the_host() {
     assert_eq!(of("'${C:-1/2}'", "'${M:-1GiB}'", host), (3, 1024));
     let large = Host { cpus: 512, memory: u64::MAX };
     assert_eq!(of("'auto'", "'100%'", large), (64, 1 << 20));
+    // The hypervisor takes all that a file may say.
+    for mib in [64, 1 << 20] {
+        assert!(rvm::vmm::memory::split(mib << 20).is_ok());
+    }
     assert_eq!(of("'2/3'", "64", large), (64, 64));
 }
 

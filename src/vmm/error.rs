@@ -108,6 +108,9 @@ impl Error {
                 "this host promises no more memory than it has (vm.overcommit_memory): take less `memory`"
                     .into(),
             ),
+            Self::Memory(memory::Error::Addresses { most, .. }) => {
+                Some(format!("set `memory` to {} MiB at most", most >> 20))
+            }
             Self::Boot(e) => e.hint(),
             Self::Cpu(e) => e.hint(),
             Self::Vcpu(e) => e.hint(),

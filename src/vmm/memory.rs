@@ -27,8 +27,21 @@ pub const PAGE: usize = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The size is outside what the hypervisor offers.
-    #[error("cannot give a guest {0} bytes of memory: not a multiple of 1 MiB between 16 MiB and 512 GiB")]
+    #[error("cannot give a guest {0} bytes of memory: not a multiple of 1 MiB between 16 MiB and 1 TiB")]
     Size(u64),
+    /// The host's processors do not address so much.
+    #[error(
+        "cannot give a guest {} MiB of memory: the processors of this host address {bits} bits, which is {} MiB at \
+         most beside the addresses of devices", bytes >> 20, most >> 20
+    )]
+    Addresses {
+        /// How much was asked for.
+        bytes: u64,
+        /// Bits of an address.
+        bits: u32,
+        /// The most that they reach.
+        most: u64,
+    },
     /// The host does not give the memory.
     #[error("cannot reserve {bytes} bytes of guest memory")]
     Reserve {
@@ -54,13 +67,13 @@ pub enum Error {
 
 /// Smallest guest: below it no kernel fits.
 const MIN: u64 = 16 << 20;
-/// Largest guest: 39 address bits, which every x86-64 processor with KVM has.
-const MAX: u64 = 512 << 30;
+/// Largest guest, as in a Vagrantfile. Not every processor addresses that: [`check`].
+const MAX: u64 = 1 << 40;
 
 /// Splits `size` bytes of RAM around the hole: `(guest address, length)` of each region.
 ///
 /// # Errors
-/// [`Error::Size`] when `size` is not a multiple of 1 MiB from 16 MiB to 512 GiB.
+/// [`Error::Size`] when `size` is not a multiple of 1 MiB from 16 MiB to 1 TiB.
 pub fn split(size: u64) -> Result<Vec<(u64, u64)>, Error> {
     if !(MIN..=MAX).contains(&size) || !size.is_multiple_of(1 << 20) {
         return Err(Error::Size(size));
@@ -69,6 +82,20 @@ pub fn split(size: u64) -> Result<Vec<(u64, u64)>, Error> {
         return Ok(vec![(0, size)]);
     }
     Ok(vec![(0, HOLE), (HOLE_END, size - HOLE)])
+}
+
+/// Whether `size` bytes of RAM, around the hole, lie within addresses of `bits` bits.
+///
+/// # Errors
+/// [`Error::Size`] as [`split`]; [`Error::Addresses`].
+pub fn check(size: u64, bits: u32) -> Result<(), Error> {
+    let limit = 1u64.checked_shl(bits).unwrap_or(u64::MAX);
+    let end = split(size)?.into_iter().map(|(start, len)| start + len).max().unwrap_or_default();
+    if end <= limit {
+        return Ok(());
+    }
+    let most = limit.saturating_sub(HOLE_END - HOLE).max(limit.min(HOLE));
+    Err(Error::Addresses { bytes: size, bits, most })
 }
 
 /// Whether another process can map the memory.
@@ -298,9 +325,36 @@ mod tests {
 
     #[test]
     fn odd_sizes_are_refused() {
-        for size in [0, 1 << 20, (16 << 20) + 1, 513 * GIB, u64::MAX] {
+        for size in [0, 1 << 20, (16 << 20) + 1, 1025 * GIB, u64::MAX] {
             assert!(matches!(split(size), Err(Error::Size(s)) if s == size), "{size}");
         }
+    }
+
+    #[test]
+    fn a_guest_ends_below_the_last_address_of_the_processor() {
+        let most = |size, bits| match check(size, bits) {
+            Ok(()) => size,
+            Err(Error::Addresses { bytes, bits: told, most }) => {
+                assert_eq!((bytes, told), (size, bits));
+                assert!(check(most, bits).is_ok() && most < size);
+                most
+            }
+            Err(error) => panic!("{error}"),
+        };
+        assert_eq!(most(511 * GIB, 39), 511 * GIB);
+        // The hole takes one of the 512.
+        assert_eq!(most(512 * GIB, 39), 511 * GIB);
+        assert_eq!(most(1024 * GIB, 40), 1023 * GIB);
+        assert_eq!(most(1024 * GIB, 46), 1024 * GIB);
+        assert_eq!(most(3 * GIB, 32), 3 * GIB);
+        assert_eq!(most(4 * GIB, 32), 3 * GIB);
+        assert!(matches!(check(0, 46), Err(Error::Size(0))));
+        assert!(check(1024 * GIB, 64).is_ok());
+        let text = check(512 * GIB, 39).unwrap_err().to_string();
+        assert!(
+            text.contains("524288 MiB of memory: ") && text.contains("39 bits, which is 523264 MiB"),
+            "{text}"
+        );
     }
 
     #[test]

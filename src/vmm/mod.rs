@@ -95,6 +95,7 @@ impl Vmm {
             return Err(Error::Cpus { asked: spec.cpus, max });
         }
         let model = Model::new(&kvm, spec.cpus, spec.nested)?;
+        memory::check(spec.memory, model.address_bits())?;
         let files = Files::open(&spec)?;
         let memory = Memory::new(spec.memory, spec.sharing())?;
         let slots = Slots::open(&mut spec, memory.guest())?;

@@ -15,7 +15,7 @@ pub struct Spec {
     pub cpus: u8,
     /// Let the guest run virtual machines of its own.
     pub nested: bool,
-    /// Guest memory in bytes, a multiple of 1 MiB, at least 16 MiB.
+    /// Guest memory in bytes, a multiple of 1 MiB, 16 MiB to 1 TiB, less where the processors address less.
     pub memory: u64,
     /// An uncompressed 64-bit ELF kernel.
     pub kernel: PathBuf,

@@ -43,6 +43,22 @@ pub fn can_nest(supported: &[kvm_cpuid_entry2]) -> bool {
     })
 }
 
+/// Bits of a guest-physical address, where nothing says it (Intel SDM, CPUID leaf 0x8000_0008).
+const FEWEST_ADDRESS_BITS: u32 = 36;
+
+/// Bits of the guest-physical addresses that KVM can map.
+pub fn address_bits(supported: &[kvm_cpuid_entry2]) -> u32 {
+    let leaf = supported.iter().find(|leaf| leaf.function == 0x8000_0008).map_or(0, |leaf| leaf.eax);
+    // 7:0 those of the processor, 23:16 those of a guest where they are fewer: AMD's leaf, which KVM fills in
+    // on all processors.
+    let (host, guest) = (leaf & 0xff, leaf >> 16 & 0xff);
+    match (guest, host) {
+        (0, 0) => FEWEST_ADDRESS_BITS,
+        (0, host) => host,
+        (guest, _) => guest,
+    }
+}
+
 /// Gives the leaves for the processor that `topology` names.
 pub fn patch(supported: &[kvm_cpuid_entry2], topology: Topology) -> Vec<kvm_cpuid_entry2> {
     let max_basic = supported.iter().find(|e| e.function == 0).map_or(0, |e| e.eax);
@@ -167,6 +183,13 @@ mod tests {
         assert_eq!(one.edx & HTT, 0);
         let without = patch(&host(), Topology { tsc_deadline: false, ..t });
         assert_eq!(leaf(&without, 1, 0).ecx & TSC_DEADLINE, 0);
+    }
+
+    #[test]
+    fn addresses_are_as_long_as_a_guests_may_be() {
+        let of = |eax| address_bits(&[entry(1, 0, [7, 0, 0, 0]), entry(0x8000_0008, 0, [eax, 0, 0, 0])]);
+        assert_eq!((of(0x3027), of(0x3034), of(0x0030_3034)), (39, 52, 48));
+        assert_eq!((of(0), address_bits(&[])), (36, 36));
     }
 
     #[test]

@@ -77,6 +77,11 @@ impl Model {
         Ok(Self { supported, tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer), cpus, nested })
     }
 
+    /// Bits of the guest-physical addresses that KVM can map.
+    pub fn address_bits(&self) -> u32 {
+        cpuid::address_bits(self.supported.as_slice())
+    }
+
     /// Sets up processor `cpu`; number 0 starts at `entry`, the others wait to be woken.
     ///
     /// # Errors
