@@ -4,9 +4,11 @@
 //! `docs/testing.md` says more.
 
 mod common;
+#[path = "common/tiny.rs"]
+mod tiny;
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::{Project, machines};
 use rvm::vmm::control::Client;

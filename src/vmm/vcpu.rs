@@ -187,45 +187,66 @@ const SYSTEM_EVENT_RESET: u32 = 2;
 impl Vcpu {
     /// Runs the guest until it ends or the machine is stopped by someone else (`None`).
     fn run(&mut self, buses: &Buses, ending: &Ending) -> Result<Option<End>, Error> {
+        let Self { cpu, fd, page } = self;
+        let cpu = *cpu;
         loop {
-            match self.fd.run() {
-                Ok(VcpuExit::IoIn(port, data)) => {
-                    read_port(&buses.ports, port, self.page.port_access_size(), data);
+            match fd.run().map(|exit| serve(exit, buses, || page.port_access_size())) {
+                Ok(Next::GoOn) => {}
+                Ok(Next::End(end)) => return Ok(Some(end)),
+                Ok(Next::Internal) => {
+                    let suberror = page.internal_suberror();
+                    return Err(Error::Internal { cpu, rip: rip(fd), suberror });
                 }
-                Ok(VcpuExit::IoOut(port, data)) => {
-                    write_port(&buses.ports, port, self.page.port_access_size(), data);
-                }
-                Ok(VcpuExit::MmioRead(addr, data)) => buses.memory.read(addr, data),
-                Ok(VcpuExit::MmioWrite(addr, data)) => buses.memory.write(addr, data),
-                Ok(VcpuExit::Intr) => {}
-                // A triple fault: what a processor does about it is reset the machine.
-                Ok(VcpuExit::Shutdown) => return Ok(Some(End::Reset)),
-                Ok(VcpuExit::SystemEvent(SYSTEM_EVENT_SHUTDOWN, _)) => return Ok(Some(End::PowerOff)),
-                Ok(VcpuExit::SystemEvent(SYSTEM_EVENT_RESET, _)) => return Ok(Some(End::Reset)),
-                Ok(VcpuExit::InternalError) => {
-                    let suberror = self.page.internal_suberror();
-                    return Err(Error::Internal { cpu: self.cpu, rip: self.rip(), suberror });
-                }
-                Ok(VcpuExit::FailEntry(reason, _)) => {
-                    return Err(Error::Entry { cpu: self.cpu, rip: self.rip(), reason });
-                }
-                Ok(other) => {
-                    let exit = format!("{other:?}");
-                    return Err(Error::Unexpected { cpu: self.cpu, rip: self.rip(), exit });
-                }
+                Ok(Next::Refused(reason)) => return Err(Error::Entry { cpu, rip: rip(fd), reason }),
+                Ok(Next::Unexpected(exit)) => return Err(Error::Unexpected { cpu, rip: rip(fd), exit }),
                 Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => {}
-                Err(e) => return Err(Error::Run { cpu: self.cpu, source: e.into() }),
+                Err(e) => return Err(Error::Run { cpu, source: e.into() }),
             }
             if ending.is_stopping() {
                 return Ok(None);
             }
         }
     }
+}
 
-    /// Where the guest is; 0 when KVM does not say.
-    fn rip(&self) -> u64 {
-        self.fd.get_regs().map_or(0, |regs| regs.rip)
+/// Where the guest is; 0 when KVM does not say.
+fn rip(fd: &VcpuFd) -> u64 {
+    fd.get_regs().map_or(0, |regs| regs.rip)
+}
+
+/// What follows on an exit.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    /// Back into the guest.
+    GoOn,
+    /// The life of the machine is over.
+    End(End),
+    /// KVM could not emulate an instruction.
+    Internal,
+    /// The processor refuses the guest's state, for this reason.
+    Refused(u64),
+    /// KVM reports this, which it should not.
+    Unexpected(String),
+}
+
+/// Does what the guest left for. `width` is that of one access, where it is one to a port.
+#[inline]
+fn serve(exit: VcpuExit<'_>, buses: &Buses, width: impl Fn() -> u8) -> Next {
+    match exit {
+        VcpuExit::IoIn(port, data) => read_port(&buses.ports, port, width(), data),
+        VcpuExit::IoOut(port, data) => write_port(&buses.ports, port, width(), data),
+        VcpuExit::MmioRead(addr, data) => buses.memory.read(addr, data),
+        VcpuExit::MmioWrite(addr, data) => buses.memory.write(addr, data),
+        VcpuExit::Intr => {}
+        // A triple fault: what a processor does about it is reset the machine.
+        VcpuExit::Shutdown => return Next::End(End::Reset),
+        VcpuExit::SystemEvent(SYSTEM_EVENT_SHUTDOWN, _) => return Next::End(End::PowerOff),
+        VcpuExit::SystemEvent(SYSTEM_EVENT_RESET, _) => return Next::End(End::Reset),
+        VcpuExit::InternalError => return Next::Internal,
+        VcpuExit::FailEntry(reason, _) => return Next::Refused(reason),
+        other => return Next::Unexpected(format!("{other:?}")),
     }
+    Next::GoOn
 }
 
 /// Reads a port as often as `data` holds accesses of `size` bytes: once, or as a string instruction repeats.
@@ -269,6 +290,55 @@ mod tests {
         fn write(&mut self, _: u64, data: &[u8]) {
             self.written.push(data.to_vec());
         }
+    }
+
+    /// One device at port 0x10 and at address 0x1000.
+    fn buses() -> (Buses, Arc<Mutex<Tape>>) {
+        let tape = Arc::new(Mutex::new(Tape::default()));
+        let mut buses = Buses { ports: Bus::new(), memory: Bus::new() };
+        buses.ports.insert(0x10, 8, tape.clone()).unwrap();
+        buses.memory.insert(0x1000, 8, tape.clone()).unwrap();
+        (buses, tape)
+    }
+
+    #[test]
+    fn a_triple_fault_is_a_reset() {
+        let (buses, _) = buses();
+        let next = |exit| serve(exit, &buses, || 1);
+        assert_eq!(next(VcpuExit::Shutdown), Next::End(End::Reset));
+        assert_eq!(next(VcpuExit::SystemEvent(SYSTEM_EVENT_RESET, &[])), Next::End(End::Reset));
+        assert_eq!(next(VcpuExit::SystemEvent(SYSTEM_EVENT_SHUTDOWN, &[])), Next::End(End::PowerOff));
+    }
+
+    #[test]
+    fn exits_that_nobody_can_serve_end_the_machine_with_a_reason() {
+        let (buses, _) = buses();
+        let next = |exit| serve(exit, &buses, || 1);
+        assert_eq!(next(VcpuExit::InternalError), Next::Internal);
+        assert_eq!(next(VcpuExit::FailEntry(7, 0)), Next::Refused(7));
+        // A halt that KVM does not wait out itself would otherwise be a loop of ours.
+        assert_eq!(next(VcpuExit::Hlt), Next::Unexpected("Hlt".into()));
+        assert_eq!(next(VcpuExit::Unknown), Next::Unexpected("Unknown".into()));
+        assert!(matches!(next(VcpuExit::SystemEvent(99, &[1])), Next::Unexpected(_)));
+    }
+
+    #[test]
+    fn accesses_go_to_their_device_and_the_guest_goes_on() {
+        let (buses, tape) = buses();
+        let mut data = [0; 4];
+        assert_eq!(serve(VcpuExit::IoIn(0x10, &mut data), &buses, || 4), Next::GoOn);
+        assert_eq!(data, [0, 1, 2, 3]);
+        assert_eq!(serve(VcpuExit::IoIn(0x99, &mut data), &buses, || 2), Next::GoOn);
+        assert_eq!(data, [0xff; 4], "nobody is there");
+        assert_eq!(serve(VcpuExit::MmioRead(0x1000, &mut data[..2]), &buses, || 0), Next::GoOn);
+        assert_eq!(data, [14, 15, 0xff, 0xff]);
+        assert_eq!(serve(VcpuExit::MmioWrite(0x1003, &[5]), &buses, || 0), Next::GoOn);
+        assert_eq!(serve(VcpuExit::IoOut(0x12, &[6, 7]), &buses, || 1), Next::GoOn);
+        assert_eq!(serve(VcpuExit::Intr, &buses, || 0), Next::GoOn);
+        // However long a string is, and whatever KVM says of its width.
+        assert_eq!(serve(VcpuExit::IoIn(0x10, &mut []), &buses, || 0), Next::GoOn);
+        assert_eq!(serve(VcpuExit::IoOut(0x10, &[]), &buses, || 1), Next::GoOn);
+        assert_eq!(tape.lock().unwrap().written, [vec![5], vec![6], vec![7]]);
     }
 
     /// `rep insb` of two or four bytes is as long as one wide access.
