@@ -75,15 +75,16 @@ fn a_disk_is_found_over_either_transport() {
     let project = Project::new("kvm", common::cases::MICRO);
     let (kernel, initrd) = (boot_file(&project, "vmlinux"), boot_file(&project, "initrd"));
     project.write("disk.img", &"\0".repeat(1 << 20));
-    for transport in ["pci", "mmio"] {
+    // What a guest has of processors and memory is more than the host has, too.
+    for (transport, cpus, memory) in [("pci", "2", "64G"), ("mmio", "8", "256M")] {
         let run = project.rvm(&[
             "boot",
             "--transport",
             transport,
             "--cpus",
-            "2",
+            cpus,
             "--memory",
-            "256M",
+            memory,
             "--kernel",
             &kernel,
             "--initrd",

@@ -22,7 +22,8 @@ struct Terminal {
 
 impl Terminal {
     fn attach(project: &Project) -> Terminal {
-        let line = format!("{} console", binary().display());
+        // Its size, and where it can be changed.
+        let line = format!("tty >tty; stty rows 33 columns 111; exec {} console", binary().display());
         // script(1) makes the terminal.
         let mut child = Command::new("script")
             .args(["--quiet", "--flush", "--return", "--command", &line, "/dev/null"])
@@ -46,6 +47,15 @@ impl Terminal {
     fn type_in(&mut self, text: &str) {
         self.keys.write_all(text.as_bytes()).unwrap();
         self.keys.flush().unwrap();
+    }
+
+    /// Waits until the guest's terminal has as many rows and columns. Nothing else is to be typed.
+    #[track_caller]
+    fn has_size(&mut self, size: &str) {
+        self.type_in(&format!(
+            "until [ \"$(stty size)\" = '{size}' ]; do sleep 0.2; done; echo has $((6 * 7))\r"
+        ));
+        self.sees("has 42");
     }
 
     /// Waits until that is on the screen, behind what was waited for before.
@@ -83,6 +93,12 @@ pub fn console_of_a_machine(provider: &str) {
     first.sees("Ctrl-] detaches");
     first.type_in("echo \"$(id -un) has $((40 + 2))\"\r");
     first.sees("vagrant has 42");
+    if provider == "kvm" {
+        first.has_size("33 111");
+        let tty = std::fs::read_to_string(project.root.join("tty")).unwrap();
+        project.run("stty", &["-F", tty.trim_end(), "rows", "40", "columns", "132"]).ok();
+        first.has_size("40 132");
+    }
     // Somebody else, in a pipe, sees what was there, and is seen.
     let mut piped = project.command(&["console"]);
     let mut piped = piped.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();

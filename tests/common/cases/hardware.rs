@@ -18,6 +18,9 @@ pub fn four_cpus_four_gib_and_a_grown_disk(provider: &str) {
     let blocks: u64 = project.ssh("df -k / | awk 'END { print $2 }'").parse().unwrap();
     assert!((2_700_000..=3 << 20).contains(&blocks), "the root file system has {blocks} KiB");
     assert_eq!(project.ssh("hostname"), "big.example");
+    if provider == "kvm" {
+        clocks_and_topology(&project, 4);
+    }
     let used = "dd if=/dev/urandom of=/tmp/a bs=1M count=64 2>/dev/null && cp /tmp/a /tmp/b && sync && cmp /tmp/a /tmp/b && echo same";
     assert_eq!(project.ssh(used), "same");
 
@@ -31,6 +34,35 @@ pub fn four_cpus_four_gib_and_a_grown_disk(provider: &str) {
         assert!(Instant::now() < deadline, "of {full} MiB there are still {}", mib());
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// What the hypervisor says of time and processors arrives in the guest's kernel.
+fn clocks_and_topology(project: &Project, cpus: usize) {
+    // Where the host's time stamp counter never stops, Linux prefers that; KVM's clock says what time it is.
+    let clocks =
+        "cd /sys/devices/system/clocksource/clocksource0; cat current_clocksource available_clocksource";
+    let clocks = project.ssh(clocks);
+    let (current, available) = clocks.split_once('\n').unwrap();
+    assert!(["kvm-clock", "tsc"].contains(&current), "{clocks}");
+    assert!(available.split(' ').any(|clock| clock == "kvm-clock"), "{clocks}");
+    // A timer of each processor that is told when, not after how much.
+    let timers = project.ssh("sudo grep -c '^Clock Event Device: lapic-deadline' /proc/timer_list");
+    assert_eq!(timers, cpus.to_string());
+    let of_each = |file: &str| {
+        let text = project.ssh(&format!("cat /sys/devices/system/cpu/cpu[0-9]*/topology/{file}"));
+        let mut all: Vec<String> = text.lines().map(str::to_owned).collect();
+        all.sort();
+        all
+    };
+    let numbers: Vec<String> = (0..cpus).map(|cpu| cpu.to_string()).collect();
+    assert_eq!(of_each("core_id"), numbers, "one core a processor");
+    assert_eq!(of_each("thread_siblings_list"), numbers, "one thread a core");
+    assert_eq!(of_each("physical_package_id"), vec!["0"; cpus], "in one package");
+    let flags = project.ssh("grep -m 1 '^flags' /proc/cpuinfo");
+    let has = |flag: &str| flags.split([' ', '\t']).any(|word| word == flag);
+    assert!(has("hypervisor") && has("tsc_deadline_timer"), "{flags}");
+    // Nobody asked for virtual machines in it.
+    assert!(!has("svm") && !has("vmx"), "{flags}");
 }
 
 /// A disk beside the root disk keeps what is written to it and grows; an image that is read-only

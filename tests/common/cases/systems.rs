@@ -35,10 +35,21 @@ fn look(project: &Project, version: &str, kernel: &str) {
     assert!((3500..=4096).contains(&megabytes), "the root file system has {megabytes} MiB");
 }
 
+/// The host's clock is one of the guest's, a module of the distribution's kernel, where KVM can give time and counter
+/// of the host together.
+fn host_clock(project: &Project, provider: &str) {
+    let clock = std::fs::read_to_string("/sys/devices/system/clocksource/clocksource0/current_clocksource");
+    if provider == "kvm" && clock.is_ok_and(|clock| clock.trim() == "tsc") {
+        let name = "sudo modprobe ptp_kvm 2>/dev/null; cat /sys/class/ptp/ptp0/clock_name";
+        assert_eq!(project.ssh(name), "KVM virtual PTP");
+    }
+}
+
 fn boots(provider: &str, version: &str, kernel: &str) {
     let project = Project::new(provider, &file(&format!("debian/{version}"), kernel, ""));
     project.rvm(&["up"]).ok();
     look(&project, version, kernel);
+    host_clock(&project, provider);
     project.rvm(&["halt"]).ok().says_not("switching off");
     assert_eq!(project.state("default"), "poweroff");
 }
