@@ -35,7 +35,8 @@ fn kvm_is_chosen_by_itself() {
     assert_eq!(machines(&project.rvm(&["status", "--json"]).ok())[0]["provider"], "kvm");
 }
 
-/// The agent of a box tells the host that the guest is up, after a reboot too, and takes orders.
+/// The agent of a box tells the host that the guest is up, after a reboot too, and takes orders: the time
+/// when it connects, and to switch the guest off, also where the power button is dead.
 #[test]
 fn the_guest_says_that_it_is_up() {
     let project = Project::new("kvm", common::cases::MICRO);
@@ -51,13 +52,34 @@ fn the_guest_says_that_it_is_up() {
     let told = project.ssh("sudo killall agent; printf 'nonsense\\ntime 2000000000000000000\\n' | sudo /usr/lib/rvm/agent serve; date +%s");
     assert!(told.starts_with("20000000"), "the clock says {told}");
     while is_up(Duration::from_millis(100)) {}
+    project.ssh("sudo sh -c '/usr/lib/rvm/agent ready >/dev/null 2>&1 &'");
+    assert!(is_up(patience));
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let is_right = || {
+        let before = now();
+        (before - 30..=now() + 1).contains(&project.ssh("date +%s").parse().unwrap())
+    };
+    wait("the guest is not told the time", is_right);
+    if rustix::system::uname().nodename().to_bytes() == b"lab" {
+        let day = 24 * 3600;
+        for ahead in [true, false] {
+            let time = if ahead { now() + day } else { now() - day };
+            project.run("date", &["-s", &format!("@{time}")]).ok();
+            wait("the guest is not told that the host's clock was set", is_right);
+        }
+    } else {
+        println!("the clock of this host is not set: that the guest is told is tested in a lab only");
+    }
+    project.ssh("sudo killall agent");
+    while is_up(Duration::from_millis(100)) {}
     // Not root, so not the system: the host does not listen to it.
     project.rvm(&["ssh", "-c", "/usr/lib/rvm/agent ready"]).ok();
     assert!(!is_up(Duration::from_millis(100)));
     project.rvm(&["ssh", "-c", "sudo reboot"]);
     assert!(is_up(patience));
-    project.rvm(&["ssh", "-c", "echo poweroff | sudo /usr/lib/rvm/agent serve"]);
-    project.wait_state("default", "poweroff");
+    project.ssh("sudo killall acpid");
+    project.rvm(&["halt"]).ok().says_not("switching off");
+    assert_eq!(project.state("default"), "poweroff");
 }
 
 /// A file of the newest box `micro`, which boots without anything else.

@@ -12,15 +12,16 @@ use crate::state::store;
 /// How long a guest gets that is halted by its id, where no file says it.
 const HALT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A guest that boots may miss the power button: it is pressed again after this.
+/// The power button is pressed each time that so long passes: a guest that boots may miss it, and one whose
+/// agent was asked may have an agent that hangs.
 const PRESS_AGAIN: Duration = Duration::from_secs(5);
 
 /// Between two looks whether the user lost patience.
 const SLICE: Duration = Duration::from_millis(200);
 
 impl Machines<'_> {
-    /// Stops; `Ok(false)` when it was not running. Not forced: the power button, then, after
-    /// `timeout` (default 60 s), hard.
+    /// Stops; `Ok(false)` when it was not running. Not forced: the guest's agent is asked, or the power
+    /// button pressed where there is none, then, after `timeout` (default 60 s), hard.
     pub fn halt(&self, id: &str, force: bool, timeout: Option<Duration>) -> Result<bool, MachineError> {
         let record = self.record(id)?.ok_or_else(|| MachineError::NotCreated(id.into()))?;
         let _lock = self.lock(&record.project, &record.name, "halt")?;
@@ -43,11 +44,11 @@ impl Machines<'_> {
             return Ok(true);
         }
         self.stage(&record.name, "Halting.".into());
-        // A process that does not answer cannot press a button; it is stopped hard below.
-        let pressed = provider::power_button(&dir);
+        // A process that does not answer cannot ask its guest; it is stopped hard below.
+        let asked = provider::power_off(&dir);
         let mut again = Instant::now() + PRESS_AGAIN;
         let mut left = timeout;
-        while pressed.is_ok() && !left.is_zero() {
+        while asked.is_ok() && !left.is_zero() {
             if Instant::now() >= again {
                 // It may have ended this moment: the next look tells.
                 let _ = provider::power_button(&dir);
@@ -65,7 +66,7 @@ impl Machines<'_> {
                 return Err(MachineError::Interrupted(text));
             }
         }
-        let why = match pressed {
+        let why = match asked {
             Ok(()) => format!("The guest did not halt within {} s: switching off.", timeout.as_secs()),
             Err(error) => format!("It does not answer ({error}): switching off."),
         };

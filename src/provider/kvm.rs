@@ -132,6 +132,13 @@ impl control::Target for KvmTarget {
         self.handle.power_button()
     }
 
+    fn power_off(&self) -> io::Result<()> {
+        self.agent.power_off().or_else(|error| {
+            tracing::debug!(%error, "the guest's agent cannot be told: the power button");
+            self.handle.power_button()
+        })
+    }
+
     fn stop(&self) -> io::Result<()> {
         self.handle.stop()
     }

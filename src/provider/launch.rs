@@ -164,7 +164,13 @@ fn printable(text: String) -> String {
     text.chars().filter(|c| !c.is_control()).collect()
 }
 
-/// Presses the power button: the guest is asked to switch itself off.
+/// Asks the guest to switch itself off: by its agent where that is connected, else by the power button.
+pub fn power_off(dir: &Path) -> Result<(), ProviderError> {
+    let connect = Client::connect(&dir.join(CONTROL_SOCKET), ANSWER);
+    connect.and_then(|mut client| client.power_off()).map_err(ProviderError::Control)
+}
+
+/// Presses the power button, which a guest may heed or not.
 pub fn power_button(dir: &Path) -> Result<(), ProviderError> {
     let connect = Client::connect(&dir.join(CONTROL_SOCKET), ANSWER);
     connect.and_then(|mut client| client.power_button()).map_err(ProviderError::Control)

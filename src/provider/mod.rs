@@ -7,6 +7,7 @@
 
 mod agent;
 mod choose;
+mod clock;
 mod console;
 mod kvm;
 mod launch;
@@ -33,7 +34,8 @@ use crate::vmm::sandbox::Policy;
 
 pub use choose::{Choice, choose, qemu_binary};
 pub use launch::{
-    LOG, Live, console, ended, live, power_button, set_balloon, start, stop, usage, wait_ended, wait_up,
+    LOG, Live, console, ended, live, power_button, power_off, set_balloon, start, stop, usage, wait_ended,
+    wait_up,
 };
 pub use share::{ShareSpec, has_ended as shares_have_ended, serves_shares};
 

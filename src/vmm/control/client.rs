@@ -41,12 +41,24 @@ impl Client {
         reply.status.ok_or_else(|| invalid("no status in the answer"))
     }
 
-    /// Asks the guest to shut down.
+    /// Presses the power button.
     ///
     /// # Errors
     /// As [`Self::status`].
     pub fn power_button(&mut self) -> io::Result<()> {
         self.ask(Op::PowerButton, self.timeout).map(drop)
+    }
+
+    /// Asks the guest to shut down, by the surest way that the machine has. The process of an earlier
+    /// release knows one way only.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn power_off(&mut self) -> io::Result<()> {
+        match self.ask(Op::PowerOff, self.timeout) {
+            Err(error) if error.kind() == ErrorKind::Other => self.power_button(),
+            other => other.map(drop),
+        }
     }
 
     /// Ends the machine at once.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `{"op":"status"}` | `{"ok":true,"version":1,"state":"running","pid":…,"uptime_ms":…,"cpus":…,"memory":…}` |
 //! | `{"op":"power_button"}` | `{"ok":true}` |
+//! | `{"op":"power_off"}` | `{"ok":true}` |
 //! | `{"op":"stop"}` | `{"ok":true}` |
 //! | `{"op":"usage"}` | `{"ok":true,"usage":{"memory":…,"resident":…,"balloon":…,"guest":{…},"traffic":{…}}}` |
 //! | `{"op":"balloon","bytes":N}` | `{"ok":true}` |
@@ -109,11 +110,19 @@ pub trait Target: Send + Sync {
     /// What it is and does.
     fn status(&self) -> Status;
 
-    /// Asks the guest to shut down.
+    /// Presses the power button: a guest that heeds it shuts down.
     ///
     /// # Errors
     /// When the machine cannot be asked any more.
     fn power_button(&self) -> io::Result<()>;
+
+    /// Asks the guest to shut down by the surest way that there is at the moment.
+    ///
+    /// # Errors
+    /// When the machine cannot be asked any more.
+    fn power_off(&self) -> io::Result<()> {
+        self.power_button()
+    }
 
     /// Ends the machine at once.
     ///
@@ -169,6 +178,7 @@ fn current() -> u32 {
 enum Op {
     Status,
     PowerButton,
+    PowerOff,
     Stop,
     Usage,
     Balloon,

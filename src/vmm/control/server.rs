@@ -196,6 +196,7 @@ fn handle(request: &Request, stream: &UnixStream, shared: &Shared) -> io::Result
     Ok(Some(match request.op {
         Op::Status => Reply::status(shared.target.status()),
         Op::PowerButton => done(shared.target.power_button()),
+        Op::PowerOff => done(shared.target.power_off()),
         Op::Stop => done(shared.target.stop()),
         Op::Usage => shared.target.usage().map_or_else(Reply::refused, Reply::usage),
         Op::Balloon => match request.bytes {

@@ -96,7 +96,9 @@ fn each_request_gets_its_answer() {
     let mut client = rig.client();
     assert_eq!(client.status().unwrap(), rig.fake.status());
     client.power_button().unwrap();
-    assert_eq!(rig.fake.buttons.load(Ordering::SeqCst), 1);
+    client.power_off().unwrap();
+    // Who has no surer way presses the button.
+    assert_eq!(rig.fake.buttons.load(Ordering::SeqCst), 2);
     let err = client.stop().unwrap_err();
     assert_eq!(err.to_string(), "the machine has ended");
     assert_eq!(rig.fake.stops.load(Ordering::SeqCst), 1);
@@ -118,6 +120,26 @@ fn the_lines_are_as_documented() {
         "{\"ok\":true,\"usage\":{\"memory\":1073741824,\"resident\":12288,\"balloon_target\":8192,\"balloon\":4096,\"guest\":{\"free\":3}}}\n"
     );
     assert_eq!(exchange(&rig.raw(), b"{\"op\":\"power_button\",\"version\":1}\n"), "{\"ok\":true}\n");
+    assert_eq!(exchange(&rig.raw(), b"{\"op\":\"power_off\"}\n"), "{\"ok\":true}\n");
+}
+
+#[test]
+fn a_process_that_knows_no_surer_way_is_asked_to_press_its_button() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("control.sock");
+    let listener = bind(&path).unwrap();
+    let old = std::thread::spawn(move || {
+        let stream = listener.accept().unwrap().0;
+        let mut lines = BufReader::new(&stream).lines();
+        let unknown = "{\"ok\":false,\"error\":\"not a request: unknown variant\"}\n";
+        for (op, answer) in [("power_off", unknown), ("power_button", "{\"ok\":true}\n")] {
+            let line = lines.next().unwrap().unwrap();
+            assert!(line.contains(&format!("\"{op}\"")), "{line}");
+            (&stream).write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    Client::connect(&path, SOON).unwrap().power_off().unwrap();
+    old.join().unwrap();
 }
 
 #[test]
