@@ -8,9 +8,10 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rvm::machine::MachineError;
-use rvm::machine::folders::{FolderError, Job, Sent, Ways, copy};
+use rvm::machine::folders::{FolderError, Job, Route, Sent, Ways, copy};
 use rvm::model::{Cancel, Owner};
 use rvm::ssh::Session;
 use ssh_support::Server;
@@ -20,7 +21,7 @@ struct Place {
     server: Server,
     session: Session,
     dir: tempfile::TempDir,
-    ssh: Vec<String>,
+    ssh: Route,
     exclude: Vec<String>,
 }
 
@@ -57,7 +58,8 @@ impl Place {
             option("IdentitiesOnly yes".into()),
             option(format!("User {}", ssh_support::user_name())),
         ];
-        let ssh = ssh.into_iter().flatten().chain(["127.0.0.1".to_owned()]).collect();
+        let words = ssh.into_iter().flatten().chain(["127.0.0.1".to_owned()]).collect();
+        let ssh = Route { words, files: vec![known, server.key()] };
         Place { server, session, dir, ssh, exclude: Vec::new() }
     }
 
@@ -276,6 +278,56 @@ fn a_guest_where_it_cannot_be_says_why() {
     }
 }
 
+/// A guest that shares the folder, too, swaps a folder in it and a link out of it, for as long as it is copied.
+#[test]
+fn a_race_of_renames_copies_nothing_from_outside() {
+    let swap = |one: &Path, other: &Path| {
+        let flags = rustix::fs::RenameFlags::EXCHANGE;
+        rustix::fs::renameat_with(rustix::fs::CWD, one, rustix::fs::CWD, other, flags).unwrap();
+    };
+    for way in WAYS {
+        let place = Place::new();
+        let outside = place.dir.path().join("outside");
+        fs::create_dir(&outside).unwrap();
+        for n in 0..200 {
+            place.write(format!("a/{n}"), "mine");
+            fs::write(outside.join(n.to_string()), "theirs").unwrap();
+        }
+        symlink("../outside", place.host().join("link")).unwrap();
+        // Where the link leads nowhere.
+        let guest = place.dir.path().join("deep/guest");
+        let wish = Wish { guest: Some(guest.clone()), ..Wish::default() };
+        let (swapping, mut mine) = (AtomicBool::new(true), 0);
+        std::thread::scope(|scope| {
+            let stop = Stop(&swapping);
+            scope.spawn(|| {
+                while swapping.load(Ordering::Relaxed) {
+                    swap(&place.host().join("a"), &place.host().join("link"));
+                }
+            });
+            for _ in 0..8 {
+                // What is in the way of it may make one fail.
+                let _ = place.try_copy(way, &wish);
+                let found = tree(&guest);
+                let out = found.iter().find(|(_, what)| what.ends_with("theirs"));
+                assert_eq!(out, None, "{way:?}");
+                mine += found.values().filter(|what| what.ends_with("mine")).count();
+            }
+            drop(stop);
+        });
+        assert!(mine > 0, "{way:?}: not for want of trying");
+    }
+}
+
+/// Ends the other thread, also where this one fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
 /// A full disk on the side of the guest: a small file system of this test's own.
 #[test]
 fn a_full_disk_is_named() {
@@ -299,6 +351,22 @@ fn a_full_disk_is_named() {
         assert!(error.to_string().contains("No space left"), "{error}");
         assert!(error.hint().unwrap().contains("disk is full"));
     }
+}
+
+#[test]
+fn another_name_of_an_env_file_is_not_copied_either() {
+    let place = Place::new();
+    place.write(".env", "SECRET=1");
+    place.write("file", "x");
+    fs::hard_link(place.host().join(".env"), place.host().join("again")).unwrap();
+    let hidden = [PathBuf::from(".env")];
+    let (host, guest) = (place.host(), place.guest());
+    let guest = guest.to_str().unwrap();
+    let job = Job { host: &host, guest, exclude: &[], hidden: &hidden, delete: true, owner: None };
+    let ways = Ways { path: "/usr/bin:/bin", ssh: Some(&place.ssh) };
+    let sent = copy(&place.session, "web", &job, ways, &|_, _| (), &Cancel::new()).unwrap();
+    assert!(sent.without.unwrap().contains("other names"), "{sent:?}");
+    assert_eq!(tree(&place.guest()).into_keys().collect::<Vec<_>>(), [Path::new("file")]);
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Folders of a machine: the host's own through virtiofs, copies of the host's, and those in memory. What is
 //! mounted is set up in the guest over SSH, and kept in its fstab; `docs/folders.md` says how it all works.
 
+mod confine;
 mod error;
 mod exclude;
+mod inside;
 mod mount;
 mod remote;
 mod rsync;
@@ -81,8 +83,8 @@ struct Rsync<'a> {
     program: PathBuf,
     /// The value of `PATH` for it.
     path: &'a str,
-    /// Words for the ssh client; the last one is the address.
-    ssh: &'a [String],
+    /// How its ssh client comes to the guest.
+    ssh: &'a Route,
     /// The login user is root.
     as_root: bool,
 }
@@ -92,9 +94,17 @@ struct Rsync<'a> {
 pub struct Ways<'a> {
     /// Where programs of this host are looked for: the value of `PATH`.
     pub path: &'a str,
-    /// Words for the system's ssh client that lead to the guest, the address last; without them rsync cannot
-    /// be used.
-    pub ssh: Option<&'a [String]>,
+    /// Without it rsync cannot be used.
+    pub ssh: Option<&'a Route>,
+}
+
+/// How the system's ssh client comes to a guest.
+#[derive(Debug, Clone, Default)]
+pub struct Route {
+    /// Its words, the address last.
+    pub words: Vec<String>,
+    /// The files that these name: the only ones of the user's that it can read beside the folder.
+    pub files: Vec<PathBuf>,
 }
 
 /// What is told of a copy.
@@ -147,13 +157,17 @@ pub fn copy(
     let owner = owner_in(&answer)
         .ok_or_else(|| failed(Fault::Said("its shell does not answer as a POSIX shell does".into())))?;
     let says = |word: &str| answer.lines().any(|line| line == word);
-    let program = rsync::program(ways.path);
+    let program = rsync::program(ways.path).filter(|program| confine::can_run(program));
     let without = match (ways.ssh, &program, says("rsync")) {
         (Some(ssh), Some(program), true) => {
             let rsync = Rsync { program: program.clone(), path: ways.path, ssh, as_root: says("root") };
-            return rsync::run(&rsync, job, owner, cancel).map_err(failed);
+            match rsync::run(&rsync, job, owner, cancel).map_err(failed)? {
+                rsync::Ran::Sent(sent) => return Ok(sent),
+                rsync::Ran::Not(why) => why,
+            }
         }
         (_, _, false) => "the guest has no rsync",
+        (_, None, _) if rsync::program(ways.path).is_some() => "rsync is none of this system's programs",
         (_, None, _) => "this host has no rsync",
         (None, ..) => "the machine is logged in to by password",
     };
@@ -267,8 +281,8 @@ impl Machines<'_> {
             return Err(error);
         }
         for folder in ready.iter().filter(|folder| folder.is_copied() && !before.contains(folder)) {
-            let ssh = self.words_to(record, words);
-            self.bring(machine, folder, session, ssh.as_deref(), Telling::All)?;
+            let ssh = self.client_to(record, words);
+            self.bring(machine, folder, session, ssh.as_ref(), Telling::All)?;
             record.applied.folders.push((*folder).clone());
         }
         Ok(())
@@ -306,12 +320,12 @@ impl Machines<'_> {
         words: fn(&SshInfo) -> Vec<String>,
         telling: Telling,
     ) -> Result<(), MachineError> {
-        let ssh = self.words_to(record, Some(words));
+        let ssh = self.client_to(record, Some(words));
         for folder in folders {
             if let Some(host) = folder.host() {
                 self.host_folder(&machine.name, folder, host)?;
             }
-            self.bring(machine, folder, session, ssh.as_deref(), telling)?;
+            self.bring(machine, folder, session, ssh.as_ref(), telling)?;
             if !record.applied.folders.contains(folder) {
                 record.applied.folders.retain(|old| old.guest != folder.guest);
                 record.applied.folders.push((*folder).clone());
@@ -322,10 +336,12 @@ impl Machines<'_> {
         Ok(())
     }
 
-    /// Words for the ssh client that lead to a machine, where it is let in without being asked.
-    fn words_to(&self, record: &Record, words: Option<fn(&SshInfo) -> Vec<String>>) -> Option<Vec<String>> {
+    /// The ssh client for a machine, where it is let in without being asked.
+    fn client_to(&self, record: &Record, words: Option<fn(&SshInfo) -> Vec<String>>) -> Option<Route> {
         let words = words.filter(|_| record.identity.is_some())?;
-        Some(words(&self.login_info(record.clone()).ok()?))
+        let info = self.login_info(record.clone()).ok()?;
+        let files = info.identity.iter().chain([&info.known_hosts]).cloned().collect();
+        Some(Route { words: words(&info), files })
     }
 
     fn bring(
@@ -333,7 +349,7 @@ impl Machines<'_> {
         machine: &Machine,
         folder: &Folder,
         session: &Session,
-        ssh: Option<&[String]>,
+        ssh: Option<&Route>,
         telling: Telling,
     ) -> Result<(), MachineError> {
         let name = &machine.name;

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use super::confine;
 use super::exclude::Excluded;
+use super::inside::Root;
 use super::remote::{Fault, printable};
 use super::{Job, Rsync, Sent};
 use crate::model::{Cancel, Stream, each_line, program_in};
@@ -33,20 +35,36 @@ pub(super) fn program(path: &str) -> Option<PathBuf> {
 /// Exit status when a file cannot be written (rsync(1)).
 const WRITE: i32 = 11;
 
+/// What came of it.
+pub(super) enum Ran {
+    /// A copy.
+    Sent(Sent),
+    /// Nothing: rsync is not the right one for it, because of what the clause says.
+    Not(&'static str),
+}
+
 /// Makes the guest's folder like that of the host.
 pub(super) fn run(
     rsync: &Rsync<'_>,
     job: &Job<'_>,
     owner: (u32, u32),
     cancel: &Cancel,
-) -> Result<Sent, Fault> {
+) -> Result<Ran, Fault> {
+    let unreadable = |error| Fault::Said(format!("cannot read {}: {error}", job.host.display()));
+    let root = Root::open(job.host).map_err(unreadable)?;
+    if !root.of_several_names(job.hidden).is_empty() {
+        return Ok(Ran::Not("an ENV file in it has other names, too, which rsync would copy"));
+    }
     let mut command = Command::new(&rsync.program);
     command.args(arguments(rsync, job, owner)?);
     // What the user's environment says of rsync is for other copies.
     command.env_clear().env("PATH", rsync.path).env("LC_ALL", "C").current_dir("/").process_group(0);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let cannot = |error: std::io::Error| Fault::Said(format!("cannot run rsync: {error}"));
-    let mut child = command.spawn().map_err(cannot)?;
+    let open = confine::Open { folder: &root, files: &rsync.ssh.files };
+    let Some(mut child) = confine::spawn(&mut command, open).map_err(cannot)? else {
+        return Ok(Ran::Not("this kernel has no Landlock to keep rsync in the folder"));
+    };
     let mut sent = Sent::default();
     let mut tail = VecDeque::new();
     let status = follow(&mut child, cancel, &mut |stream, line: &str| match stream {
@@ -64,10 +82,10 @@ pub(super) fn run(
     }
     let said = printable(&Vec::from(tail).join("\n"));
     match status.code() {
-        Some(0) => Ok(sent),
+        Some(0) => Ok(Ran::Sent(sent)),
         Some(code) if PARTIAL.contains(&code) => {
             sent.warnings.push(format!("not all was copied: {said}"));
-            Ok(sent)
+            Ok(Ran::Sent(sent))
         }
         // The end of the guest's rsync can overtake what it has to say.
         Some(WRITE) if said.is_empty() => Err(Fault::Said(format!(
@@ -80,7 +98,7 @@ pub(super) fn run(
 }
 
 fn arguments(rsync: &Rsync<'_>, job: &Job<'_>, owner: (u32, u32)) -> Result<Vec<OsString>, Fault> {
-    let Some((host, options)) = rsync.ssh.split_last() else {
+    let Some((host, options)) = rsync.ssh.words.split_last() else {
         return Err(Fault::Said("nothing leads to the guest".into()));
     };
     let shell = std::iter::once("ssh").chain(options.iter().map(String::as_str)).map(for_rsync);
@@ -161,10 +179,12 @@ fn forward(stream: Stream, pipe: impl Read + Send + 'static, to: Sender<(Stream,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::folders::Route;
 
     #[test]
     fn words_lead_to_the_guest_and_quotes_stay() {
         let ssh = ["-o", "IdentityFile \"/m/it's\"", "::1"].map(str::to_owned);
+        let ssh = Route { words: ssh.into(), files: Vec::new() };
         let rsync = Rsync { program: "rsync".into(), path: "/usr/bin", ssh: &ssh, as_root: false };
         let (exclude, hidden) = (["*.o".to_owned()], [PathBuf::from(".env")]);
         let job = Job {

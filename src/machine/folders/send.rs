@@ -3,14 +3,14 @@
 //! removed in that very guest, and nothing else.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{File, OpenOptions};
-use std::io::{self, PipeWriter, Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use super::exclude::Excluded;
+use super::inside::Root;
 use super::remote::{Fault, Remote};
 use super::tree::{self, Entry, Kind, LeftOut, Tree};
 use super::{Job, Sent};
@@ -52,6 +52,8 @@ exit 220
 
 /// Longest list that is taken from a guest, in bytes: two million names or so.
 const LISTING: usize = 256 << 20;
+/// Most names in it, however short: each takes 100 bytes more to be looked up.
+const NAMES: usize = 4 << 20;
 /// How often a list is asked for while the folder changes.
 const TRIES: usize = 3;
 /// A guest that lists a million files on a busy host takes its time.
@@ -87,7 +89,10 @@ pub(super) fn send(
 ) -> Result<Sent, Fault> {
     let excluded = Excluded::new(job.exclude, job.hidden);
     let unreadable = |error: io::Error| Fault::Said(format!("cannot read {}: {error}", job.host.display()));
-    let tree = tree::read(job.host, &excluded, remote.cancel).map_err(unreadable)?;
+    // What is read and what is sent lies in this very folder, whatever becomes of its path.
+    let root = Root::open(job.host).map_err(unreadable)?;
+    let secrets = root.of_several_names(job.hidden);
+    let tree = tree::read(&root, &excluded, &secrets, remote.cancel).map_err(unreadable)?;
     let mut tree = tree.ok_or(SshError::Cancelled)?;
     let mut left_out = std::mem::take(&mut tree.left_out);
     let listing = list(remote, job.guest)?;
@@ -99,7 +104,15 @@ pub(super) fn send(
     remove(remote, job.guest, REMOVE_FOLDERS, &todo.remove_folders)?;
     let mut sent = Sent { removed: todo.remove.len() + todo.remove_folders.len(), ..Sent::default() };
     if !todo.send.is_empty() {
-        pack_and_send(remote, job, &todo.send, owner, &mut left_out, &mut sent, progress)?;
+        let packer = Packer {
+            root: &root,
+            owner,
+            left_out: &mut left_out,
+            sent: &mut sent,
+            progress,
+            total: total(&todo.send),
+        };
+        pack_and_send(remote, job, &todo.send, packer)?;
     }
     if job.delete && !delete {
         sent.warnings.push("nothing was removed in the guest, because not all could be read".into());
@@ -112,9 +125,10 @@ pub(super) fn send(
 fn list(remote: &Remote<'_>, guest: &str) -> Result<Vec<u8>, Fault> {
     for _ in 0..TRIES {
         let mut answer = Vec::new();
-        let mut whole = true;
+        let (mut whole, mut names) = (true, 0);
         let mut keep = |data: &[u8]| {
-            whole &= answer.len() + data.len() <= LISTING;
+            names += data.iter().filter(|byte| **byte == 0).count();
+            whole &= answer.len() + data.len() <= LISTING && names <= NAMES;
             if whole {
                 answer.extend_from_slice(data);
             }
@@ -247,13 +261,9 @@ fn pack_and_send(
     remote: &Remote<'_>,
     job: &Job<'_>,
     entries: &[&Entry],
-    owner: (u32, u32),
-    left_out: &mut LeftOut,
-    sent: &mut Sent,
-    progress: &(dyn Fn(u64, u64) + Sync),
+    packer: Packer<'_>,
 ) -> Result<(), Fault> {
     let (mut reader, writer) = io::pipe().map_err(|e| Fault::Said(e.to_string()))?;
-    let packer = Packer { root: job.host, owner, left_out, sent, progress, total: total(entries) };
     std::thread::scope(|scope| {
         let packer = scope.spawn(move || packer.pack(entries, writer));
         let input = Input::Reader(&mut reader);
@@ -279,7 +289,7 @@ fn total(entries: &[&Entry]) -> u64 {
 }
 
 struct Packer<'a> {
-    root: &'a Path,
+    root: &'a Root,
     owner: (u32, u32),
     left_out: &'a mut LeftOut,
     sent: &'a mut Sent,
@@ -288,7 +298,7 @@ struct Packer<'a> {
 }
 
 impl Packer<'_> {
-    fn pack(mut self, entries: &[&Entry], writer: PipeWriter) -> io::Result<()> {
+    fn pack(mut self, entries: &[&Entry], writer: impl Write) -> io::Result<()> {
         let mut archive = tar::Builder::new(io::BufWriter::with_capacity(64 << 10, writer));
         for entry in entries {
             self.add(&mut archive, entry)?;
@@ -340,10 +350,7 @@ impl Packer<'_> {
 
     /// A file and its size now; `None` where there is none any more, or none that may be read.
     fn open(&mut self, entry: &Entry) -> io::Result<Option<(File, u64)>> {
-        let mut options = OpenOptions::new();
-        // What took its place meanwhile is neither followed nor waited for.
-        options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-        let file = match options.open(self.root.join(&entry.path)) {
+        let file = match self.root.file(&entry.path) {
             Ok(file) => file,
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
@@ -502,6 +509,50 @@ mod tests {
             assert!(parse(text).is_none(), "{text:?}");
         }
         assert!(parse(&[whole, b"81a4 1 1 1 1\n".to_vec()].concat()).is_none(), "a line too many");
+    }
+
+    /// A guest that shares the folder swaps a folder and a link to the secrets of the host's user, while it is read and
+    /// while it is sent.
+    #[test]
+    fn a_race_of_renames_sends_nothing_from_outside() {
+        use crate::machine::folders::inside::tests::while_they_change_places;
+        use crate::model::Cancel;
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().canonicalize().unwrap();
+        let (src, outside) = (top.join("src"), top.join("outside"));
+        for (folder, text) in [(src.join("a"), "mine"), (outside.clone(), "theirs")] {
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join("id_rsa"), text).unwrap();
+        }
+        std::fs::write(outside.join("other"), "theirs").unwrap();
+        std::os::unix::fs::symlink("../outside", src.join("link")).unwrap();
+        let root = Root::open(&src).unwrap();
+        let excluded = Excluded::new(&[], &[]);
+        let (mut folders, mut files) = (0, 0);
+        while_they_change_places(&src.join("a"), &src.join("link"), || {
+            for _ in 0..3_000 {
+                let tree = tree::read(&root, &excluded, &[], &Cancel::new()).unwrap().unwrap();
+                assert!(!tree.entries.iter().any(|entry| entry.path.ends_with("other")), "{tree:?}");
+                folders += tree.entries.iter().filter(|entry| entry.path.ends_with("id_rsa")).count();
+                // As if it had been found before.
+                let found = [file("a/id_rsa", 4)];
+                let (mut left_out, mut sent) = (LeftOut::default(), Sent::default());
+                let packer = Packer {
+                    root: &root,
+                    owner: OWNER,
+                    left_out: &mut left_out,
+                    sent: &mut sent,
+                    progress: &|_, _| (),
+                    total: 4,
+                };
+                let mut archive = Vec::new();
+                packer.pack(&found.each_ref(), &mut archive).unwrap();
+                assert!(!archive.windows(6).any(|text| text == b"theirs"), "the race is won");
+                files += sent.files;
+            }
+        });
+        // Not for want of trying.
+        assert!(folders > 0 && files > 0, "{folders} folders, {files} files");
     }
 
     #[test]

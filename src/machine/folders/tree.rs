@@ -1,12 +1,15 @@
 //! A folder of the host as it is to be in the guest.
 
-use std::fs;
+use std::ffi::OsStr;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, Dir, FileType, statat};
+use rustix::io::Errno;
+
 use super::exclude::Excluded;
+use super::inside::{Root, folder_in};
 use crate::model::Cancel;
 
 /// Things left out that are named; more are counted.
@@ -78,63 +81,78 @@ impl LeftOut {
     }
 }
 
-/// Reads a folder of the host. `None`: there was a wish to stop. The top itself is not among the entries.
+/// Reads a folder of the host, each folder in it by its name in the one above; files of those devices and numbers are
+/// left out. `None`: there was a wish to stop. The top itself is not among the entries.
 ///
 /// # Errors
 /// When the top cannot be read: then nothing is known of what is in it.
-pub(super) fn read(root: &Path, excluded: &Excluded, cancel: &Cancel) -> io::Result<Option<Tree>> {
+pub(super) fn read(
+    root: &Root,
+    excluded: &Excluded,
+    secrets: &[(u64, u64)],
+    cancel: &Cancel,
+) -> io::Result<Option<Tree>> {
     let mut tree = Tree::default();
-    let mut open = vec![(PathBuf::new(), fs::read_dir(root)?)];
+    let mut open = vec![(PathBuf::new(), Dir::new(root.folder(Path::new(""))?)?)];
     while let Some((folder, entries)) = open.last_mut() {
         if cancel.is_cancelled() {
             return Ok(None);
         }
-        let folder = folder.clone();
-        let entry = match entries.next() {
+        let next = match entries.next() {
             None => {
                 open.pop();
                 continue;
             }
-            Some(Ok(entry)) => entry,
-            Some(Err(error)) => {
-                tree.left_out.add(&folder, &error.to_string());
+            Some(next) => next.and_then(|entry| Ok((entry, entries.fd()?))),
+        };
+        let (entry, inside) = match next {
+            Ok(next) => next,
+            Err(error) => {
+                tree.left_out.add(folder, &io::Error::from(error).to_string());
                 open.pop();
                 continue;
             }
         };
-        let path = folder.join(entry.file_name());
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let path = folder.join(OsStr::from_bytes(name.to_bytes()));
         // Links are not followed.
-        let meta = match entry.metadata() {
-            Ok(meta) => meta,
+        let looked = statat(inside, name, AtFlags::SYMLINK_NOFOLLOW).and_then(|stat| {
+            let target = match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Symlink => Some(rustix::fs::readlinkat(inside, name, Vec::new())?),
+                _ => None,
+            };
+            Ok((stat, target))
+        });
+        let (stat, target) = match looked {
+            Ok(looked) => looked,
             // It went while we looked.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(Errno::NOENT) => continue,
             Err(error) => {
-                tree.left_out.add(&path, &error.to_string());
+                tree.left_out.add(&path, &io::Error::from(error).to_string());
                 continue;
             }
         };
-        let kind = meta.file_type();
-        if excluded.is(path.as_os_str().as_bytes(), kind.is_dir()) {
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let is_secret = secrets.contains(&(stat.st_dev, stat.st_ino));
+        if is_secret || excluded.is(path.as_os_str().as_bytes(), kind == FileType::Directory) {
             continue;
         }
-        let found = match () {
-            () if kind.is_dir() => Kind::Folder,
-            () if kind.is_file() => Kind::File { size: meta.len() },
-            () if kind.is_symlink() => match fs::read_link(entry.path()) {
-                Ok(target) => Kind::Link { target },
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => {
-                    tree.left_out.add(&path, &error.to_string());
-                    continue;
-                }
-            },
-            () => {
+        let found = match (kind, target) {
+            (FileType::Directory, _) => Kind::Folder,
+            (FileType::RegularFile, _) => Kind::File { size: stat.st_size.try_into().unwrap_or(0) },
+            (_, Some(target)) => {
+                Kind::Link { target: std::ffi::OsString::from_vec(target.into_bytes()).into() }
+            }
+            _ => {
                 tree.left_out.add(&path, "it is neither file nor folder nor link");
                 continue;
             }
         };
         if found == Kind::Folder {
-            match fs::read_dir(entry.path()) {
+            match folder_in(inside, name).and_then(|folder| Ok(Dir::new(folder)?)) {
                 Ok(inside) => open.push((path.clone(), inside)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => {
@@ -143,29 +161,37 @@ pub(super) fn read(root: &Path, excluded: &Excluded, cancel: &Cancel) -> io::Res
                 }
             }
         }
-        tree.entries.push(Entry { path, kind: found, mode: meta.mode() & 0o777, mtime: meta.mtime() });
+        tree.entries.push(Entry { path, kind: found, mode: stat.st_mode & 0o777, mtime: stat.st_mtime });
     }
     Ok(Some(tree))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+
+    fn opened(dir: &tempfile::TempDir) -> Root {
+        Root::open(&dir.path().canonicalize().unwrap()).unwrap()
+    }
 
     #[test]
     fn a_folder_is_read_without_what_is_left_out() {
-        use std::ffi::OsStr;
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
         fs::create_dir_all(root.join("a/target/deep")).unwrap();
         fs::write(root.join("a/file"), "content").unwrap();
         fs::write(root.join("a/target/deep/x"), "").unwrap();
         fs::write(root.join(".env"), "SECRET=1").unwrap();
+        fs::hard_link(root.join(".env"), root.join("a/again")).unwrap();
         fs::write(root.join(OsStr::from_bytes(b"caf\xe9")), "").unwrap();
         std::os::unix::fs::symlink("../outside", root.join("link")).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
         let excluded = Excluded::new(&["target/".into()], &[".env".into()]);
-        let tree = read(root, &excluded, &Cancel::new()).unwrap().unwrap();
+        let opened = opened(&dir);
+        let secrets = opened.of_several_names(&[".env".into(), "a/file".into(), "none/.env".into()]);
+        let tree = read(&opened, &excluded, &secrets, &Cancel::new()).unwrap().unwrap();
         let mut names: Vec<_> = tree.entries.iter().map(|entry| entry.path.clone()).collect();
         let place = |name: &str| names.iter().position(|path| path == Path::new(name)).unwrap();
         assert!(place("a") < place("a/file"), "a folder comes first");
@@ -180,9 +206,9 @@ mod tests {
     fn a_folder_that_is_gone_is_an_error_and_a_wish_to_stop_none() {
         let dir = tempfile::tempdir().unwrap();
         let excluded = Excluded::new(&[], &[]);
-        assert!(read(&dir.path().join("gone"), &excluded, &Cancel::new()).is_err());
+        assert!(Root::open(&dir.path().join("gone")).is_err());
         let cancel = Cancel::new();
         cancel.cancel();
-        assert!(read(dir.path(), &excluded, &cancel).unwrap().is_none());
+        assert!(read(&opened(&dir), &excluded, &[], &cancel).unwrap().is_none());
     }
 }

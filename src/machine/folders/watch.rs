@@ -4,12 +4,15 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 
 use super::exclude::Excluded;
+use super::inside::Root;
 use super::{FolderError, Telling};
 use crate::machine::record::Record;
 use crate::machine::{MachineError, Machines, SshInfo};
@@ -25,6 +28,9 @@ const SLICE: Duration = Duration::from_millis(200);
 /// Between two looks whether the machine is still there.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// Most changes that wait while a copy is made. Where there are more, all may have changed.
+const WAITING: usize = 4096;
+
 /// What happened in one of the watched folders, by its number.
 type Happened = (usize, notify::Result<notify::Event>);
 
@@ -33,20 +39,31 @@ struct Watched {
     root: PathBuf,
     excluded: Excluded,
     watcher: RecommendedWatcher,
+    /// More happened than could wait.
+    missed: Arc<AtomicBool>,
 }
 
 impl Watched {
-    fn new(number: usize, folder: &Folder, to: Sender<Happened>) -> Result<Option<Watched>, FolderError> {
+    fn new(number: usize, folder: &Folder, to: SyncSender<Happened>) -> Result<Option<Watched>, FolderError> {
         let FolderKind::Copied { host, exclude, watch: true, .. } = &folder.kind else { return Ok(None) };
         let root = fs::canonicalize(&host.path).unwrap_or_else(|_| host.path.clone());
-        // Nobody listens any more: it is about to end.
-        let handler = move |event| drop(to.send((number, event)));
+        let missed = Arc::new(AtomicBool::new(false));
+        let full = Arc::clone(&missed);
+        // It must not wait: who listens may be waiting for this very thread, to watch one more folder.
+        let handler = move |event| match to.try_send((number, event)) {
+            Err(TrySendError::Full(_)) => full.store(true, Ordering::Relaxed),
+            // Nobody listens any more: it is about to end.
+            Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+        };
         let watcher = notify::recommended_watcher(handler).map_err(|error| trouble(&root, &error))?;
-        Ok(Some(Watched { root, excluded: Excluded::new(exclude, &host.hidden), watcher }))
+        Ok(Some(Watched { root, excluded: Excluded::new(exclude, &host.hidden), watcher, missed }))
     }
 
     /// Watches a folder and those in it. What goes meanwhile needs no watching.
     fn watch(&mut self, folder: &Path) -> Result<(), FolderError> {
+        // By its descriptor: a guest that shares the folder may put links where folders were.
+        let top = Root::open(&self.root);
+        let top = top.map_err(|why| FolderError::Watch { path: self.root.clone(), why: why.to_string() })?;
         let mut open = vec![folder.to_owned()];
         while let Some(folder) = open.pop() {
             match self.watcher.watch(&folder, RecursiveMode::NonRecursive) {
@@ -54,11 +71,17 @@ impl Watched {
                 Err(error) if is_gone(&error) && folder != self.root => continue,
                 Err(error) => return Err(trouble(&folder, &error)),
             }
-            let Ok(entries) = fs::read_dir(&folder) else { continue };
-            let folders = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-            open.extend(folders.map(|entry| entry.path()).filter(|path| !self.is_excluded(path, true)));
+            let Ok(names) = top.folders(folder.strip_prefix(&self.root).unwrap_or(&folder)) else { continue };
+            let folders = names.into_iter().map(|name| folder.join(name));
+            open.extend(folders.filter(|path| !self.is_excluded(path, true)));
         }
         Ok(())
+    }
+
+    /// Watches the whole again: some of what happened is not known.
+    fn watch_all(&mut self) -> Result<(), FolderError> {
+        let root = self.root.clone();
+        self.watch(&root)
     }
 
     fn is_excluded(&self, path: &Path, folder: bool) -> bool {
@@ -74,8 +97,7 @@ impl Watched {
             Err(error) => return Err(trouble(&self.root, &error)),
         };
         if event.need_rescan() {
-            let root = self.root.clone();
-            self.watch(&root)?;
+            self.watch_all()?;
             return Ok(true);
         }
         if matches!(event.kind, EventKind::Access(_)) {
@@ -118,6 +140,12 @@ fn trouble(path: &Path, error: &notify::Error) -> FolderError {
     FolderError::Watch { path: path.into(), why }
 }
 
+/// Whether more happened than could wait, since it was asked last.
+fn have_missed(watched: &[(usize, Watched)]) -> bool {
+    // Each of them is asked.
+    watched.iter().filter(|(_, folder)| folder.missed.swap(false, Ordering::Relaxed)).count() > 0
+}
+
 /// Waits for changes; gives the numbers of the folders that have some, sorted, or nothing when `slice` is over.
 fn changes(
     watched: &mut [(usize, Watched)],
@@ -133,6 +161,17 @@ fn changes(
             Some(_) => QUIET,
         };
         match events.recv_timeout(wait) {
+            // Nobody is told of what could not wait but by what did.
+            Ok(_) if have_missed(watched) => {
+                while events.try_recv().is_ok() {}
+                // All of that happened before what follows.
+                have_missed(watched);
+                for (number, folder) in watched.iter_mut() {
+                    folder.watch_all()?;
+                    changed.push(*number);
+                }
+                first = first.or_else(|| Some(Instant::now()));
+            }
             Ok((number, event)) => {
                 let Some((_, folder)) = watched.iter_mut().find(|(known, _)| *known == number) else {
                     continue;
@@ -166,7 +205,7 @@ impl Machines<'_> {
         machine: &Machine,
         words: fn(&SshInfo) -> Vec<String>,
     ) -> Result<usize, MachineError> {
-        let (send, events) = channel();
+        let (send, events) = sync_channel(WAITING);
         let folders: Vec<&Folder> = machine.folders.iter().collect();
         let mut watched = Vec::new();
         for (number, folder) in folders.iter().enumerate() {
@@ -282,7 +321,7 @@ mod tests {
                 watch: true,
             };
             let folder = Folder { guest: "/srv".into(), kind, owner: None, options: Vec::new() };
-            let (send, events) = channel();
+            let (send, events) = sync_channel(WAITING);
             let mut watched = Watched::new(3, &folder, send).unwrap().unwrap();
             let root = watched.root.clone();
             watched.watch(&root).unwrap();
@@ -322,6 +361,28 @@ mod tests {
         place.write("moved/inner/file");
         assert_eq!(place.next(), [3]);
         fs::remove_file(place.dir.path().join("moved/inner/file")).unwrap();
+        assert_eq!(place.next(), [3]);
+    }
+
+    /// As a checkout while a large file is copied.
+    #[test]
+    fn more_changes_than_can_wait_are_one_change_of_everything() {
+        let mut place = Place::new();
+        for n in 0..WAITING {
+            place.write(&format!("src/{n}"));
+        }
+        let missed = Arc::clone(&place.watched[0].1.missed);
+        let begin = Instant::now();
+        while !missed.load(Ordering::Relaxed) {
+            assert!(begin.elapsed() < Duration::from_secs(60), "all of them found room");
+            place.write("src/more");
+            std::thread::yield_now();
+        }
+        fs::create_dir(place.dir.path().join("late")).unwrap();
+        assert_eq!(place.next(), [3]);
+        // A folder is watched though nobody was told of it.
+        while !changes(&mut place.watched, &place.events, Duration::ZERO).unwrap().is_empty() {}
+        place.write("late/file");
         assert_eq!(place.next(), [3]);
     }
 
