@@ -13,7 +13,7 @@ use super::{ProviderError, VmSpec};
 use crate::model::ProviderKind;
 use crate::state::{Lock, Starter, store};
 use crate::vmm::sandbox::{self, Policy, Role};
-use crate::vmm::virtio::fs::VhostFs;
+use crate::vmm::virtio::fs::{Budget, VhostFs};
 use crate::vmm::{self, control};
 
 /// The word for the process that serves the folders of a machine that QEMU runs.
@@ -137,9 +137,10 @@ fn serve(dir: &Path, starter: &mut Starter) -> Result<(), String> {
     let spec: VmSpec = store::read_json(&dir.join(SPEC))
         .and_then(|spec| spec.ok_or_else(|| io::ErrorKind::NotFound.into()))
         .map_err(|error| format!("cannot read {SPEC}: {error}"))?;
+    let files = Budget::of_memory(spec.memory);
     let mut shares = Vec::new();
     for (place, share) in spec.shares.iter().enumerate() {
-        let opened = VhostFs::open(&share.to_vmm()).map_err(|error| super::process::chain(&error))?;
+        let opened = VhostFs::open(&share.to_vmm(), &files).map_err(|error| super::process::chain(&error))?;
         let path = dir.join(socket(place));
         let bound = store::remove(&path).and_then(|()| control::bind(&path));
         shares.push((opened, bound.map_err(|error| format!("cannot create {}: {error}", path.display()))?));

@@ -22,7 +22,7 @@ use super::virtio::balloon::{self, Balloon};
 use super::virtio::console::Console;
 use super::virtio::pci::{BAR_LEN, notify_offset, vector_count};
 use super::virtio::{
-    MmioTransport, PciTransport, VIRTIO_MMIO_SIZE, VirtioDevice, block::Block, fs::Fs, net::Net,
+    MmioTransport, PciTransport, VIRTIO_MMIO_SIZE, VirtioDevice, block::Block, fs::Budget, fs::Fs, net::Net,
     net::VhostNet, rng::Rng, vsock::Vsock,
 };
 use super::{Error, NetBackend, Spec, Transport, VhostUser, layout};
@@ -123,8 +123,9 @@ impl Slots {
         if let Some(listener) = spec.console.take() {
             devices.push(Box::new(Console::new(listener)?));
         }
+        let files = Budget::of_memory(spec.memory);
         for share in &spec.shares {
-            devices.push(Box::new(Fs::new(share)?));
+            devices.push(Box::new(Fs::new(share, &files)?));
         }
         let placed = match spec.transport {
             Transport::Mmio => MmioSlots::new(devices, mem).map(Placed::Mmio),

@@ -4,7 +4,7 @@
 use std::os::unix::fs::MetadataExt;
 
 use rvm::vmm::Share;
-use rvm::vmm::virtio::fs::{Fs, TAG_LEN};
+use rvm::vmm::virtio::fs::{Budget, Fs, TAG_LEN};
 use rvm::vmm::virtio::{VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VirtioDevice};
 
 use crate::driver::*;
@@ -25,8 +25,12 @@ fn share(folder: &tempfile::TempDir) -> Share {
     Share { tag: "data".into(), source, hidden: Vec::new(), read_only: false, owner: (1000, 1000) }
 }
 
+fn files() -> Budget {
+    Budget::of_memory(16 << 20)
+}
+
 fn started(folder: &tempfile::TempDir, features: u64) -> Driver {
-    let mut driver = Driver::started(Fs::new(&share(folder)).unwrap(), 16, features);
+    let mut driver = Driver::started(Fs::new(&share(folder), &files()).unwrap(), 16, features);
     begin(&mut driver);
     driver
 }
@@ -65,17 +69,17 @@ fn request(driver: &mut Driver, queue: usize, opcode: u32, node: u64, body: &[u8
 #[test]
 fn a_tag_is_shown_and_a_wrong_one_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let device = Fs::new(&share(&folder)).unwrap();
+    let device = Fs::new(&share(&folder), &files()).unwrap();
     let mut config = [0xff; 48];
     device.read_config(0, &mut config);
     assert_eq!(&config[..5], b"data\0");
     assert_eq!(config[TAG_LEN..], [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     for tag in [String::new(), "a\0b".into(), "x".repeat(TAG_LEN + 1)] {
-        assert!(Fs::new(&Share { tag, ..share(&folder) }).is_err());
+        assert!(Fs::new(&Share { tag, ..share(&folder) }, &files()).is_err());
     }
     let longest = Share { tag: "x".repeat(TAG_LEN), ..share(&folder) };
-    Fs::new(&longest).unwrap();
-    let error = Fs::new(&Share { source: "/no/such/folder".into(), ..share(&folder) }).unwrap_err();
+    Fs::new(&longest, &files()).unwrap();
+    let error = Fs::new(&Share { source: "/no/such/folder".into(), ..share(&folder) }, &files()).unwrap_err();
     assert!(error.to_string().contains("/no/such/folder"), "{error}");
 }
 
@@ -142,7 +146,7 @@ fn driver_that_breaks_a_queue_needs_a_reset_and_the_share_lives() {
 #[test]
 fn both_queues_have_to_be_ready() {
     let folder = tempfile::tempdir().unwrap();
-    let mut driver = Driver::new(Fs::new(&share(&folder)).unwrap(), 16);
+    let mut driver = Driver::new(Fs::new(&share(&folder), &files()).unwrap(), 16);
     driver.agree(0);
     driver.configure(REQUESTS);
     driver.write(STATUS, 15);

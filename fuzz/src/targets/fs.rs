@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use rvm::vmm::Share;
-use rvm::vmm::virtio::fs::Fs;
+use rvm::vmm::virtio::fs::{Budget, Fs};
 
 use crate::rig::{Rig, folder, mostly, readable, writable};
 
@@ -36,7 +36,7 @@ pub fn run(u: &mut Unstructured<'_>) -> Result<()> {
         read_only: u.ratio(1, 8)?,
         owner: (1000, 1000),
     };
-    let Some(mut rig) = Rig::start(Fs::new(&share).unwrap(), u)? else { return Ok(()) };
+    let Some(mut rig) = Rig::start(Fs::new(&share, &Budget::of_memory(16 << 20)).unwrap(), u)? else { return Ok(()) };
     let init = [7u32, 31, 0, u32::MAX].map(u32::to_le_bytes).concat();
     let result = offer(&mut rig, u, 26, 0, &init).and_then(|()| ask(&mut rig, u));
     for queue in [0, 1] {

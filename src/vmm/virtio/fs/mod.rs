@@ -9,7 +9,7 @@ mod server;
 mod vhost;
 
 pub use error::FsError;
-pub use server::MAX_DESCRIPTORS;
+pub use server::{Budget, MAX_DESCRIPTORS};
 pub use vhost::{Serving, VhostFs};
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -53,11 +53,11 @@ pub struct Fs {
 }
 
 impl Fs {
-    /// A device for the folder that `share` names, which is opened.
+    /// A device for the folder that `share` names, which is opened. All of a machine have one `budget`.
     ///
     /// # Errors
     /// [`Error::Fs`] when the tag or the folder cannot serve.
-    pub fn new(share: &Share) -> Result<Self, Error> {
+    pub fn new(share: &Share, budget: &Budget) -> Result<Self, Error> {
         let mut config = [0; TAG_LEN + 4];
         let tag = share.tag.as_bytes();
         match config.get_mut(..tag.len()) {
@@ -70,12 +70,12 @@ impl Fs {
             // One for requests that are not urgent.
             *queues = 1u32.to_le_bytes();
         }
-        Ok(Self { config, server: Arc::new(Mutex::new(open_server(share)?)), worker: None })
+        Ok(Self { config, server: Arc::new(Mutex::new(open_server(share, budget)?)), worker: None })
     }
 }
 
-fn open_server(share: &Share) -> Result<Server, FsError> {
-    let mut server = Server::open(&share.source, share.read_only, share.owner)
+fn open_server(share: &Share, budget: &Budget) -> Result<Server, FsError> {
+    let mut server = Server::open(&share.source, share.read_only, share.owner, budget)
         .map_err(|source| FsError::Source { path: share.source.clone(), source })?;
     share.hidden.iter().for_each(|path| server.hide(path));
     Ok(server)

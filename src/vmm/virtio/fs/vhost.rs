@@ -15,7 +15,7 @@ use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
 
 use super::server::Server;
-use super::{BYTE_LIMIT, NAME, QUEUE_SIZE, QUEUES, open_server, serve};
+use super::{BYTE_LIMIT, Budget, NAME, QUEUE_SIZE, QUEUES, open_server, serve};
 use crate::vmm::Share;
 use crate::vmm::virtio::queue::Ring;
 use crate::vmm::virtio::worker::WorkerError;
@@ -36,13 +36,13 @@ pub struct Serving {
 }
 
 impl VhostFs {
-    /// Opens the folder. Nothing else is opened later, but what lies in it.
+    /// Opens the folder. Nothing else is opened later, but what lies in it. All of a machine have one `budget`.
     ///
     /// # Errors
     /// [`Error::Fs`] when the folder cannot serve.
-    pub fn open(share: &Share) -> Result<Self, Error> {
+    pub fn open(share: &Share, budget: &Budget) -> Result<Self, Error> {
         let memory = Shared::new(GuestMemoryMmap::new());
-        let server = open_server(share)?;
+        let server = open_server(share, budget)?;
         let backend = Backend { server, memory: memory.clone(), features: 0, broken: false };
         Ok(Self { backend: Arc::new(Mutex::new(backend)), memory })
     }

@@ -119,7 +119,8 @@ impl Server {
         if let Some(file) = handle.and_then(|number| self.handles.file(number, true).ok()) {
             return rustix::fs::ftruncate(file, size);
         }
-        let file = self.nodes.open(node, OFlags::WRONLY)?;
+        let (file, stat) = self.nodes.open_and_stat(node, OFlags::WRONLY)?;
+        self.check_shown(node, &stat)?;
         rustix::fs::ftruncate(&file, size)
     }
 

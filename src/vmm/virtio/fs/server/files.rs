@@ -49,6 +49,7 @@ impl Server {
         }
         self.handles.check_room()?;
         let (file, mut stat) = self.nodes.open_and_stat(node, access.flags)?;
+        self.check_shown(node, &stat)?;
         // Only now is it known to be the right one.
         if access.truncate {
             rustix::fs::ftruncate(&file, 0)?;
@@ -63,7 +64,7 @@ impl Server {
         let (bits, mode) = (args.u32()?, args.u32()?);
         args.skip(8)?;
         let access = Access::parse(bits)?;
-        let name = self.allowed(parent, args.string()?)?;
+        let name = self.free(parent, args.string()?)?;
         self.handles.check_room()?;
         if !self.nodes.has_room() {
             return Err(Errno::NFILE);
@@ -79,6 +80,9 @@ impl Server {
         let mut stat = system::stat_of(&file)?;
         if Identity::of(&stat).kind() != FileType::RegularFile {
             return Err(Errno::EXIST);
+        }
+        if self.is_secret(&stat) {
+            return Err(Errno::ACCESS);
         }
         if access.truncate && stat.stx_size != 0 {
             rustix::fs::ftruncate(&file, 0)?;

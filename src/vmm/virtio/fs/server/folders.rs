@@ -63,6 +63,7 @@ impl Server {
             rustix::fs::seek(&handle.file, SeekFrom::Start(offset))?;
         }
         handle.kind = Kind::Folder { position: None };
+        let secrets: Vec<u64> = self.secrets().map(|secret| secret.inode()).collect();
         let mut buffer = [MaybeUninit::uninit(); FETCH];
         // About as many as fit; one of the longest name at least.
         let fetch = (if plus { limit / 4 } else { limit }).clamp(FETCH_MIN, FETCH);
@@ -91,7 +92,9 @@ impl Server {
             }
             let (inode, next) = (entry.ino(), entry.next_entry_cookie());
             let kind = entry.file_type();
-            if self.is_hidden(node, name) {
+            let is_secret =
+                |server: &Self| system::stat_in(&handle.file, name).is_ok_and(|stat| server.is_secret(&stat));
+            if self.is_hidden(node, name) || (secrets.contains(&inode) && is_secret(self)) {
                 position = next;
                 continue;
             }

@@ -9,6 +9,7 @@
 
 mod abi;
 mod attributes;
+mod budget;
 mod files;
 mod folders;
 mod handles;
@@ -28,8 +29,10 @@ use rustix::io::Errno;
 
 use abi::{Answer, Args, InHeader, cap, op};
 use handles::{Handles, MAX_HANDLES};
-use nodes::{MAX_FOLDERS, MAX_NODES, Nodes};
+use nodes::{MAX_FOLDERS, Nodes};
 use system::Descriptors;
+
+pub use budget::Budget;
 
 use crate::vmm::virtio::chain::Chain;
 
@@ -66,26 +69,27 @@ pub struct Server {
     descriptors: Option<Descriptors>,
     /// The device of the folder, if its file system is one that does nothing when a file is closed.
     local: Option<(u32, u32)>,
-    hidden: hidden::Hidden,
+    hidden: Vec<hidden::Hidden>,
     started: bool,
     answer: Answer,
     body: Vec<u8>,
 }
 
 impl Server {
-    /// Opens `source`, a folder. Files of the host user's seem to be `owner`'s in the guest.
+    /// Opens `source`, a folder. Files of the host user's seem to be `owner`'s in the guest, which may know as many as
+    /// `budget` has.
     ///
     /// # Errors
     /// What the system says.
-    pub fn open(source: &Path, read_only: bool, owner: (u32, u32)) -> io::Result<Self> {
-        Self::with_limits(source, read_only, owner, MAX_NODES, MAX_HANDLES)
+    pub fn open(source: &Path, read_only: bool, owner: (u32, u32), budget: &Budget) -> io::Result<Self> {
+        Self::with_limits(source, read_only, owner, budget.clone(), MAX_HANDLES)
     }
 
     fn with_limits(
         source: &Path,
         read_only: bool,
         owner: (u32, u32),
-        nodes: usize,
+        budget: Budget,
         handles: usize,
     ) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -101,10 +105,10 @@ impl Server {
             local,
             user: rustix::process::geteuid().as_raw(),
             groups,
-            nodes: Nodes::new(root, nodes)?,
+            nodes: Nodes::new(root, budget)?,
             handles: Handles::new(handles),
             descriptors: Descriptors::open().ok(),
-            hidden: hidden::Hidden::default(),
+            hidden: Vec::new(),
             started: false,
             answer: Answer::default(),
             body: Vec::new(),

@@ -25,6 +25,9 @@ impl Server {
     pub(super) fn answer_entry(&mut self, parent: u64, name: &CStr) -> Result<u64, Errno> {
         let folder = self.nodes.folder(parent)?;
         let stat = system::stat_in(folder, name)?;
+        if self.is_secret(&stat) {
+            return Err(Errno::NOENT);
+        }
         let owner = self.seen_owner(&stat);
         let node = self.nodes.enter(parent, name, &stat)?;
         self.answer.entry(node, VALID, &stat, owner);
@@ -54,7 +57,7 @@ impl Server {
     /// link in a folder of a project.
     pub(super) fn symlink(&mut self, parent: u64, args: &mut Args<'_>) -> Result<(), Errno> {
         self.writable()?;
-        let name = self.allowed(parent, args.string()?)?;
+        let name = self.free(parent, args.string()?)?;
         let target = args.string()?;
         if target.count_bytes() >= TARGET_MAX {
             return Err(Errno::NAMETOOLONG);
@@ -68,7 +71,7 @@ impl Server {
         let mode = args.u32()?;
         // Device number, umask (which the guest's kernel has applied), nothing.
         args.skip(12)?;
-        let name = self.allowed(parent, args.string()?)?;
+        let name = self.free(parent, args.string()?)?;
         let kind = match FileType::from_raw_mode(mode) {
             kind @ (FileType::RegularFile | FileType::Fifo | FileType::Socket) => kind,
             _ => return Err(Errno::PERM),
@@ -87,7 +90,8 @@ impl Server {
 
     pub(super) fn unlink(&mut self, parent: u64, args: &mut Args<'_>, folder: bool) -> Result<(), Errno> {
         self.writable()?;
-        let name = self.allowed(parent, args.string()?)?;
+        let name = args.string()?;
+        let name = if folder { self.allowed(parent, name)? } else { self.free(parent, name)? };
         let flags = if folder { AtFlags::REMOVEDIR } else { AtFlags::empty() };
         rustix::fs::unlinkat(self.nodes.folder(parent)?, name, flags)
     }
@@ -107,7 +111,7 @@ impl Server {
         if flags.contains(RenameFlags::WHITEOUT) {
             return Err(Errno::INVAL);
         }
-        let (old, new) = (self.allowed(parent, args.string()?)?, self.allowed(target, args.string()?)?);
+        let (old, new) = (self.free(parent, args.string()?)?, self.free(target, args.string()?)?);
         let (from, to) = (self.nodes.folder(parent)?, self.nodes.folder(target)?);
         rustix::fs::renameat_with(&from, old, &to, new, flags)?;
         if let Ok(stat) = system::stat_in(&to, new) {
@@ -124,11 +128,12 @@ impl Server {
     pub(super) fn link(&mut self, parent: u64, args: &mut Args<'_>) -> Result<(), Errno> {
         self.writable()?;
         let node = args.u64()?;
-        let name = self.allowed(parent, args.string()?)?;
+        let name = self.free(parent, args.string()?)?;
         if self.nodes.kind(node)? == FileType::Directory {
             return Err(Errno::PERM);
         }
-        let file = self.nodes.open(node, OFlags::PATH)?;
+        let (file, stat) = self.nodes.open_and_stat(node, OFlags::PATH)?;
+        self.check_shown(node, &stat)?;
         let descriptors = self.descriptors.as_ref().ok_or(Errno::OPNOTSUPP)?;
         descriptors.link(&file, self.nodes.folder(parent)?, name)?;
         self.answer_entry(parent, name).map(drop)

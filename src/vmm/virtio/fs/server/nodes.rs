@@ -12,13 +12,11 @@ use std::sync::Arc;
 use rustix::fs::{FileType, Mode, OFlags, Statx};
 use rustix::io::Errno;
 
+use super::budget::Budget;
 use super::system::{self, Identity};
 
 /// The shared folder itself (`FUSE_ROOT_ID`).
 pub const ROOT: u64 = 1;
-/// Most files that a guest may know at a time; each costs about 250 bytes here and four times that
-/// in the guest.
-pub const MAX_NODES: usize = 2 << 20;
 /// Most folders that are kept open.
 pub const MAX_FOLDERS: usize = 256;
 /// Deepest nesting of folders: what a path of `PATH_MAX` bytes can hold.
@@ -64,7 +62,7 @@ pub struct Nodes {
     open: VecDeque<u64>,
     open_count: usize,
     next: u64,
-    limit: usize,
+    budget: Budget,
 }
 
 impl Nodes {
@@ -72,7 +70,7 @@ impl Nodes {
     ///
     /// # Errors
     /// What the system says, and `ENOTDIR`.
-    pub fn new(root: OwnedFd, limit: usize) -> Result<Self, Errno> {
+    pub fn new(root: OwnedFd, budget: Budget) -> Result<Self, Errno> {
         let root_identity = Identity::of(&system::stat_of(&root)?);
         if root_identity.kind() != FileType::Directory {
             return Err(Errno::NOTDIR);
@@ -85,7 +83,7 @@ impl Nodes {
             open: VecDeque::new(),
             open_count: 0,
             next: ROOT + 1,
-            limit,
+            budget,
         })
     }
 
@@ -96,6 +94,7 @@ impl Nodes {
 
     /// Forgets everything but the shared folder.
     pub fn clear(&mut self) {
+        self.budget.give(self.nodes.len());
         self.nodes = HashMap::new();
         self.by_identity = HashMap::new();
         self.open.clear();
@@ -141,6 +140,11 @@ impl Nodes {
         }
     }
 
+    /// The folder and the name by which it is known; `None` for the shared folder, and what the guest does not know.
+    pub fn place_of(&self, id: u64) -> Option<(u64, &CStr)> {
+        self.nodes.get(&id).map(|node| (node.parent, node.name.as_c_str()))
+    }
+
     fn get(&self, id: u64) -> Result<&Node, Errno> {
         self.nodes.get(&id).ok_or(Errno::STALE)
     }
@@ -162,7 +166,7 @@ impl Nodes {
             }
             return Ok(id);
         }
-        if self.nodes.len() >= self.limit {
+        if !self.budget.take() {
             return Err(Errno::NFILE);
         }
         let id = self.next;
@@ -185,7 +189,7 @@ impl Nodes {
 
     /// Whether one more can be told of.
     pub fn has_room(&self) -> bool {
-        self.nodes.len() < self.limit
+        self.budget.has_room()
     }
 
     /// A file was moved, or found under another name.
@@ -230,6 +234,7 @@ impl Nodes {
             && node.children == 0
         {
             let Some(node) = self.nodes.remove(&id) else { return };
+            self.budget.give(1);
             self.by_identity.remove(&node.identity);
             self.open_count -= usize::from(node.folder.is_some());
             id = node.parent;
@@ -353,6 +358,12 @@ impl Nodes {
             Some(node) => std::mem::replace(&mut node.stamp, stamp) == stamp && stamp.is_some(),
             None => false,
         }
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 

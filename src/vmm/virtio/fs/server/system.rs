@@ -3,7 +3,7 @@
 //! A name is one component, checked by [`check_name`], and is always taken relative to a folder that
 //! is open. So no path is ever walked, and no symbolic link followed.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, openat2, statx};
@@ -49,6 +49,11 @@ impl Identity {
     pub fn kind(&self) -> FileType {
         FileType::from_raw_mode(self.kind)
     }
+
+    /// Its number, which listings have.
+    pub fn inode(&self) -> u64 {
+        self.inode
+    }
 }
 
 /// Refuses what is not the name of an entry in a folder.
@@ -80,6 +85,17 @@ pub fn open_in(folder: impl AsFd, name: &CStr, flags: OFlags, mode: Mode) -> Res
     // What is not really opened is not waited for either, and the kernel refuses to be told.
     let always = if flags.contains(OFlags::PATH) { OFlags::CLOEXEC | OFlags::NOFOLLOW } else { ALWAYS };
     openat2(folder, name, flags | always, mode, RESOLVE)
+}
+
+/// Opens the folder at the end of some names, to look at it. Links on the way are followed as long as they stay below
+/// `root`: it is for this server to know which folder something is, and not for the guest.
+pub fn open_way(root: impl AsFd, way: &[CString]) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let path = match way {
+        [] => b".".to_vec(),
+        _ => way.iter().map(|name| name.to_bytes()).collect::<Vec<_>>().join(&b'/'),
+    };
+    openat2(root, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
 /// Opens a folder, of which a handle is there, for reading.

@@ -309,7 +309,7 @@ fn what_is_no_file_is_not_opened() {
 
 #[test]
 fn a_share_for_reading_is_not_changed() {
-    let mut guest = Guest::with(true, MAX_NODES, MAX_HANDLES);
+    let mut guest = Guest::with(true, MANY, MAX_HANDLES);
     std::fs::write(guest.path("file"), "f").unwrap();
     std::fs::create_dir(guest.path("sub")).unwrap();
     let file = guest.lookup(ROOT, "file").unwrap().node;

@@ -18,6 +18,9 @@ use super::*;
 /// The owner of everything, in the guest.
 const OWNER: (u32, u32) = (1000, 1001);
 
+/// More files than any test has but those of limits.
+const MANY: usize = 1 << 20;
+
 /// What the guest is told of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Seen {
@@ -37,16 +40,21 @@ struct Guest {
 
 impl Guest {
     fn new() -> Self {
-        Self::with(false, MAX_NODES, MAX_HANDLES)
+        Self::with(false, MANY, MAX_HANDLES)
     }
 
-    fn with(read_only: bool, nodes: usize, handles: usize) -> Self {
+    fn with(read_only: bool, files: usize, handles: usize) -> Self {
+        Self::of_machine(read_only, &Budget::of_files(files), handles)
+    }
+
+    /// One share of a machine.
+    fn of_machine(read_only: bool, budget: &Budget, handles: usize) -> Self {
         // What the sandbox does for the process; another mask would only be in the way of tests of modes.
         rustix::process::umask(Mode::empty());
         let outer = tempfile::tempdir().unwrap();
         let share = outer.path().join("share");
         std::fs::create_dir(&share).unwrap();
-        let server = Server::with_limits(&share, read_only, OWNER, nodes, handles).unwrap();
+        let server = Server::with_limits(&share, read_only, OWNER, budget.clone(), handles).unwrap();
         let mut guest = Self { server, outer, unique: 0 };
         guest.start();
         guest
