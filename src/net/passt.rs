@@ -222,7 +222,8 @@ fn explain(code: Option<i32>, stderr: &str) -> NetError {
 
 /// What kind of error it is of which passt says that.
 pub fn failure(text: String) -> NetError {
-    match text.contains("bind") || text.contains("Address already in use") {
+    // Older versions say only that they could not have the port; of the reasons that newer ones give, one is a race.
+    match text.contains("Failed to bind any port") || text.contains("Address already in use") {
         true => NetError::PortRace(text),
         false => NetError::Failed(text),
     }
@@ -294,10 +295,20 @@ mod tests {
     #[test]
     fn failures_are_told_apart() {
         assert!(matches!(explain(Some(127), "sh: 1: exec: passt: not found"), NetError::Missing(_)));
-        assert!(matches!(
-            explain(Some(1), "Failed to bind port 80 (Permission denied)"),
-            NetError::PortRace(_)
-        ));
+        for race in [
+            "Failed to bind any port for '-t 127.0.0.1/2222:22', exiting",
+            "Failed to bind port 2222 (Address already in use) for option '-t 127.0.0.1/2222:22'",
+        ] {
+            assert!(matches!(explain(Some(1), race), NetError::PortRace(_)), "{race}");
+        }
+        // Another try would end the same way.
+        for other in [
+            "Failed to bind port 80 (Permission denied) for option '-t 127.0.0.1/80:80'",
+            "Can't bind IPv4 TCP socket address: Cannot assign requested address",
+            "Invalid option '--outbound-bind'",
+        ] {
+            assert!(matches!(explain(Some(1), other), NetError::Failed(text) if text == other), "{other}");
+        }
         let text = "Don't run as root. Changing to nobody...\nboom\n";
         assert!(matches!(explain(Some(1), text), NetError::Failed(t) if t == "boom"));
     }

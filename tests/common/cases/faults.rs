@@ -81,14 +81,17 @@ pub fn broken_files_are_named(provider: &str) {
     let mut forged = whole.clone();
     let offset = usize::try_from(u64::from_be_bytes(whole[8..16].try_into().unwrap())).unwrap();
     let size = usize::try_from(u32::from_be_bytes(whole[16..20].try_into().unwrap())).unwrap();
-    if size > 0 {
-        let name = format!("{:/<size$}", "/etc/shadow");
-        forged[offset..offset + size].copy_from_slice(&name.as_bytes()[..size]);
-        fs::write(&disk, &forged).unwrap();
-        let run = project.rvm(&["up"]);
-        assert!(run.code == 1 || project.ssh("head -c 4 /dev/vda | od -c | head -n 1") != "root");
-        fs::write(&disk, &whole).unwrap();
-    }
+    let secret = project.home.join("secret");
+    fs::write(&secret, b"SECRET".repeat(1 << 16)).unwrap();
+    let name = format!("{:/>size$}", secret.display());
+    assert_eq!(name.len(), size, "the name in the header is too short for this test");
+    assert_eq!(fs::read(&name).unwrap()[..6], *b"SECRET");
+    forged[offset..offset + size].copy_from_slice(name.as_bytes());
+    fs::write(&disk, &forged).unwrap();
+    // It runs from the box, as if nothing were wrong with the header.
+    project.rvm(&["up"]).ok();
+    assert_eq!(project.ssh("sudo head -c 6 /dev/vda | grep -c SECRET || true"), "0");
+    fs::write(&disk, &whole).unwrap();
 }
 
 /// A disk that is full is named, and room for it is all that the next `up` needs.
