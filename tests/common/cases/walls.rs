@@ -55,6 +55,15 @@ pub fn a_running_machine_is_shut_in(provider: &str) {
     // An old Landlock closes files and leaves TCP, say; none at all leaves files open.
     assert!(!log.contains("stay open"), "a wall is missing on this host:\n{log}");
     looked_into(&process, &project);
+    let told: serde_json::Value = serde_json::from_str(&project.rvm(&["doctor", "--json"]).stdout).unwrap();
+    let rights = serde_json::json!([{
+        "machine": "default",
+        "pid": pid,
+        "seccomp": true,
+        "no_new_privileges": true,
+        "no_capabilities": true,
+    }]);
+    assert_eq!(told["running"], rights);
     if provider == "qemu" {
         qemu_is_confined(&process);
     }
