@@ -280,3 +280,46 @@ fn begin(dir: &Path, task: &Task, dns: &Dns, is_running: bool) -> Result<(), Net
 fn wait_for_all() {
     while matches!(wait(WaitOptions::empty()), Ok(_) | Err(Errno::INTR)) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+    use std::process::Command;
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+    #[test]
+    fn a_process_is_ended_once_the_resolvers_are_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("resolv.conf");
+        fs::write(&path, "nameserver 192.0.2.1\n").unwrap();
+        let watch = Watch::of(&path).unwrap();
+        let (due, looks) = (AtomicBool::new(false), AtomicU32::new(0));
+        let is_due = || {
+            looks.fetch_add(1, Ordering::Relaxed);
+            if !due.swap(true, Ordering::Relaxed) {
+                // Not yet; from now on they are.
+                fs::write(&path, "nameserver 192.0.2.2\n").unwrap();
+                return false;
+            }
+            true
+        };
+        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+        let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+        assert!(wait_for_end(process.as_fd(), Some(&watch), &is_due));
+        assert!(!child.wait().unwrap().success());
+        assert_eq!(looks.into_inner(), 2, "what nobody changed is looked at");
+    }
+
+    #[test]
+    fn a_process_that_ends_by_itself_is_told_from_one_that_was_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let watch = Watch::of(&dir.path().join("resolv.conf")).unwrap();
+        for watch in [None, Some(&watch)] {
+            let mut child = Command::new("true").spawn().unwrap();
+            let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+            assert!(!wait_for_end(process.as_fd(), watch, &|| false));
+            child.wait().unwrap();
+        }
+    }
+}

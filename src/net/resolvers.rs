@@ -164,7 +164,8 @@ impl Watch {
         Ok(watch)
     }
 
-    fn of(path: &Path) -> io::Result<Self> {
+    /// Watches `path`.
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
         let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
         let watch = Self { inotify: inotify::init(flags)?, path: path.to_owned() };
         watch.follow();

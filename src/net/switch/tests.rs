@@ -314,6 +314,23 @@ fn the_station_answers() {
     assert_eq!(reply[80..86], MAC);
 }
 
+#[test]
+fn a_project_that_has_left_has_no_names() {
+    let mut net = Net::new(2);
+    let mut zone = Zone { owner: "p".into(), ..Zone::default() };
+    zone.records.insert("m2".into(), member(2).addresses);
+    let ask = udp(MAC, member(1).addresses[0], [10, 10, 0, 254].into(), (5000, 53), &query("m2"));
+    // The response code, behind 14, 20 and 8 bytes of other headers (RFC 1035, section 4.1.1).
+    let code = |net: &mut Net| {
+        net.send(1, &ask);
+        net.heard(1).remove(0)[14 + 20 + 8 + 3] & 15
+    };
+    net.table.names(zone).unwrap();
+    assert_eq!(code(&mut net), 0);
+    net.table.names(Zone { owner: "p".into(), ..Zone::default() }).unwrap();
+    assert_eq!(code(&mut net), 5, "refused");
+}
+
 /// Whatever is sent to the station and to others: nobody is cut off, nothing panics.
 #[test]
 fn garbage_is_dropped() {
