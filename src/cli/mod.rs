@@ -337,9 +337,9 @@ pub fn main() -> ExitCode {
             Some("__nat") => return crate::machine::way_out::process(dir),
             Some("__follow") => return crate::machine::follow::process(dir),
             // And for the shared folders of a machine that QEMU runs.
-            Some(crate::provider::share::PROCESS) => {
+            Some(word @ (crate::provider::share::PROCESS | crate::provider::share::NEXT_PROCESS)) => {
                 trace::to_log();
-                return crate::provider::share::main(dir);
+                return crate::provider::share::main(dir, word == crate::provider::share::NEXT_PROCESS);
             }
             Some(crate::net::switch::process::PORTS) => return crate::net::switch::process::ports(dir),
             _ => {}

@@ -70,7 +70,8 @@ impl Machines<'_> {
         self.write_seed(project, machine, record, &seats, &addresses)?;
         let listener = nat_socket(&dir)?;
         let vhost_user = vhost_user(machine, choice.kind)?;
-        let ports = self.open_ports(machine, &addresses, vhost_user, &dir)?;
+        let networks = seats.iter().map(|seat| self.layout.networks().join(&seat.network)).collect();
+        let (ports, waiting) = self.open_ports(machine, &addresses, vhost_user, networks, &dir)?;
         let _watch = self.time(&machine.name, Phase::Vmm);
         let mut ports = ports.into_iter();
         let ssh = ports.next().map(|f| SocketAddr::new(provider::reachable(f.host_ip), f.host));
@@ -122,7 +123,9 @@ impl Machines<'_> {
         spec.disks.extend(extra);
         console::rotate(&dir);
         provider::start(&self.exe, &self.path, &dir, &spec, listener.into())?;
-        self.connect_seats(project, machine, &seats)
+        self.connect_seats(project, machine, &seats)?;
+        drop(waiting);
+        Ok(())
     }
 
     fn choose_provider(

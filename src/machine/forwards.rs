@@ -8,7 +8,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ChildStdin, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group, setsid};
@@ -78,16 +78,27 @@ impl Machines<'_> {
 
     /// Starts a process that outlives this command; what it says once it is at work, or why it is not.
     pub(super) fn start_keeper(&self, word: &str, path: &Path) -> io::Result<String> {
+        Ok(self.start_told(word, path, Stdio::null())?.0)
+    }
+
+    /// The same, and the end of its standard input, if that is a pipe.
+    pub(super) fn start_told(
+        &self,
+        word: &str,
+        path: &Path,
+        input: Stdio,
+    ) -> io::Result<(String, Option<ChildStdin>)> {
         let mut child = Command::new(&self.exe)
             .arg(word)
             .arg(path)
             .env_clear()
             .env("PATH", &self.path)
             .current_dir("/")
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()?;
+        let input = child.stdin.take();
         let mut said = String::new();
         if let Some(stdout) = child.stdout.take() {
             stdout.take(MOST_BYTES).read_to_string(&mut said)?;
@@ -95,7 +106,7 @@ impl Machines<'_> {
         if said != READY {
             child.wait()?;
         }
-        Ok(said)
+        Ok((said, input))
     }
 
     /// Ends the forwards of these ports of the host that were added; how many there were. Of a range of which

@@ -16,6 +16,7 @@ mod exec;
 pub mod folders;
 pub mod follow;
 pub mod forwards;
+mod guard;
 mod hooks;
 mod inventory;
 mod live;

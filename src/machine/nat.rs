@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::record::Record;
-use super::way_out::{self, Kept, SOCKET, State, Task};
+use super::way_out::{self, Kept, SOCKET, State, Task, Waiting};
 use super::{MachineError, Machines};
 use crate::model::{Forward, Machine, Nat, NatBackend, Phase, Protocol, ProviderKind, port_runs};
 use crate::net::{self, NatAddresses, NetError, passt};
@@ -109,8 +109,9 @@ impl Machines<'_> {
         machine: &Machine,
         addresses: &NatAddresses,
         vhost_user: bool,
+        networks: Vec<PathBuf>,
         dir: &Path,
-    ) -> Result<Vec<Forward>, MachineError> {
+    ) -> Result<(Vec<Forward>, Waiting), MachineError> {
         let _watch = self.time(&machine.name, Phase::Network);
         // A port for SSH that may be any gives way to the declared ones; one that is declared gives way to none.
         let (fixed, any) = match machine.ssh.port {
@@ -138,15 +139,11 @@ impl Machines<'_> {
             if is_last {
                 chosen.rotate_right(1);
             }
-            let task = Task {
-                way: machine.nat,
-                addresses: *addresses,
-                forwards: chosen,
-                vhost_user,
-                state: State::default(),
-            };
+            let (way, networks) = (machine.nat, networks.clone());
+            let (addresses, state) = (*addresses, State::default());
+            let task = Task { way, addresses, forwards: chosen, vhost_user, networks, state };
             match self.keep_passt(dir, &task) {
-                Ok(()) => return Ok(task.forwards),
+                Ok(waiting) => return Ok((task.forwards, waiting)),
                 Err(MachineError::Net(NetError::PortRace(_))) if tries < PORT_TRIES => tries += 1,
                 Err(error) => return Err(error),
             }
@@ -182,10 +179,9 @@ impl Machines<'_> {
         };
         let forwards: Vec<Forward> =
             [ssh_forward(ssh)].into_iter().chain(record.ports.iter().cloned()).collect();
-        let state = way_out::state_of(&dir);
-        let task =
-            Task { way: record.applied.nat, addresses, forwards, vhost_user: record.vhost_user, state };
-        self.keep_passt(&dir, &task)?;
+        let (way, vhost_user, state) = (record.applied.nat, record.vhost_user, way_out::state_of(&dir));
+        let networks = record.places.iter().map(|place| self.layout.networks().join(&place.id)).collect();
+        self.keep_passt(&dir, &Task { way, addresses, forwards, vhost_user, networks, state })?;
         if let Kept::Tried(why) = way_out::kept(&dir) {
             return Err(passt::failure(why).into());
         }

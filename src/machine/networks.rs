@@ -7,11 +7,11 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::record::Record;
-use super::{MachineError, Machines};
+use super::{MachineError, Machines, guard};
 use crate::image::SeedNetwork;
 use crate::model::{Card, Machine, Network, Project};
 use crate::net::switch::Zone;
-use crate::net::{self, Applicant, NetworkStatus, Networks, Seat};
+use crate::net::{self, Applicant, Lost, NetworkStatus, Networks, Seat};
 use crate::provider;
 
 /// A machine's place in a private network, as its record has it.
@@ -120,22 +120,16 @@ impl Machines<'_> {
         if record.places.is_empty() {
             return None;
         }
+        let dir = self.layout.machine(&record.id);
         let lost = self.networks().lost(&record.id).unwrap_or_default();
-        let ended: Vec<&str> =
-            lost.iter().filter(|lost| lost.why.is_none()).map(|lost| lost.network.as_str()).collect();
-        let said = match ended.as_slice() {
-            [] => None,
-            [one] => Some(format!("network {one}: its switch has ended")),
-            more => Some(format!("networks {}: their switches have ended", more.join(" and "))),
-        };
-        let closed = lost.iter().filter_map(|lost| {
-            Some(format!(
-                "network {}: its switch has closed the connection ({})",
-                lost.network,
-                lost.why.as_ref()?
-            ))
+        let said = lost.iter().map(|Lost { id, network, why }| match why {
+            None => {
+                let more = guard::switch_tried(&dir, id).map(|more| format!(", and {more}"));
+                format!("network {network}: its switch has ended{}", more.unwrap_or_default())
+            }
+            Some(why) => format!("network {network}: its switch has closed the connection ({why})"),
         });
-        let all: Vec<String> = said.into_iter().chain(closed).collect();
+        let all: Vec<String> = said.collect();
         (!all.is_empty()).then(|| format!("it is cut off from {}", all.join(", and from ")))
     }
 

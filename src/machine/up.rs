@@ -99,11 +99,10 @@ impl Machines<'_> {
                     let Some(record) = record.as_mut() else { continue };
                     self.tell_provider(record, options);
                     self.apply_live(project, machine, record, &plan, options)?;
-                    self.mend_nat(record)?;
-                    if let Some((cause, remedy)) = self.unserved(record) {
-                        self.warn(&machine.name, format!("{cause}; {remedy}"));
-                    }
+                    // Before there is somebody again who does that by itself.
+                    self.mend_shares(record);
                     self.mend_networks(record)?;
+                    self.mend_nat(record)?;
                 }
             }
         }

@@ -1,11 +1,13 @@
 //! The process that keeps a machine's passt alive, `rvm __nat FOLDER`: one for each machine that runs. It
-//! starts passt, and another one as soon as that is gone and the machine is not, or the host has other resolvers.
+//! starts passt, and another one as soon as that is gone and the machine is not, or the host has other resolvers. What
+//! else of a machine comes back by itself it starts, too (`guard.rs`).
 
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, ExitCode, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,7 +16,7 @@ use rustix::process::{Signal, WaitOptions, getpid, pidfd_send_signal, set_child_
 use serde::{Deserialize, Serialize};
 
 use super::forwards::{self, READY, end_holder};
-use super::{MachineError, Machines};
+use super::{MachineError, Machines, guard};
 use crate::model::{Forward, Nat};
 use crate::net::passt::{self, Running};
 use crate::net::resolvers::{Dns, Resolvers, Watch};
@@ -27,7 +29,7 @@ use crate::vmm::control;
 pub(super) const SOCKET: &str = "nat.sock";
 /// In the same place: what is to be done, who does it, and why it is not done just now.
 const TASK: &str = "nat.json";
-const LOCK: &str = "nat.lock";
+pub(super) const LOCK: &str = "nat.lock";
 const LOG: &str = "nat.log";
 /// The first pause between the end of a passt and the next one. A machine that ends takes its passt along and
 /// lets go of its lock within it.
@@ -44,9 +46,17 @@ pub(super) struct Task {
     /// It maps the guest's memory.
     #[serde(default)]
     pub(super) vhost_user: bool,
+    /// The folders of the machine's private networks.
+    #[serde(default)]
+    pub(super) networks: Vec<PathBuf>,
     /// What it has come to.
     #[serde(default)]
     pub(super) state: State,
+}
+
+/// The machine is about to start: until this is dropped the process watches over its passt alone.
+pub(super) struct Waiting {
+    _input: Option<ChildStdin>,
 }
 
 /// What whoever takes over has to know of a machine that runs.
@@ -94,15 +104,15 @@ impl Machines<'_> {
     /// Has a process of its own start passt for the machine in `dir`, whose card listens, or take on the one that
     /// a machine which runs has, and keep it alive. passt listens on all ports when this returns, unless that
     /// machine is still to get one ([`kept`]).
-    pub(super) fn keep_passt(&self, dir: &Path, task: &Task) -> Result<(), MachineError> {
+    pub(super) fn keep_passt(&self, dir: &Path, task: &Task) -> Result<Waiting, MachineError> {
         let path = dir.join(TASK);
         let failed = |e| MachineError::file("start the process of", &path, e);
         // One that has not noticed yet that its machine is gone.
         end_holder(&dir.join(LOCK)).map_err(failed)?;
         store::write_json(&path, task).map_err(|e| MachineError::file("write", &path, e))?;
-        let said = self.start_keeper("__nat", dir).map_err(failed)?;
+        let (said, input) = self.start_told("__nat", dir, Stdio::piped()).map_err(failed)?;
         if said == READY {
-            return Ok(());
+            return Ok(Waiting { _input: input });
         }
         let refusal = serde_json::from_str(&said).unwrap_or_else(|_| {
             Refusal::Failed(if said.is_empty() { "its process ended early".into() } else { said.clone() })
@@ -161,6 +171,14 @@ fn keep(dir: &Path, starter: &mut Starter) -> io::Result<()> {
         fs::write(dir.join(LOG), why(error))?;
     }
     starter.tell(READY);
+    let (folder, networks) = (dir.to_owned(), keeper.task.networks.clone());
+    thread::Builder::new().name("guard".into()).spawn(move || {
+        // It ends when the machine was started, or nobody is left to start it.
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        if !matches!(provider::live(&folder), Ok(None)) {
+            guard::watch(&folder, &networks);
+        }
+    })?;
     let mut respawn = Respawn::new(PAUSE);
     loop {
         let began = Instant::now();
@@ -276,9 +294,11 @@ fn begin(dir: &Path, task: &Task, dns: &Dns, is_running: bool) -> Result<(), Net
     passt::start(task.way, &task.addresses, &task.forwards, dns, &peer, task.vhost_user)
 }
 
-/// Waits until no child is left.
+/// Waits until no child of this thread, the first one, is left. Orphans are its, and those that others started are
+/// not.
 fn wait_for_all() {
-    while matches!(wait(WaitOptions::empty()), Ok(_) | Err(Errno::INTR)) {}
+    let own = WaitOptions::from_bits_retain(libc::__WNOTHREAD.cast_unsigned());
+    while matches!(wait(own), Ok(_) | Err(Errno::INTR)) {}
 }
 
 #[cfg(test)]

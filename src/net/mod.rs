@@ -17,6 +17,9 @@ mod routes;
 pub mod switch;
 
 pub use nat::{HOST_NAME, NatAddresses, call_out};
-pub use networks::{Applicant, Lost, NetworkError, NetworkStatus, Networks, Seat, network_id, owner};
+pub use networks::{
+    Applicant, Lost, Mended, NetworkError, NetworkStatus, Networks, Seat, network_id, owner,
+    wait_switch_ended,
+};
 pub use passt::NetError;
 pub use ports::{PortError, choose, somebody_listens};

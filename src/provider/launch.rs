@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::process::Report;
+use super::share::LOCK as SHARE_LOCK;
 use super::{CONSOLE_SOCKET, EndReason, Ended, ProviderError, VmSpec};
 use crate::model::{Cancel, Code};
 use crate::state::{Lock, store};
@@ -56,8 +57,12 @@ pub fn start(exe: &Path, path: &str, dir: &Path, spec: &VmSpec, net: OwnedFd) ->
     };
     store::write_json(&dir.join(SPEC), spec).map_err(file("write", SPEC))?;
     store::remove(&dir.join(ENDED)).map_err(file("remove", ENDED))?;
+    // Nobody is to wait for folders that were shared before.
+    store::remove(&dir.join(SHARE_LOCK)).map_err(file("remove", SHARE_LOCK))?;
     let mut options = OpenOptions::new();
-    let log = options.create(true).write(true).truncate(true).mode(0o600).open(dir.join(LOG));
+    // Another process that serves its folders writes there, too.
+    let log = options.create(true).append(true).mode(0o600).open(dir.join(LOG));
+    let log = log.and_then(|log| log.set_len(0).map(|()| log));
     let mut command = command(exe, path, "__vm", dir);
     command
         .stdin(Stdio::from(net))

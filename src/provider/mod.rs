@@ -37,7 +37,10 @@ pub use launch::{
     LOG, Live, console, ended, live, power_button, power_off, set_balloon, start, stop, usage, wait_ended,
     wait_up,
 };
-pub use share::{ShareSpec, has_ended as shares_have_ended, serves_shares};
+pub use share::{
+    ShareSpec, has_ended as shares_have_ended, serves_shares, start_next as serve_shares_again,
+    wait_ended as wait_shares_ended,
+};
 
 /// The serial console's log never grows beyond this many bytes, twice (one old, one new).
 pub const CONSOLE_LIMIT: u64 = 1 << 20;

@@ -44,8 +44,8 @@ const HVC_SOCKET: &str = "hvc.sock";
 
 struct QemuVm {
     child: Child,
-    /// The process that serves the shared folders.
-    shares: Option<Child>,
+    /// The process that serves the shared folders, and what stands between it and QEMU.
+    shares: Option<(Child, share::Relays)>,
     target: Arc<QemuTarget>,
     /// The serial port, and where what it says goes.
     serial: UnixStream,
@@ -87,7 +87,11 @@ impl Engine for Qemu {
         let attach = listener(dir, CONSOLE_SOCKET).map_err(file("create", CONSOLE_SOCKET))?;
         let shares = match spec.shares.is_empty() {
             true => None,
-            false => Some(share::start(dir, die_with_parent)?),
+            false => {
+                let relays = share::Relays::listen(dir, &spec.shares).map_err(ProviderError::Spawn)?;
+                let process = share::start(dir, die_with_parent)?;
+                Some((process, relays.work().map_err(ProviderError::Spawn)?))
+            }
         };
         let mut command = Command::new("sh");
         command
@@ -111,6 +115,10 @@ impl Engine for Qemu {
                 let status = child.wait().map_err(ProviderError::Spawn)?;
                 return Err(failed(status, &error_log));
             }
+        };
+        let shares = match shares {
+            Some((process, relays)) => Some((process, relays.stop().map_err(ProviderError::Spawn)?)),
+            None => None,
         };
         let target = Arc::new(QemuTarget {
             qmp: Mutex::new(qmp),
@@ -274,8 +282,9 @@ impl Running for QemuVm {
         let console = console::pump(serial, console).map_err(ProviderError::Spawn)?;
         console::serve(hvc, attach).map_err(ProviderError::Spawn)?;
         relay::start(nat.into(), passt).map_err(ProviderError::Spawn)?;
-        if let Some(shares) = shares {
-            share::watch(shares).map_err(ProviderError::Spawn)?;
+        if let Some((process, relays)) = shares {
+            relays.keep_working().map_err(ProviderError::Spawn)?;
+            share::watch(process).map_err(ProviderError::Spawn)?;
         }
         let status = child.wait().map_err(ProviderError::Spawn)?;
         // The console's writer ended with QEMU: all it wrote is in the log before we say it ended.

@@ -152,6 +152,15 @@ impl Lock {
         (mine.dev(), mine.ino()) == (there.dev(), there.ino())
     }
 
+    /// Waits until nobody has the lock at `path`: the event that somebody's process ended. Others may find it held
+    /// for a moment then, as by [`Lock::holder`].
+    ///
+    /// # Errors
+    /// `NotFound` when there never was one; others as the system says.
+    pub fn wait(path: &Path) -> io::Result<()> {
+        File::open(path)?.lock_shared()
+    }
+
     /// Who holds the lock at `path` now; `None` when nobody does. For the moment that this takes,
     /// a [`Lock::try_acquire`] elsewhere may fail and find no name: it should try again.
     pub fn holder(path: &Path) -> io::Result<Option<String>> {
@@ -215,6 +224,25 @@ mod tests {
         assert!(Lock::holder(&path).unwrap().unwrap().starts_with("a (pid "));
         drop(lock);
         assert_eq!(Lock::holder(&path).unwrap(), None);
+    }
+
+    #[test]
+    fn the_end_of_a_holder_is_an_event() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.lock");
+        assert_eq!(Lock::wait(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
+        let lock = Lock::try_acquire(&path, "a").unwrap().unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        let other = path.clone();
+        let waiter = std::thread::spawn(move || {
+            tell.send(()).unwrap();
+            Lock::wait(&other)
+        });
+        told.recv().unwrap();
+        assert!(!waiter.is_finished());
+        drop(lock);
+        waiter.join().unwrap().unwrap();
+        assert!(Lock::take(&path, "b").unwrap().is_some());
     }
 
     #[test]

@@ -78,6 +78,8 @@ fn copies_memory_volumes_and_the_project_folder() {
     let fstab = project.ssh("cat /etc/fstab; grep -c ' tmpfs .*rvm\\|^rvm-tmpfs' /proc/self/mounts");
     assert!(fstab.contains("/srv/more") && !fstab.contains("cache") && fstab.ends_with("\n2"), "{fstab}");
 
+    a_server_that_dies(&project);
+
     let boot = "cat /proc/sys/kernel/random/boot_id";
     let before = project.ssh(boot);
     // The connection may be gone before the command's exit code comes back.
@@ -95,7 +97,7 @@ fn copies_memory_volumes_and_the_project_folder() {
     assert_eq!(project.ssh("cat /vagrant/note"), "from the guest");
 
     follows_changes(&project, app);
-    a_server_that_dies(&project);
+    a_server_that_nobody_replaces(&project);
 
     project.rvm(&["volume", "remove", "-f", "data"]).code(1).says("E0351").says("default in");
     project.rvm(&["volume", "list"]).ok().says("default (running)");
@@ -110,25 +112,43 @@ fn copies_memory_volumes_and_the_project_folder() {
     assert_eq!(std::fs::read_dir(project.home.join("volumes")).unwrap().count(), 0);
 }
 
-/// The process that serves the project folder is killed: it is said, and `reload -f` mends it.
+/// What is said of folders that are not served.
+const UNSERVED: &str = "serves its shared folders has ended";
+
+/// The process that serves the project folder is killed, and another one takes over: the guest finds what it knew, and
+/// what is mounted below.
 fn a_server_that_dies(project: &Project) {
-    let pids = project.pids_of("__share", "machines");
-    let [pid] = pids[..] else { panic!("{pids:?}") };
-    let pid = rustix::process::Pid::from_raw(pid).unwrap();
-    rustix::process::kill_process(pid, Signal::KILL).unwrap();
+    project.write("deep/er/file", "one");
+    project.ssh("sudo mkdir /vagrant/deep/mount && sudo mount -t tmpfs below /vagrant/deep/mount");
+    project.ssh("cat /vagrant/deep/er/file && echo below >/vagrant/deep/mount/file");
+    for round in 1..=2 {
+        project.kill("__share", "machines");
+        let work = format!(
+            "cat /vagrant/deep/er/file && echo {round} >/vagrant/deep/er/new && cat /vagrant/deep/mount/file"
+        );
+        assert_eq!(project.ssh(&work), "onebelow");
+        assert_eq!(std::fs::read_to_string(project.root.join("deep/er/new")).unwrap(), format!("{round}\n"));
+    }
+    project.rvm(&["status"]).ok().says_not(UNSERVED);
+    project.ssh("sudo umount /vagrant/deep/mount && rm -r /vagrant/deep");
+    assert!(!project.root.join("deep").exists());
+    let log = std::fs::read_to_string(project.machine_dir("default").join("vm.log")).unwrap();
+    assert!(log.contains("shared folders: the process that serves them ended with signal: 9"), "{log}");
+}
+
+/// Without the process that would replace it, `status` says so, and `up` does.
+fn a_server_that_nobody_replaces(project: &Project) {
+    project.kill("__nat", "machines");
+    project.kill("__share", "machines");
     let deadline = Instant::now() + Duration::from_secs(10);
     while project.machine("default")["cause"].is_null() {
         assert!(Instant::now() < deadline, "nobody says that the folders are not served");
         std::thread::sleep(Duration::from_millis(50));
     }
-    let (said, remedy) = ("serves its shared folders has ended", "`rvm reload -f default` serves them again");
-    project.rvm(&["status"]).ok().says(said).says(remedy);
-    project.rvm(&["up"]).ok().says(said).says(remedy);
-    let log = std::fs::read_to_string(project.machine_dir("default").join("vm.log")).unwrap();
-    assert!(log.contains("shared folders: the process that serves them ended with signal: 9"), "{log}");
-    project.rvm(&["reload", "-f"]).ok();
+    project.rvm(&["status"]).ok().says(UNSERVED).says("`rvm up default`").says("`rvm reload -f default`");
+    project.rvm(&["up"]).ok().says(UNSERVED).says("another one was started");
     assert_eq!(project.ssh("cat /vagrant/note"), "from the guest");
-    project.rvm(&["status"]).ok().says_not(said);
+    project.rvm(&["status"]).ok().says_not(UNSERVED);
 }
 
 /// `rvm rsync-auto` copies what changes, ends well at Ctrl-C, and by itself with the machine.

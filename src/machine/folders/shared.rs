@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{FolderError, account, mount, wanted};
 use crate::machine::record::Record;
-use crate::machine::{MachineError, Machines};
+use crate::machine::{MachineError, Machines, guard};
 use crate::model::{Folder, FolderKind, HostFolder, Machine, ProviderKind};
 use crate::provider::{self, ShareSpec};
 
@@ -15,6 +15,9 @@ pub(super) const FIRST_USER: (u32, u32) = (1000, 1000);
 
 /// How long a machine that ends may outlive the process that serves its folders.
 const ENDING: Duration = Duration::from_millis(500);
+
+/// What is said of a machine that runs without the process that serves its shared folders.
+const UNSERVED: &str = "the process that serves its shared folders has ended";
 
 impl Machines<'_> {
     /// What the machine is to share with its guest; makes folders of the host that are to be made. The machine does
@@ -92,14 +95,29 @@ impl Machines<'_> {
             return None;
         }
         let (name, log) = (&record.name, dir.join(provider::LOG));
-        let cause = format!(
-            "the process that serves its shared folders has ended, and programs that use them hang ({} may say why)",
-            log.display()
-        );
+        let more = guard::shares_tried(&dir).map(|more| format!(", and {more}")).unwrap_or_default();
+        let cause = format!("{UNSERVED}{more}; programs that use them wait ({} may say why)", log.display());
         let remedy = format!(
-            "`rvm reload -f {name}` serves them again: it switches off hard, because a guest that hangs does not shut down."
+            "`rvm up {name}` tries to serve them again; where that fails `rvm reload -f {name}` does: it switches off hard, \
+             because a guest that waits does not shut down."
         );
         Some((cause, remedy))
+    }
+
+    /// Has the shared folders of a machine that runs served again, if they are not and nobody else does it.
+    pub(in crate::machine) fn mend_shares(&self, record: &Record) {
+        if self.unserved(record).is_none() {
+            return;
+        }
+        // It goes on without us.
+        let started = provider::serve_shares_again(&self.layout.machine(&record.id));
+        match (started, self.unserved(record)) {
+            (_, None) => self.warn(&record.name, format!("{UNSERVED}; another one was started")),
+            (started, Some((cause, remedy))) => {
+                let why = started.err().map(|error| format!(" ({error})")).unwrap_or_default();
+                self.warn(&record.name, format!("{cause}{why}; {remedy}"));
+            }
+        }
     }
 }
 

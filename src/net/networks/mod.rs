@@ -26,8 +26,8 @@ use crate::vmm::control;
 
 pub use error::NetworkError;
 use error::file;
-pub use switching::Lost;
 pub(super) use switching::rejoin;
+pub use switching::{Lost, Mended, wait_switch_ended};
 
 /// The state of a network, in its folder.
 const STATE: &str = "network.json";

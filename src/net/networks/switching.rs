@@ -4,8 +4,9 @@ use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use super::{LOCK, NetworkError, Networks, STATE, Seat, State, file, read_state};
 use crate::net::switch::process::READY;
@@ -19,6 +20,23 @@ const LOG: &str = "switch.log";
 const TRIES: u32 = 3;
 /// What is asked of the kernel for frames on their way to a machine; it may give less.
 const SEND_BUFFER: usize = 1 << 20;
+
+/// A network that a machine was cut off from, and is no more.
+#[derive(Debug)]
+pub struct Mended {
+    /// Its name.
+    pub network: String,
+    /// Its switch, if it was started for that.
+    pub switch: Option<Child>,
+}
+
+/// Waits for the end of the switch of the network in `dir`.
+///
+/// # Errors
+/// `NotFound` where there never was one.
+pub fn wait_switch_ended(dir: &Path) -> io::Result<()> {
+    Lock::wait(&dir.join(LOCK))
+}
 
 impl Networks<'_> {
     pub(super) fn running(&self, id: &str) -> Option<Vec<PortStatus>> {
@@ -83,13 +101,13 @@ impl Networks<'_> {
         }
     }
 
-    /// Starts the switch unless it answers.
-    fn ensure_switch(&self, dir: &Path, name: &str) -> Result<(), NetworkError> {
+    /// Starts the switch unless it answers; what was started.
+    fn ensure_switch(&self, dir: &Path, name: &str) -> Result<Option<Child>, NetworkError> {
         if Client::connect(dir)
             .and_then(|client| client.ask(&Request::Status, None).map_err(io::Error::other))
             .is_ok()
         {
-            return Ok(());
+            return Ok(None);
         }
         // One that is about to end holds it for a moment.
         drop(Lock::acquire(&dir.join(LOCK), "rvm up", self.cancel, |_| ())?);
@@ -98,6 +116,7 @@ impl Networks<'_> {
         let mut options = OpenOptions::new();
         let output = options.create(true).write(true).truncate(true).mode(0o600).open(&log);
         let mut child = Command::new(self.exe)
+            .arg0("rvm")
             .arg("__switch")
             .arg(dir)
             .env_clear()
@@ -112,7 +131,7 @@ impl Networks<'_> {
             let _ = stdout.take(64).read_to_string(&mut said);
         }
         if said == READY {
-            return Ok(());
+            return Ok(Some(child));
         }
         let _ = child.wait();
         Err(failed(std::fs::read_to_string(&log).unwrap_or_default().trim_end().to_owned()))
@@ -121,24 +140,36 @@ impl Networks<'_> {
     /// Connects machines that run and whose switch is gone; which networks needed it.
     pub fn mend(&self, machine: &str) -> Result<Vec<String>, NetworkError> {
         let mut mended = Vec::new();
-        for (id, state, _) in self.lost_by(machine)? {
-            let _lock = self.change(&id, "up")?;
-            self.ensure_switch(&self.dir(&id), &state.spec.name)?;
-            // What does not run cannot be connected, and says so nowhere.
-            let _ = join_all(&self.dir(&id), &state, None);
-            mended.push(state.spec.name);
+        for id in self.ids() {
+            mended.extend(self.mend_one(&id, machine)?.map(|mended| mended.network));
         }
         Ok(mended)
     }
 
+    /// The same for one network; `None` when the machine has not lost it, or has it again meanwhile.
+    pub fn mend_one(&self, id: &str, machine: &str) -> Result<Option<Mended>, NetworkError> {
+        if self.lost_one(id, machine)?.is_none() {
+            return Ok(None);
+        }
+        let _lock = self.change(id, "up")?;
+        // Somebody may have been here before.
+        let Some((state, _)) = self.lost_one(id, machine)? else { return Ok(None) };
+        let switch = self.ensure_switch(&self.dir(id), &state.spec.name)?;
+        // What does not run cannot be connected, and says so nowhere.
+        let _ = join_all(&self.dir(id), &state, None);
+        Ok(Some(Mended { network: state.spec.name, switch }))
+    }
+
     /// The networks that a machine which runs is cut off from.
     pub fn lost(&self, machine: &str) -> Result<Vec<Lost>, NetworkError> {
-        let lost = |(id, state, has_switch): (String, State, bool)| {
+        let mut lost = Vec::new();
+        for id in self.ids() {
+            let Some((state, has_switch)) = self.lost_one(&id, machine)? else { continue };
             let seat = state.seats.iter().find(|seat| seat.member.id == machine);
             let why = seat.filter(|_| has_switch).map(|seat| self.last_words(&id, &seat.member.machine));
-            Lost { network: state.spec.name, why }
-        };
-        Ok(self.lost_by(machine)?.into_iter().map(lost).collect())
+            lost.push(Lost { network: state.spec.name, id, why });
+        }
+        Ok(lost)
     }
 
     /// What a switch said when it last lost a machine of that name.
@@ -148,20 +179,15 @@ impl Networks<'_> {
         log.lines().rev().find_map(words).unwrap_or_else(|| "it has no connection".into())
     }
 
-    /// The networks whose switch does not have a member connected, and whether there is that switch.
-    fn lost_by(&self, machine: &str) -> Result<Vec<(String, State, bool)>, NetworkError> {
-        let mut lost = Vec::new();
-        for id in self.ids() {
-            let Some(state) = self.state(&id)? else { continue };
-            if !state.seats.iter().any(|seat| seat.member.id == machine) {
-                continue;
-            }
-            let ports = self.running(&id);
-            if !ports.iter().flatten().any(|port| port.id == machine) {
-                lost.push((id, state, ports.is_some()));
-            }
+    /// A network, if `machine` is a member and its switch does not have it connected; whether there is that switch.
+    fn lost_one(&self, id: &str, machine: &str) -> Result<Option<(State, bool)>, NetworkError> {
+        let Some(state) = self.state(id)? else { return Ok(None) };
+        if !state.seats.iter().any(|seat| seat.member.id == machine) {
+            return Ok(None);
         }
-        Ok(lost)
+        let ports = self.running(id);
+        let is_connected = ports.iter().flatten().any(|port| port.id == machine);
+        Ok((!is_connected).then_some((state, ports.is_some())))
     }
 }
 
@@ -170,6 +196,8 @@ impl Networks<'_> {
 pub struct Lost {
     /// Its name.
     pub network: String,
+    /// Its id.
+    pub id: String,
     /// Why its switch has closed the connection; `None`: there is no switch.
     pub why: Option<String>,
 }

@@ -138,8 +138,10 @@ fn why_a_machine_is_cut_off_is_told() {
     store.reserve(&lab, ("/a", "db"), &[]).unwrap();
     let networks = store.networks();
     let lost = networks.lost("/a db").unwrap();
-    assert_eq!(lost, [Lost { network: "lab".into(), why: None }]);
     let id = network_id(Path::new("/a"), &lab);
+    assert_eq!(lost, [Lost { network: "lab".into(), id: id.clone(), why: None }]);
+    // Somebody else's network is none of its.
+    assert!(networks.mend_one(&id, "/b db").unwrap().is_none());
     let log = "db left: it closed the connection\nweb left: it sent a frame of 3 bytes\ndb left: it sent a frame of 70000 bytes\n";
     std::fs::write(networks.dir(&id).join("switch.log"), log).unwrap();
     assert_eq!(networks.last_words(&id, "db"), "it sent a frame of 70000 bytes");

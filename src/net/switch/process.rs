@@ -1,6 +1,6 @@
 //! The processes of a switch. `rvm __switch DIR` listens and watches; `rvm __switch-ports DIR`, its child,
 //! carries the frames and is shut in. When the child dies, the watcher starts another one and connects the
-//! machines again. Both end when the last machine is gone.
+//! machines again. Both end when the last machine is gone; when the watcher dies, so does the child.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut, Write};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use rustix::process::setsid;
+use rustix::process::{Signal, set_parent_process_death_signal, setsid};
 use rustix::stdio::stdin;
 
 use super::client::SOCKET;
@@ -98,6 +98,11 @@ pub fn ports(dir: &Path) -> ExitCode {
 
 fn run_ports(dir: &Path) -> io::Result<()> {
     sandbox::prepare()?;
+    // Unwatched it would go on for ever after its first fault. Whoever starts a switch again begins with both.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    if Lock::holder(&dir.join(LOCK))?.is_none() {
+        return Ok(());
+    }
     let spec = networks::spec_of(dir)?;
     let listener = UnixListener::from(rustix::io::fcntl_dupfd_cloexec(stdin(), 3)?);
     let null = File::options().read(true).open("/dev/null")?;

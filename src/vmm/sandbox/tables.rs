@@ -98,6 +98,8 @@ const SUPERVISOR: &[Table] = &[
     Table { thread: "attach", parts: &[LISTEN, SOCKET, MEMORY, THREAD, EVENTS] },
     // Waits for the process that serves shared folders.
     Table { thread: "shares", parts: &[WAIT, MEMORY, THREAD, EVENTS] },
+    // Hands on what QEMU and that process say to each other about a shared folder.
+    Table { thread: "folders", parts: &[LISTEN, SOCKET, MEMORY, THREAD, EVENTS] },
     // And carries frames between QEMU and passt.
     Table { thread: "nat", parts: &[LISTEN, SOCKET, MEMORY, THREAD, EVENTS] },
     ASKED,

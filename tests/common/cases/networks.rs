@@ -18,8 +18,8 @@ nat = "closed"
 network = [{ private = "pair" }]
 "#;
 
-/// The process that carries the frames is killed: another one takes over. Both are killed: the next `up`
-/// connects the machines again, as it does one whose passt was killed.
+/// The process that carries the frames is killed: another one takes over. Both are killed: the machines' keepers
+/// start a new switch. They are killed, too: the next `up` does, as it starts another passt.
 pub fn two_machines_and_a_killed_switch(provider: &str) {
     let project = Project::new(provider, &format!("{MICRO}{PAIR}"));
     project.rvm(&["up"]).ok();
@@ -38,6 +38,12 @@ pub fn two_machines_and_a_killed_switch(provider: &str) {
     let came_back = "for n in 1 2 3 4 5 6 7 8 9; do sudo ping -c 1 -W 10 one && exit; done; exit 1";
     project.rvm(&["ssh", "two", "-c", came_back]).ok();
     a_way_out_comes_back(&project);
+    // So does a switch that has nobody left who watches.
+    project.kill("__switch", "networks");
+    project.rvm(&["ssh", "two", "-c", came_back]).ok();
+    project.rvm(&["status", "two"]).ok().says_not("cut off");
+    // Without those who bring it back, `status` says that it is gone, and `up` mends it.
+    project.kill("__nat", "machines");
     project.kill("__switch", "networks");
     project.rvm(&["status", "two"]).ok().says("cut off from network pair").says("rvm up two");
     project.rvm(&["up", "two"]).ok().says("connected again");

@@ -5,10 +5,12 @@
 //! [`VhostFs`] is the same for a guest that another program runs.
 
 mod error;
+mod relay;
 mod server;
 mod vhost;
 
 pub use error::FsError;
+pub use relay::{Relay, introduce};
 pub use server::{Budget, MAX_DESCRIPTORS};
 pub use vhost::{Serving, VhostFs};
 

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::os::unix::net::UnixListener;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use vhost::vhost_user::Listener;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
@@ -45,6 +45,13 @@ impl VhostFs {
         let server = open_server(share, budget)?;
         let backend = Backend { server, memory: memory.clone(), features: 0, broken: false };
         Ok(Self { backend: Arc::new(Mutex::new(backend)), memory })
+    }
+
+    /// Takes over from one that died under the guest.
+    #[must_use]
+    pub fn taking_over(self) -> Self {
+        self.backend.lock().unwrap_or_else(PoisonError::into_inner).server.take_over();
+        self
     }
 
     /// Waits for the program to connect to `listener` and serves it, on threads of its own.
@@ -94,6 +101,10 @@ impl Backend {
                 if !state.get_queue().ready() || !state.is_enabled() {
                     continue;
                 }
+                // All that was taken has been given back, but for what a server before this one died of: that is done
+                // again. It takes nothing before it has done what it took before.
+                let used = state.get_queue().next_used();
+                state.get_queue_mut().set_next_avail(used);
                 let mut ring = Ring::new(&memory, state.get_queue(), self.features, BYTE_LIMIT)?;
                 let mut chain = ring.new_chain();
                 let interrupt = || {

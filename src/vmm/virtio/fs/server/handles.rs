@@ -48,6 +48,11 @@ impl Handles {
         Self { handles: HashMap::new(), next: 1, limit }
     }
 
+    /// Has the numbers begin at `first`, so that none is what another server gave to something else.
+    pub fn begin_at(&mut self, first: u64) {
+        self.next = first;
+    }
+
     /// How many there are.
     #[cfg(test)]
     pub fn len(&self) -> usize {

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::{CStr, CString};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -61,7 +62,6 @@ pub struct Nodes {
     /// Folders that are open, and some that no longer are, in the order in which they may be closed.
     open: VecDeque<u64>,
     open_count: usize,
-    next: u64,
     budget: Budget,
 }
 
@@ -82,7 +82,6 @@ impl Nodes {
             by_identity: HashMap::new(),
             open: VecDeque::new(),
             open_count: 0,
-            next: ROOT + 1,
             budget,
         })
     }
@@ -105,6 +104,12 @@ impl Nodes {
     #[cfg(test)]
     pub fn len(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// All that the guest knows.
+    #[cfg(test)]
+    pub fn numbers(&self) -> Vec<u64> {
+        self.nodes.keys().copied().collect()
     }
 
     /// How many folders are open.
@@ -169,8 +174,7 @@ impl Nodes {
         if !self.budget.take() {
             return Err(Errno::NFILE);
         }
-        let id = self.next;
-        self.next += 1;
+        let id = self.number(&identity);
         let node = Node {
             identity,
             parent,
@@ -185,6 +189,20 @@ impl Nodes {
         self.by_identity.insert(identity, id);
         self.adopt(parent, 1);
         Ok(id)
+    }
+
+    /// The number for a file: the same one whoever asks, so that the guest of a server that died knows the files of
+    /// the next one by the numbers that it has. Another one where two files would have the same.
+    fn number(&self, identity: &Identity) -> u64 {
+        // Its keys are always the same.
+        let mut hasher = DefaultHasher::new();
+        identity.hash(&mut hasher);
+        // A fuzzer would not find such numbers.
+        let mut number = if cfg!(fuzzing) { ROOT } else { hasher.finish() };
+        while number <= ROOT || self.nodes.contains_key(&number) {
+            number = number.wrapping_add(1);
+        }
+        number
     }
 
     /// Whether one more can be told of.

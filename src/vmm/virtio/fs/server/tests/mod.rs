@@ -5,6 +5,7 @@ mod escape;
 mod files;
 mod hidden;
 mod limits;
+mod takeover;
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
