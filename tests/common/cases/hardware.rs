@@ -38,31 +38,34 @@ pub fn four_cpus_four_gib_and_a_grown_disk(provider: &str) {
 
 /// What the hypervisor says of time and processors arrives in the guest's kernel.
 fn clocks_and_topology(project: &Project, cpus: usize) {
-    // Where the host's time stamp counter never stops, Linux prefers that; KVM's clock says what time it is.
-    let clocks =
-        "cd /sys/devices/system/clocksource/clocksource0; cat current_clocksource available_clocksource";
-    let clocks = project.ssh(clocks);
-    let (current, available) = clocks.split_once('\n').unwrap();
-    assert!(["kvm-clock", "tsc"].contains(&current), "{clocks}");
-    assert!(available.split(' ').any(|clock| clock == "kvm-clock"), "{clocks}");
-    // A timer of each processor that is told when, not after how much.
-    let timers = project.ssh("sudo grep -c '^Clock Event Device: lapic-deadline' /proc/timer_list");
-    assert_eq!(timers, cpus.to_string());
-    let of_each = |file: &str| {
-        let text = project.ssh(&format!("cat /sys/devices/system/cpu/cpu[0-9]*/topology/{file}"));
-        let mut all: Vec<String> = text.lines().map(str::to_owned).collect();
-        all.sort();
-        all
+    let script = r#"
+cd /sys/devices/system/clocksource/clocksource0
+for f in current available; do echo $f=$(cat ${f}_clocksource); done
+cd /sys/devices/system/cpu
+for f in core_id thread_siblings_list physical_package_id; do echo $f=$(cat cpu[0-9]*/topology/$f); done
+echo timers=$(sudo grep -c '^Clock Event Device: lapic-deadline' /proc/timer_list)
+echo flags=$(grep -m 1 '^flags' /proc/cpuinfo)"#;
+    let said = project.ssh(script);
+    let words = |name: &str| {
+        let line = said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        line.unwrap_or_else(|| panic!("no {name} in:\n{said}")).split_whitespace().collect::<Vec<_>>()
     };
-    let numbers: Vec<String> = (0..cpus).map(|cpu| cpu.to_string()).collect();
-    assert_eq!(of_each("core_id"), numbers, "one core a processor");
-    assert_eq!(of_each("thread_siblings_list"), numbers, "one thread a core");
-    assert_eq!(of_each("physical_package_id"), vec!["0"; cpus], "in one package");
-    let flags = project.ssh("grep -m 1 '^flags' /proc/cpuinfo");
-    let has = |flag: &str| flags.split([' ', '\t']).any(|word| word == flag);
-    assert!(has("hypervisor") && has("tsc_deadline_timer"), "{flags}");
+    // Where the host's time stamp counter never stops, Linux prefers that; KVM's clock says what time it is.
+    assert!(["kvm-clock", "tsc"].contains(&words("current")[0]), "{said}");
+    assert!(words("available").contains(&"kvm-clock"), "{said}");
+    // A timer of each processor that is told when, not after how much.
+    assert_eq!(words("timers"), [cpus.to_string()]);
+    let mut cores = words("core_id");
+    cores.sort_unstable();
+    cores.dedup();
+    assert_eq!(cores.len(), cpus, "one core a processor: {said}");
+    let threads: Vec<String> = (0..cpus).map(|cpu| cpu.to_string()).collect();
+    assert_eq!(words("thread_siblings_list"), threads, "one thread a core");
+    assert_eq!(words("physical_package_id"), vec!["0"; cpus], "one package");
+    let flags = words("flags");
+    assert!(flags.contains(&"hypervisor") && flags.contains(&"tsc_deadline_timer"), "{said}");
     // Nobody asked for virtual machines in it.
-    assert!(!has("svm") && !has("vmx"), "{flags}");
+    assert!(!flags.contains(&"svm") && !flags.contains(&"vmx"), "{said}");
 }
 
 /// A disk beside the root disk keeps what is written to it and grows; an image that is read-only
