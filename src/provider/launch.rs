@@ -172,7 +172,8 @@ fn printable(text: String) -> String {
 /// Asks the guest to switch itself off: by its agent where that is connected, else by the power button.
 pub fn power_off(dir: &Path) -> Result<(), ProviderError> {
     let connect = Client::connect(&dir.join(CONTROL_SOCKET), ANSWER);
-    connect.and_then(|mut client| client.power_off()).map_err(ProviderError::Control)
+    // The process of a machine that an older rvm started knows the button only.
+    connect.and_then(|mut client| client.power_off()).or_else(|_| power_button(dir))
 }
 
 /// Presses the power button, which a guest may heed or not.
