@@ -106,7 +106,7 @@ impl Running for KvmVm {
     /// What the guest shares stays open to it, and thus to the process that serves it.
     fn policy(&self) -> Policy {
         let role = if self.shares.is_empty() { Role::Hypervisor } else { Role::SharingHypervisor };
-        share::policy(role, &self.shares)
+        Policy { largest_file: Some(self.vmm.largest_file()), ..share::policy(role, &self.shares) }
     }
 
     fn target(&self) -> Arc<dyn control::Target> {

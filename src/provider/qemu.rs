@@ -270,7 +270,7 @@ fn failed(status: ExitStatus, log: &File) -> ProviderError {
 
 impl Running for QemuVm {
     fn policy(&self) -> Policy {
-        Policy { role: Role::Supervisor, ..Policy::default() }
+        Policy { role: Role::Supervisor, largest_file: Some(0), ..Policy::default() }
     }
 
     fn target(&self) -> Arc<dyn control::Target> {

@@ -76,7 +76,7 @@ pub(super) fn policy(role: Role, shares: &[ShareSpec]) -> Policy {
         let sources = shares.iter().filter(move |share| share.read_only == read_only);
         sources.map(|share| share.source.clone()).collect()
     };
-    Policy { role, writable: of(false), readable: of(true) }
+    Policy { role, writable: of(false), readable: of(true), largest_file: None }
 }
 
 /// Name of the socket, in the machine's folder, at which QEMU asks for the share at that place in the list.

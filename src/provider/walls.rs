@@ -67,6 +67,10 @@ pub struct Walls {
     pub core: Option<u64>,
     /// Descriptors that it may have open; `None` is no limit.
     pub files: Option<u64>,
+    /// Bytes of a file that it writes, as it would be without disks; `None` is no limit.
+    pub file_size: Option<u64>,
+    /// Bytes of memory that it may lock; `None` is no limit.
+    pub locked: Option<u64>,
     /// Descriptors that it has of who started it, beside the three that it was given.
     pub inherited: usize,
     /// Names of its environment.
@@ -134,7 +138,8 @@ fn inherited() -> io::Result<usize> {
 fn look(inherited: usize) -> Result<Walls, String> {
     let open = |name| File::open(PathBuf::from("/proc/self").join(name)).map_err(|error| chain(&error));
     let (status, limits, environment) = (open("status")?, open("limits")?, text(open("environ")?)?);
-    let report = sandbox::enter(&Policy::default()).map_err(|error| chain(&error))?;
+    let report = sandbox::enter(&Policy { largest_file: Some(0), ..Policy::default() })
+        .map_err(|error| chain(&error))?;
     let limits = text(limits)?;
     let names = environment.split('\0').filter_map(|pair| Some(pair.split_once('=')?.0.to_owned()));
     Ok(Walls {
@@ -145,6 +150,8 @@ fn look(inherited: usize) -> Result<Walls, String> {
         rights: Rights::parse(&text(status)?),
         core: limit(&limits, "Max core file size"),
         files: limit(&limits, "Max open files"),
+        file_size: limit(&limits, "Max file size"),
+        locked: limit(&limits, "Max locked memory"),
         inherited,
         environment: names.collect(),
         missing: report.missing(),

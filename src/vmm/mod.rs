@@ -109,6 +109,11 @@ impl Vmm {
         Handle::new(self.core.clone())
     }
 
+    /// Bytes that the largest of its images may come to hold: for [`sandbox::Policy`].
+    pub fn largest_file(&self) -> u64 {
+        self.slots.largest_file()
+    }
+
     /// Runs the guest on this thread and one for each virtual CPU, until it ends. With
     /// [`OnReset::Restart`] a reset makes a new machine in the same process, with the same
     /// open files and connections.

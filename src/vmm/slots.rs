@@ -54,6 +54,7 @@ pub struct Slots {
     balloon: balloon::Control,
     meters: Meters,
     alarm: Alarm,
+    largest_file: u64,
 }
 
 enum Placed {
@@ -91,11 +92,12 @@ impl Slots {
         if asked > max {
             return Err(Error::TooManyDevices { asked, max });
         }
-        let (mut meters, alarm) = (Meters::default(), Alarm::default());
+        let (mut meters, mut largest_file, alarm) = (Meters::default(), 0, Alarm::default());
         let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::with_capacity(asked + others);
         for disk in &spec.disks {
             let disk = Block::with_queues(disk, spec.cpus.into())?;
             meters.add_disk(disk.counters());
+            largest_file = disk.most_bytes().max(largest_file);
             devices.push(Box::new(disk));
         }
         for net in spec.nets.drain(..) {
@@ -131,12 +133,17 @@ impl Slots {
             Transport::Mmio => MmioSlots::new(devices, mem).map(Placed::Mmio),
             Transport::Pci => PciSlots::new(devices, mem).map(Placed::Pci),
         }?;
-        Ok(Self { placed, balloon: control, meters, alarm })
+        Ok(Self { placed, balloon: control, meters, alarm, largest_file })
     }
 
     /// The way to the balloon.
     pub fn balloon(&self) -> balloon::Control {
         self.balloon.clone()
+    }
+
+    /// Bytes that the largest image may come to hold.
+    pub fn largest_file(&self) -> u64 {
+        self.largest_file
     }
 
     /// What disks and network cards carry.

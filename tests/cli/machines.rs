@@ -299,7 +299,7 @@ fn the_doctor_says_what_holds_a_process() {
         "seccomp": true,
         "no_new_privileges": true,
         "no_capabilities": true,
-        "limits": { "core": 0, "files": walls["limits"]["files"] },
+        "limits": { "core": 0, "files": walls["limits"]["files"], "file_size": 64 << 20, "locked": 0 },
         "inherited": 0,
         "environment": ["PATH"],
     });

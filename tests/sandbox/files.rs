@@ -75,7 +75,12 @@ fn only_the_thread_of_a_share_opens_files_and_only_there() {
         let folder = Path::new(folder).to_owned();
         prepare().unwrap();
         let (own, fixed) = (folder.join("own"), folder.join("fixed"));
-        let policy = Policy { role: Role::SharingHypervisor, writable: vec![own], readable: vec![fixed] };
+        let policy = Policy {
+            role: Role::SharingHypervisor,
+            writable: vec![own],
+            readable: vec![fixed],
+            ..Policy::default()
+        };
         enter(&policy).unwrap();
         spawn(kind, move || share_files(&folder)).unwrap().join().unwrap();
         return;

@@ -2,9 +2,10 @@
 #![allow(unsafe_code)]
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
-use rvm::vmm::sandbox::{MAX_FILES, Policy, enter, prepare, spawn};
+use rustix::fs::FallocateFlags;
+use rvm::vmm::sandbox::{LOGS, MAX_FILES, Policy, Role, enter, prepare, spawn};
 
 use crate::inside::{Held, hold, part, play, text};
 
@@ -19,7 +20,7 @@ fn no_thread_has_rights_and_none_can_get_any() {
     const TEST: &str = "rights::no_thread_has_rights_and_none_can_get_any";
     if part().is_some() {
         prepare().unwrap();
-        enter(&Policy::default()).unwrap();
+        enter(&Policy { largest_file: Some(0), ..Policy::default() }).unwrap();
         let (release, held) = std::sync::mpsc::channel::<()>();
         let (started, runs) = std::sync::mpsc::channel::<()>();
         let wait = move || {
@@ -60,12 +61,63 @@ fn no_thread_has_rights_and_none_can_get_any() {
     assert_eq!(limit("Max core file size"), ["0", "0"]);
     let files = limit("Max open files");
     assert!(files.iter().all(|most| most.parse::<u64>().unwrap() <= MAX_FILES), "{files:?}");
+    assert_eq!(limit("Max locked memory"), ["0", "0"]);
+    assert_eq!(limit("Max file size"), [LOGS.to_string(), LOGS.to_string()]);
 
     // Of a process that may be looked into, these files are its own user's and group's.
     let meta = fs::metadata(format!("{proc}/status")).unwrap();
     assert_eq!((meta.uid(), meta.gid()), (0, 0), "others of the same user can look into it");
     let status = fs::read_to_string(format!("{proc}/status")).unwrap();
     assert_eq!(field(&status, "Umask"), "0077");
+}
+
+/// A process that was broken into cannot fill the host's disk by way of its own images. What a guest
+/// gets to see of it is an error of its disk; the signal that the kernel sends ends nobody.
+#[test]
+fn no_file_grows_beyond_the_largest_image() {
+    const TEST: &str = "rights::no_file_grows_beyond_the_largest_image";
+    const MOST: u64 = LOGS + 4096;
+    if let Some(path) = part() {
+        prepare().unwrap();
+        let file = fs::File::options().write(true).open(path).unwrap();
+        enter(&Policy { largest_file: Some(MOST), ..Policy::default() }).unwrap();
+        let write = move || {
+            // What fits of a write is written.
+            assert_eq!(file.write_at(&[1; 100], MOST - 10).unwrap(), 10);
+            let refused = |result: std::io::Result<()>| {
+                assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EFBIG));
+            };
+            refused(file.write_at(&[1; 100], MOST).map(drop));
+            refused(file.write_all_at(&[1; 100], MOST - 10));
+            refused(file.set_len(MOST + 1));
+            refused(rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, MOST + 1).map_err(Into::into));
+            file.write_all_at(&[2; 100], 0).unwrap();
+        };
+        spawn("virtio-blk", write).unwrap().join().unwrap();
+        return;
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let output = play(TEST, file.path().to_str().unwrap());
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(file.as_file().metadata().unwrap().len(), MOST);
+}
+
+/// What a guest makes in the folders that it shares is as large as it likes.
+#[test]
+fn files_of_a_share_have_no_limit() {
+    const TEST: &str = "rights::files_of_a_share_have_no_limit";
+    if let Some(folder) = part() {
+        prepare().unwrap();
+        let file = fs::File::create(format!("{folder}/file")).unwrap();
+        let (role, writable) = (Role::SharingHypervisor, vec![folder.into()]);
+        enter(&Policy { role, writable, largest_file: Some(0), ..Policy::default() }).unwrap();
+        spawn("virtio-fs", move || file.set_len(LOGS + 1).unwrap()).unwrap().join().unwrap();
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let output = play(TEST, folder.path().to_str().unwrap());
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(fs::metadata(folder.path().join("file")).unwrap().len(), LOGS + 1);
 }
 
 #[test]

@@ -335,6 +335,8 @@ fn held(walls: &Walls) -> String {
         (rights.no_capabilities, "no capabilities"),
         (rights.no_new_privileges, "none to be had (no_new_privs)"),
         (walls.core == Some(0), "no core dump"),
+        (walls.locked == Some(0), "no locked memory"),
+        (walls.file_size.is_some(), "no file larger than its disks"),
         (walls.inherited == 0, "no descriptor inherited"),
     ] {
         held.extend(holds.then(|| text.to_owned()));
@@ -417,6 +419,8 @@ mod tests {
             rights: none(),
             core: Some(0),
             files: Some(1024),
+            file_size: Some(64 << 20),
+            locked: Some(0),
             inherited: 0,
             environment: vec!["PATH".into()],
             missing: vec![],
@@ -533,11 +537,14 @@ mod tests {
     #[test]
     fn walls_that_hold_are_named_and_no_others() {
         let text = find(&judge(&healthy()), "sandbox").text.clone();
-        let all = ["Landlock 7", "seccomp", "no cap", "no_new_privs", "no core", "inherited", "1024", "PATH"];
+        let all =
+            "Landlock 7,seccomp,no cap,no_new_privs,no core,no locked,no file larger,inherited,1024,PATH";
+        let all: Vec<&str> = all.split(',').collect();
         assert!(all.iter().all(|word| text.contains(word)), "{text}");
-        let walls = Walls { rights: Rights::default(), core: None, inherited: 1, files: None, ..walls() };
+        let (rights, environment) = (Rights::default(), walls().environment);
+        let walls = Walls { rights, environment, inherited: 1, landlock: Some(7), ..Walls::default() };
         let text = find(&judge(&Facts { walls: Ok(walls), ..healthy() }), "sandbox").text.clone();
-        assert!(!all[1..7].iter().any(|word| text.contains(word)), "{text}");
+        assert!(!all[1..9].iter().any(|word| text.contains(word)), "{text}");
     }
 
     #[test]

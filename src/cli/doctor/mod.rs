@@ -79,7 +79,12 @@ fn document(verdict: &Verdict, facts: &Facts) -> Value {
             "seccomp": walls.rights.seccomp,
             "no_new_privileges": walls.rights.no_new_privileges,
             "no_capabilities": walls.rights.no_capabilities,
-            "limits": { "core": walls.core, "files": walls.files },
+            "limits": {
+                "core": walls.core,
+                "files": walls.files,
+                "file_size": walls.file_size,
+                "locked": walls.locked,
+            },
             "inherited": walls.inherited,
             "environment": walls.environment,
         })),

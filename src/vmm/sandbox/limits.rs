@@ -12,6 +12,7 @@ use rustix::thread::{
     remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
 };
 
+use super::Policy;
 use crate::vmm::virtio::fs::MAX_DESCRIPTORS;
 
 /// Most descriptors that the process may have open: thirteen devices, 32 control connections and
@@ -20,6 +21,9 @@ pub const MAX_FILES: u64 = 1024;
 
 /// Those that each shared folder may have beside that.
 const MAX_SHARED: u64 = MAX_DESCRIPTORS as u64;
+
+/// Bytes that any file may hold whatever the limit: logs, and the record of the end.
+pub const LOGS: u64 = 64 << 20;
 
 /// The first act of a process that is for one machine only, before it opens anything: closes what it
 /// inherited beside its standard descriptors, makes no file that others can read and no core dump,
@@ -50,17 +54,39 @@ fn no_core_dump() -> io::Result<()> {
 
 /// Limits resources, closes `/proc/PID` to others of the same user, and forbids to gain rights. A process
 /// that serves `folders` to a guest makes files in them with just the permissions that the guest says.
-pub(super) fn restrict(folders: usize) -> io::Result<()> {
+pub(super) fn restrict(policy: &Policy) -> io::Result<()> {
     one_heap();
     no_core_dump()?;
+    if let (Some(bytes), []) = (policy.largest_file, policy.writable.as_slice()) {
+        limit_files(bytes.max(LOGS))?;
+    }
+    // Seccomp forbids to lock memory, too. The number of processes is no limit to set: it is counted over
+    // all of the user's, and whoever may start threads may not start processes.
+    lower(Resource::Memlock, 0)?;
+    let folders = policy.writable.len() + policy.readable.len();
     if folders > 0 {
         umask(rustix::fs::Mode::empty());
     }
     let wanted = MAX_FILES + folders as u64 * MAX_SHARED;
-    let most = getrlimit(Resource::Nofile).maximum.map_or(wanted, |now| now.min(wanted));
-    setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum: Some(most) })?;
+    lower(Resource::Nofile, wanted)?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     Ok(set_no_new_privs(true)?)
+}
+
+/// A file that is as long as it may be is an error of the one that writes to it (EFBIG), which a guest sees
+/// as one of its disk. The signal that comes with it would end the process.
+fn limit_files(bytes: u64) -> io::Result<()> {
+    // SAFETY: ignoring a signal runs no code.
+    if unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    lower(Resource::Fsize, bytes)
+}
+
+/// Sets a limit for good, where it is not lower already.
+fn lower(resource: Resource, wanted: u64) -> io::Result<()> {
+    let most = getrlimit(resource).maximum.map_or(wanted, |now| now.min(wanted));
+    Ok(setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })?)
 }
 
 /// Gives up all capabilities of the calling thread and of those that it starts, for good.

@@ -19,7 +19,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use landlock::{Landlock, close_files};
-pub use limits::{MAX_FILES, prepare};
+pub use limits::{LOGS, MAX_FILES, prepare};
 pub(super) use threads::is_inside;
 pub use threads::spawn;
 pub use trap::{EXIT_STATUS, Violation};
@@ -33,6 +33,9 @@ pub struct Policy {
     pub writable: Vec<PathBuf>,
     /// Folders in which files may be read only.
     pub readable: Vec<PathBuf>,
+    /// Bytes that a file may come to hold by what the process writes; the logs fit in any case. `None` sets
+    /// no limit, and so do [`writable`](Self::writable) folders, whose files are the guest's own.
+    pub largest_file: Option<u64>,
 }
 
 /// What the thread that enters does from then on.
@@ -137,7 +140,7 @@ pub fn enter(policy: &Policy) -> Result<Report, Error> {
     if threads::is_inside() {
         return Err(failed("it is there already")(io::ErrorKind::AlreadyExists.into()));
     }
-    limits::restrict(policy.writable.len() + policy.readable.len()).map_err(failed("resource limits"))?;
+    limits::restrict(policy).map_err(failed("resource limits"))?;
     let landlock = close_files(policy)?;
     limits::drop_capabilities().map_err(failed("capabilities"))?;
     trap::catch().map_err(failed("signal"))?;

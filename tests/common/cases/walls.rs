@@ -51,6 +51,11 @@ pub fn a_running_machine_is_shut_in(provider: &str) {
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
 
+    let size = limits.lines().find(|line| line.starts_with("Max file size")).unwrap();
+    // With kvm it serves the project folder, too, whose files are as large as the guest likes.
+    let most = if provider == "kvm" { "unlimited" } else { "67108864" };
+    assert_eq!(size.split_whitespace().skip(3).take(2).collect::<Vec<_>>(), [most, most], "{size}");
+
     let log = fs::read_to_string(project.machine_dir("default").join("vm.log")).unwrap();
     // An old Landlock closes files and leaves TCP, say; none at all leaves files open.
     assert!(!log.contains("stay open"), "a wall is missing on this host:\n{log}");
