@@ -233,7 +233,7 @@ fn policy(shares: &[Share]) -> Policy {
         those.map(|share| share.source.clone()).collect()
     };
     let role = if shares.is_empty() { Role::Hypervisor } else { Role::SharingHypervisor };
-    Policy { role, writable: of(false), readable: of(true) }
+    Policy { role, writable: of(false), readable: of(true), largest_file: None }
 }
 
 /// Everything is open: from here on the process needs no file and no right but those of `policy`.
