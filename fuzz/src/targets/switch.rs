@@ -55,6 +55,8 @@ pub fn run(u: &mut Unstructured<'_>) -> Result<()> {
                 framed(&udp(sender, own, port, u.bytes(u.len().min(512))?))
             }
         };
+        // Who is cut off has no address any more.
+        let there: Vec<String> = table.status().into_iter().map(|port| port.id).collect();
         let _ = ends[usize::from(sender) - 1].write_all(&bytes);
         for at in 0..table.status().len() {
             table.serve(at);
@@ -62,7 +64,7 @@ pub fn run(u: &mut Unstructured<'_>) -> Result<()> {
         }
         table.sweep(|_, _| ());
         for (at, end) in ends.iter_mut().enumerate() {
-            hear(at as u8 + 1, end);
+            hear(at as u8 + 1, end, &there);
         }
     }
     Ok(())
@@ -117,7 +119,7 @@ fn udp(from: u8, own: u16, port: u16, data: &[u8]) -> Vec<u8> {
 }
 
 /// What a machine hears are whole frames for it, from another machine or from the network.
-fn hear(n: u8, end: &mut UnixStream) {
+fn hear(n: u8, end: &mut UnixStream, there: &[String]) {
     let mut bytes = Vec::new();
     // It ends where there is no more for now.
     let _ = end.read_to_end(&mut bytes);
@@ -129,9 +131,9 @@ fn hear(n: u8, end: &mut UnixStream) {
         assert!(to == mac(n) || to[0] & 1 == 1, "{n} hears a frame for {to:x?}");
         let known = (1..=MACHINES).filter(|other| *other != n).any(|other| from == mac(other));
         assert!(known || from == STATION.0, "{n} hears {from:x?}");
-        let others = (1..=MACHINES).filter(|other| from != mac(*other)).any(|other| {
-            source(frame) == Some([10, 10, 0, other]) || source(frame) == Some(STATION.1) && from != STATION.0
-        });
+        let owner = |other: &u8| from != mac(*other) && there.contains(&member(*other).id);
+        let others = (1..=MACHINES).filter(owner).any(|other| source(frame) == Some([10, 10, 0, other]))
+            || source(frame) == Some(STATION.1) && from != STATION.0;
         assert!(!others, "{n} hears {from:x?} as {:?}", source(frame));
     }
     assert!(rest.is_empty(), "a frame is cut off");
