@@ -163,6 +163,30 @@ mod tests {
         assert_eq!(error.hint().unwrap(), "boxes that can be built: debian/13, debian/12, micro");
     }
 
+    /// What the start script of `micro` writes for such lines of the seed.
+    fn resolvers(networks: &str) -> Option<String> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("rvm-networks"), networks).unwrap();
+        let script = include_str!("guest/micro-rcS.sh");
+        let part = script.split("# The first resolvers").nth(1).unwrap().split("for card in").next().unwrap();
+        let part = format!("#{}", part.replace("/run/", &format!("{}/", dir.path().display())));
+        let status = std::process::Command::new("sh").args(["-euc", &part]).status().unwrap();
+        assert!(status.success(), "{part}");
+        std::fs::read_to_string(dir.path().join("resolv.conf")).ok()
+    }
+
+    #[test]
+    fn networks_without_resolvers_are_asked_nothing() {
+        let private =
+            "02:00:00:00:00:01 1500 static no-routers 10.1.0.5/24 10.1.0.254,fd01::1 back,front -\n";
+        let bridge = "02:00:00:00:00:02 1500 static routers 10.97.0.5/24 - - -\n";
+        assert_eq!(resolvers(bridge), None);
+        let both = Some("search back front\nnameserver 10.1.0.254\n".to_owned());
+        assert_eq!(resolvers(&format!("{private}{bridge}")), both);
+        assert_eq!(resolvers(&format!("{bridge}{private}")), both);
+        assert_eq!(resolvers(&private.repeat(3)).unwrap().lines().count(), 3);
+    }
+
     #[test]
     fn scripts_are_valid_shell() {
         let scripts = RECIPES.iter().map(|recipe| recipe.script).chain([ASSEMBLE, FETCH_KERNEL]);

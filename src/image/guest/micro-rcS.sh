@@ -40,11 +40,14 @@ private_card() {
 # asked. Three are asked at most, and one of them has to lead out.
 if [ -r /run/rvm-networks ]; then
     while read -r mac mtu mode routers addresses resolvers search domains; do
-        searched="${searched:-} $(echo "$search" | tr , ' ')"
-        echo "nameserver ${resolvers%%,*}"
+        # Networks of the host have none, and no names.
+        [ "$resolvers" = - ] || echo "nameserver ${resolvers%%,*}"
+        [ "$search" = - ] || searched="${searched:-} $(echo "$search" | tr , ' ')"
     done </run/rvm-networks >/run/rvm-resolvers
-    { echo "search$searched" && head -n 2 /run/rvm-resolvers; } >/run/rvm-resolv.conf
-    cp /run/rvm-resolv.conf /run/resolv.conf
+    if [ -s /run/rvm-resolvers ]; then
+        { echo "search$searched" && head -n 2 /run/rvm-resolvers; } >/run/rvm-resolv.conf
+        cp /run/rvm-resolv.conf /run/resolv.conf
+    fi
 fi
 
 for card in /sys/class/net/*; do

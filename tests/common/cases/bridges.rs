@@ -130,6 +130,8 @@ pub fn a_machine_on_a_bridge(provider: &str) {
     while inside(greets_by_v6) != "SSH-" {
         assert!(Instant::now() < deadline, "nobody answers at ::1");
     }
+    // The bridge has no resolver, and the lines of `/etc/resolv.conf` are those of who leads out.
+    project.rvm(&["ssh", "-c", "cat /etc/resolv.conf"]).ok().says("nameserver 192.0.2.53").says_not(" -");
     another_resolver(&project, &namespace, &resolv_conf);
     project.rvm(&["destroy", "-f"]).ok();
     assert_eq!(inside("ip -br link show type tun"), "", "an interface is left");
