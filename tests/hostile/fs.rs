@@ -66,6 +66,12 @@ fn request(driver: &mut Driver, queue: usize, opcode: u32, node: u64, body: &[u8
     }
 }
 
+/// Number of a file of the shared folder, as the guest is told it.
+fn node_of(driver: &mut Driver, queue: usize, name: &[u8]) -> u64 {
+    assert_eq!(request(driver, queue, LOOKUP, 1, name), Ok(128));
+    u64::from_le_bytes(driver.get(ANSWER + 16, 8).try_into().unwrap())
+}
+
 #[test]
 fn a_tag_is_shown_and_a_wrong_one_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -91,10 +97,10 @@ fn both_queues_serve_with_and_without_indirect_tables_and_event_indexes() {
         let mut driver = started(&folder, features);
         for _ in 0..100 {
             for queue in [URGENT, REQUESTS] {
-                assert_eq!(request(&mut driver, queue, LOOKUP, 1, b"file\0"), Ok(128));
+                let node = node_of(&mut driver, queue, b"file\0");
                 assert_eq!(request(&mut driver, queue, LOOKUP, 1, b"none\0"), Err(libc::ENOENT));
                 assert_eq!(request(&mut driver, queue, STATFS, 1, &[]), Ok(80));
-                assert_eq!(request(&mut driver, queue, FORGET, 2, &1u64.to_le_bytes()), Ok(0));
+                assert_eq!(request(&mut driver, queue, FORGET, node, &1u64.to_le_bytes()), Ok(0));
             }
         }
     }
@@ -182,9 +188,9 @@ fn a_reset_closes_what_the_guest_had_open() {
             .filter(|meta| meta.ino() == inode)
             .count()
     };
-    assert_eq!(request(&mut driver, REQUESTS, LOOKUP, 1, b"file\0"), Ok(128));
+    let node = node_of(&mut driver, REQUESTS, b"file\0");
     for _ in 0..5 {
-        assert_eq!(request(&mut driver, REQUESTS, OPEN, 2, &[0; 8]), Ok(16));
+        assert_eq!(request(&mut driver, REQUESTS, OPEN, node, &[0; 8]), Ok(16));
     }
     assert_eq!(held(&folder), 5);
     driver.reset();
@@ -196,9 +202,9 @@ fn requests_that_lie_about_their_length_touch_nothing() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("file"), "f").unwrap();
     let mut driver = started(&folder, 0);
-    assert_eq!(request(&mut driver, REQUESTS, LOOKUP, 1, b"file\0"), Ok(128));
+    let node = node_of(&mut driver, REQUESTS, b"file\0");
     // Too short for what it is: the size that follows would be what lies behind it in memory.
     let truncate = [8u32, 0].map(u32::to_le_bytes).concat();
-    assert_eq!(request(&mut driver, REQUESTS, SETATTR, 2, &truncate), Err(libc::EINVAL));
+    assert_eq!(request(&mut driver, REQUESTS, SETATTR, node, &truncate), Err(libc::EINVAL));
     assert_eq!(std::fs::read(folder.path().join("file")).unwrap(), b"f");
 }
