@@ -1,9 +1,8 @@
-# Shared folders, for run.sh: one guest of QEMU's has three of them at the same time, served by rvm, by virtiofsd and
-# by QEMU itself over 9p, and does the same work in each (folders.c); so does a guest of rvm's own, in one that its
-# hypervisor serves.
+# Shared folders, for run.sh: a guest of QEMU's has two of them at the same time, served by virtiofsd and by QEMU itself
+# over 9p, a guest of rvm's has one that its hypervisor serves, and they do the same work in each (folders.c).
 # shellcheck shell=bash disable=SC2154,SC2034 # ram, results, folder_peers and such: run.sh
 
-folder_peers='rvm rvm-qemu virtiofsd 9p'
+folder_peers='rvm virtiofsd 9p'
 folder_figures="folder_create_us folder_status_us folder_status_again_us folder_read_us folder_remove_us \
 folder_write_mib_s folder_read_mib_s"
 # The files of a project; the table is about one of them. In the lab each takes thirty times as long.
@@ -26,25 +25,14 @@ folders() {
   take "$daemon"
   take "$inside/rvm"
   take "$(command -v qemu-system-x86_64)"
-  mkdir -p "$ram"/bench/machine "$ram"/bench/share/{rvm,rvm-qemu,virtiofsd,9p} "$ram/var/run" "$ram/run"
-  cat >"$ram/bench/machine/vm.json" <<END
-{"name":"bench","provider":"qemu","accelerated":true,"cpus":1,"memory":536870912,"kernel":"/","initrd":null,"cmdline":"",
-"disks":[],"mac":[2,0,0,0,0,1],
-"shares":[{"tag":"rvm-qemu","source":"/bench/share/rvm-qemu","read_only":false,"owner":[0,0]}]}
-END
-  # Both servers end when QEMU hangs up. rvm's says one word when it listens.
-  if [ "$(chroot "$ram" "$inside/rvm" __share /bench/machine 2>"$log" &)" != ready ]; then
-    cat "$log" >&2
-    return 1
-  fi
+  mkdir -p "$ram"/bench/machine "$ram"/bench/share/{rvm,virtiofsd,9p} "$ram/var/run" "$ram/run"
   chroot "$ram" "$daemon" --socket-path=/bench/machine/virtiofsd.sock -o source=/bench/share/virtiofsd -o cache=auto \
     -o sandbox=chroot >>"$log" 2>&1 &
   until [ -S "$ram/bench/machine/virtiofsd.sock" ]; do sleep 0.1; done
   words=()
-  fill "$(cut -d'|' -f2 <<<"$qemu")" "folders peers=rvm-qemu,virtiofsd,9p $work"
+  fill "$(cut -d'|' -f2 <<<"$qemu")" "folders peers=virtiofsd,9p $work"
   # The default is older than what virtiofsd speaks.
   fill "-global virtio-mmio.force-legacy=false -machine memory-backend=ram -object memory-backend-memfd,id=ram,size=${memory}M,share=on
-    -chardev socket,id=rvm,path=/bench/machine/share0.sock -device vhost-user-fs-device,chardev=rvm,queue-size=1024,tag=rvm-qemu
     -chardev socket,id=fsd,path=/bench/machine/virtiofsd.sock
     -device vhost-user-fs-device,chardev=fsd,queue-size=1024,tag=virtiofsd
     -fsdev local,id=nine,path=/bench/share/9p,security_model=none -device virtio-9p-device,fsdev=nine,mount_tag=9p"
