@@ -15,7 +15,7 @@ use super::{DONE, Outcome};
 use crate::image::kernel::vmlinux_of;
 use crate::model::Code;
 use crate::provider::vmm_code;
-use crate::vmm::sandbox::{self, Policy, Role};
+use crate::vmm::sandbox::{self, Policy};
 use crate::vmm::{
     self, Backing, Disk, DiskFormat, Exit, Handle, Net, NetBackend, OnReset, Serial, Share, Spec, Transport,
     VhostUser, Vmm,
@@ -214,7 +214,7 @@ impl FromStr for ShareWord {
 pub fn run(app: &App, args: &BootArgs) -> Outcome {
     let failed = |e: vmm::Error| CliError::from_error(Kind::Failed, vmm_code(&e), &e, e.hint());
     let spec = spec(app, args)?;
-    let policy = policy(&spec.shares);
+    let policy = Policy::hypervisor(&spec.shares);
     let vmm = Vmm::new(spec).map_err(failed)?;
     if !args.no_sandbox {
         shut_in(app, &policy)?;
@@ -224,16 +224,6 @@ pub fn run(app: &App, args: &BootArgs) -> Outcome {
         Exit::Stopped if app.cancel.is_cancelled() => Err(CliError::interrupted("interrupted")),
         Exit::PowerOff | Exit::Reset | Exit::Stopped => Ok(DONE),
     }
-}
-
-/// What stays open to the hypervisor: the folders that its guest shares.
-fn policy(shares: &[Share]) -> Policy {
-    let of = |read_only| {
-        let those = shares.iter().filter(move |share| share.read_only == read_only);
-        those.map(|share| share.source.clone()).collect()
-    };
-    let role = if shares.is_empty() { Role::Hypervisor } else { Role::SharingHypervisor };
-    Policy { role, writable: of(false), readable: of(true), largest_file: None }
 }
 
 /// Everything is open: from here on the process needs no file and no right but those of `policy`.

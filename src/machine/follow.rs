@@ -136,7 +136,7 @@ fn keep(dir: &Path, starter: &mut Starter) -> io::Result<()> {
         if starter.waits() {
             return Err(forwards::complaint(log)?);
         }
-        if matches!(provider::live(machine), Ok(None)) {
+        if provider::is_gone(machine) {
             return store::remove(dir);
         }
         Cancel::new().wait(PAUSE);

@@ -233,7 +233,7 @@ fn keep(path: &Path, starter: &mut Starter) -> io::Result<()> {
         if starter.waits() {
             return Err(complaint(log)?);
         }
-        if matches!(provider::live(dir), Ok(None)) {
+        if provider::is_gone(dir) {
             return store::remove(path);
         }
         Cancel::new().wait(PAUSE);

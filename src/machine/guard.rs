@@ -62,7 +62,7 @@ fn shares(dir: &Path) -> Ward {
 
 fn alive(dir: &Path) -> Box<dyn Fn() -> bool + Send> {
     let dir = dir.to_owned();
-    Box::new(move || !matches!(provider::live(&dir), Ok(None)))
+    Box::new(move || !provider::is_gone(&dir))
 }
 
 fn switch(dir: &Path, network: &Path) -> Option<Ward> {

@@ -158,7 +158,7 @@ fn keep(dir: &Path, starter: &mut Starter) -> io::Result<()> {
     // passt goes to the background, and would be a child of somebody else's.
     set_child_subreaper(Some(getpid()))?;
     store::remove(&dir.join(LOG))?;
-    let is_running = !matches!(provider::live(dir), Ok(None));
+    let is_running = !provider::is_gone(dir);
     let mut keeper = Keeper { dir, task, watch: Watch::new().ok() };
     if (!is_running || keeper.passt().is_none())
         && let Err(error) = keeper.begin(is_running)
@@ -175,7 +175,7 @@ fn keep(dir: &Path, starter: &mut Starter) -> io::Result<()> {
     thread::Builder::new().name("guard".into()).spawn(move || {
         // It ends when the machine was started, or nobody is left to start it.
         let _ = io::copy(&mut io::stdin(), &mut io::sink());
-        if !matches!(provider::live(&folder), Ok(None)) {
+        if !provider::is_gone(&folder) {
             guard::watch(&folder, &networks);
         }
     })?;
@@ -185,7 +185,7 @@ fn keep(dir: &Path, starter: &mut Starter) -> io::Result<()> {
         if !keeper.attend() {
             respawn.wait(began.elapsed());
         }
-        if matches!(provider::live(dir), Ok(None)) {
+        if provider::is_gone(dir) {
             return store::remove(&dir.join(TASK));
         }
         // Without a log less is known, and as much is done.

@@ -10,9 +10,9 @@ use std::time::Duration;
 use super::agent::{self, Agent};
 use super::{
     CONSOLE_LIMIT, CONSOLE_LOG, CONSOLE_SOCKET, DiskSpec, EndReason, Engine, ImageFormat, ProviderError,
-    Running, ShareSpec, VmSpec, card_socket, share,
+    Running, ShareSpec, VmSpec, card_socket,
 };
-use crate::vmm::sandbox::{Policy, Role};
+use crate::vmm::sandbox::Policy;
 use crate::vmm::{self, control};
 
 /// Our hypervisor, in this process.
@@ -28,7 +28,7 @@ const GUEST_CID: u32 = 3;
 struct KvmVm {
     vmm: vmm::Vmm,
     target: Arc<KvmTarget>,
-    shares: Vec<ShareSpec>,
+    shares: Vec<vmm::Share>,
 }
 
 /// What the control socket acts on.
@@ -57,7 +57,7 @@ impl Engine for Kvm {
         for tap in &spec.taps {
             nets.push(vmm::Net { mac: tap.mac, backend: vmm::NetBackend::Tap(tap.interface.clone()) });
         }
-        let shares = spec.shares.clone();
+        let shares: Vec<vmm::Share> = spec.shares.iter().map(ShareSpec::to_vmm).collect();
         let (agent, service) = Agent::new().map_err(ProviderError::Spawn)?;
         let spec = vmm::Spec {
             cpus: spec.cpus,
@@ -69,7 +69,7 @@ impl Engine for Kvm {
             cmdline: format!("{} reboot=k", spec.cmdline),
             disks: spec.disks.iter().map(disk).collect(),
             nets,
-            shares: spec.shares.iter().map(ShareSpec::to_vmm).collect(),
+            shares: shares.clone(),
             transport: vmm::Transport::default(),
             vsock: Some(vmm::Vsock {
                 cid: GUEST_CID,
@@ -105,8 +105,7 @@ fn disk(disk: &DiskSpec) -> vmm::Disk {
 impl Running for KvmVm {
     /// What the guest shares stays open to it, and thus to the process that serves it.
     fn policy(&self) -> Policy {
-        let role = if self.shares.is_empty() { Role::Hypervisor } else { Role::SharingHypervisor };
-        Policy { largest_file: Some(self.vmm.largest_file()), ..share::policy(role, &self.shares) }
+        Policy { largest_file: Some(self.vmm.largest_file()), ..Policy::hypervisor(&self.shares) }
     }
 
     fn target(&self) -> Arc<dyn control::Target> {

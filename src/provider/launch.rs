@@ -108,6 +108,11 @@ pub fn live(dir: &Path) -> Result<Option<Live>, ProviderError> {
     }
 }
 
+/// Whether the machine in `dir` has no live process for certain: one that does not answer may be busy.
+pub fn is_gone(dir: &Path) -> bool {
+    matches!(live(dir), Ok(None))
+}
+
 /// What the memory of the machine in `dir` costs; `None` when it cannot be asked.
 pub fn usage(dir: &Path) -> Option<Usage> {
     let asked = Client::connect(&dir.join(CONTROL_SOCKET), ANSWER).and_then(|mut client| client.usage());

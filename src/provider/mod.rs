@@ -34,8 +34,8 @@ use crate::vmm::sandbox::Policy;
 
 pub use choose::{Choice, choose, qemu_binary};
 pub use launch::{
-    LOG, Live, console, ended, live, power_button, power_off, set_balloon, start, stop, usage, wait_ended,
-    wait_up,
+    LOG, Live, console, ended, is_gone, live, power_button, power_off, set_balloon, start, stop, usage,
+    wait_ended, wait_up,
 };
 pub use share::{
     ShareSpec, has_ended as shares_have_ended, serves_shares, start_next as serve_shares_again,

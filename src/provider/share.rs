@@ -70,15 +70,6 @@ impl ShareSpec {
     }
 }
 
-/// What a process that serves `shares` may do.
-pub(super) fn policy(role: Role, shares: &[ShareSpec]) -> Policy {
-    let of = |read_only| {
-        let sources = shares.iter().filter(move |share| share.read_only == read_only);
-        sources.map(|share| share.source.clone()).collect()
-    };
-    Policy { role, writable: of(false), readable: of(true), largest_file: None }
-}
-
 /// Name of the socket, in the machine's folder, at which QEMU asks for the share at that place in the list.
 pub(super) fn socket(place: usize) -> String {
     format!("share{place}.sock")
@@ -242,9 +233,10 @@ fn serve(dir: &Path, is_next: bool, starter: &mut Starter) -> Result<(), String>
     // The kernel gives it up with this process: nothing else does before.
     std::mem::forget(lock.map_err(|error| format!("cannot lock {LOCK}: {error}"))?);
     let files = Budget::of_memory(spec.memory);
+    let folders: Vec<vmm::Share> = spec.shares.iter().map(ShareSpec::to_vmm).collect();
     let mut shares = Vec::new();
-    for (place, share) in spec.shares.iter().enumerate() {
-        let opened = VhostFs::open(&share.to_vmm(), &files).map_err(|error| super::process::chain(&error))?;
+    for (place, share) in folders.iter().enumerate() {
+        let opened = VhostFs::open(share, &files).map_err(|error| super::process::chain(&error))?;
         let opened = if is_next { opened.taking_over() } else { opened };
         let path = dir.join(served(place));
         let bound = store::remove(&path).and_then(|()| control::bind(&path));
@@ -255,7 +247,7 @@ fn serve(dir: &Path, is_next: bool, starter: &mut Starter) -> Result<(), String>
         introduce(&relay, &dir.join(served(place)))
             .map_err(|error| format!("cannot connect to {}: {error}", relay.display()))?;
     }
-    let report = sandbox::enter(&policy(Role::Share, &spec.shares));
+    let report = sandbox::enter(&Policy::serving(Role::Share, &folders));
     for missing in report.map_err(|error| super::process::chain(&error))?.missing() {
         eprintln!("sandbox: {missing}");
     }

@@ -18,6 +18,8 @@ mod trap;
 use std::io;
 use std::path::PathBuf;
 
+use super::Share;
+
 pub use landlock::{Landlock, close_files};
 pub use limits::{LOGS, MAX_FILES, prepare};
 pub(super) use threads::is_inside;
@@ -36,6 +38,23 @@ pub struct Policy {
     /// Bytes that a file may come to hold by what the process writes; the logs fit in any case. `None` sets
     /// no limit, and so do [`writable`](Self::writable) folders, whose files are the guest's own.
     pub largest_file: Option<u64>,
+}
+
+impl Policy {
+    /// That of a process that serves these folders, and does what `role` says.
+    pub fn serving(role: Role, shares: &[Share]) -> Self {
+        let of = |read_only| {
+            let those = shares.iter().filter(move |share| share.read_only == read_only);
+            those.map(|share| share.source.clone()).collect()
+        };
+        Self { role, writable: of(false), readable: of(true), largest_file: None }
+    }
+
+    /// That of a hypervisor whose guest shares these folders: they stay open to it.
+    pub fn hypervisor(shares: &[Share]) -> Self {
+        let role = if shares.is_empty() { Role::Hypervisor } else { Role::SharingHypervisor };
+        Self::serving(role, shares)
+    }
 }
 
 /// What the thread that enters does from then on.
