@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use rustix::process::{Signal, set_parent_process_death_signal, setsid};
+use rustix::process::{Signal, setsid};
 use rustix::stdio::stdin;
 
 use super::client::SOCKET;
 use super::spec::{Reply, Request, Spec};
 use super::table::Table;
 use crate::net::networks::{self, LOCK};
-use crate::state::{Lock, Respawn, Starter};
+use crate::state::{Lock, Respawn, Starter, child};
 use crate::vmm::control;
 use crate::vmm::sandbox::{self, Policy, Role};
 
@@ -67,13 +67,12 @@ fn watch_network(dir: &Path) -> io::Result<()> {
     let mut again = false;
     loop {
         let began = Instant::now();
-        let mut child = Command::new("/proc/self/exe")
-            .arg0("rvm")
-            .arg(PORTS)
-            .arg(dir)
-            .stdin(Stdio::from(OwnedFd::from(listener.try_clone()?)))
-            .stdout(Stdio::null())
-            .spawn()?;
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("rvm").arg(PORTS).arg(dir);
+        command.stdin(Stdio::from(OwnedFd::from(listener.try_clone()?))).stdout(Stdio::null());
+        // Unwatched it would go on for ever after its first fault. Whoever starts a switch again begins with both.
+        child::ends_with_us(&mut command, Signal::KILL);
+        let mut child = command.spawn()?;
         if again {
             // It asks the socket that the child listens to, so it cannot come too early.
             for trouble in networks::rejoin(dir) {
@@ -98,11 +97,6 @@ pub fn ports(dir: &Path) -> ExitCode {
 
 fn run_ports(dir: &Path) -> io::Result<()> {
     sandbox::prepare()?;
-    // Unwatched it would go on for ever after its first fault. Whoever starts a switch again begins with both.
-    set_parent_process_death_signal(Some(Signal::KILL))?;
-    if Lock::holder(&dir.join(LOCK))?.is_none() {
-        return Ok(());
-    }
     let spec = networks::spec_of(dir)?;
     let listener = UnixListener::from(rustix::io::fcntl_dupfd_cloexec(stdin(), 3)?);
     let null = File::options().read(true).open("/dev/null")?;
