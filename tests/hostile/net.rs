@@ -401,13 +401,18 @@ fn guest_looks_at_the_checksums_of_its_neighbours() {
         let features = driver.offered() & (1 << 1);
         assert_eq!(features != 0, flags != 0);
         driver.start(features);
-        post(&mut driver, 0, 2048);
-        peer.write_all(&framed(&incoming(100, 1))).unwrap();
-        let (_, len) = driver.used(RX);
-        let got = driver.get(RECEIVE, len as usize);
-        assert_eq!(got[..HEADER], [flags, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
-        assert_eq!(got[HEADER..], incoming(100, 1));
+        receives_with_flags(&mut driver, &mut peer, flags);
     }
+}
+
+/// A frame comes whole, behind a header with those flags.
+pub fn receives_with_flags(driver: &mut Driver, peer: &mut UnixStream, flags: u8) {
+    post(driver, 0, 2048);
+    peer.write_all(&framed(&incoming(100, 1))).unwrap();
+    let (_, len) = driver.used(RX);
+    let got = driver.get(RECEIVE, len as usize);
+    assert_eq!(got[..HEADER], [flags, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
+    assert_eq!(got[HEADER..], incoming(100, 1));
 }
 
 #[test]

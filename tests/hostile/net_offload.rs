@@ -1,6 +1,5 @@
 //! The network device: headers that leave work to it, good and bad.
 
-use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -211,12 +210,7 @@ fn bad_headers_are_dropped_and_counted_and_the_card_lives() {
 fn guest_is_told_that_checksums_are_right_if_it_asked() {
     for (features, flags) in [(GUEST_CSUM, 2), (0, 0), (CSUM, 0)] {
         let (mut driver, mut peer) = started(16, features);
-        post(&mut driver, 0, 2048);
-        peer.write_all(&framed(&incoming(100, 1))).unwrap();
-        let (_, len) = driver.used(RX);
-        let got = driver.get(RECEIVE, len as usize);
-        assert_eq!(got[..HEADER], [flags, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
-        assert_eq!(got[HEADER..], incoming(100, 1));
+        receives_with_flags(&mut driver, &mut peer, flags);
     }
 }
 

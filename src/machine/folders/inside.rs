@@ -105,28 +105,11 @@ pub(super) fn folder_in(folder: impl AsFd, name: &CStr) -> io::Result<OwnedFd> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
-    use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
-
-    /// Does `work` while `one` and `other` change places all the time.
-    pub fn while_they_change_places<T>(one: &Path, other: &Path, work: impl FnOnce() -> T) -> T {
-        let stop = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !stop.load(Ordering::Relaxed) {
-                    let flags = rustix::fs::RenameFlags::EXCHANGE;
-                    rustix::fs::renameat_with(rustix::fs::CWD, one, rustix::fs::CWD, other, flags).unwrap();
-                }
-            });
-            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-            stop.store(true, Ordering::Relaxed);
-            done.unwrap_or_else(|cause| std::panic::resume_unwind(cause))
-        })
-    }
 
     #[test]
     fn no_link_is_followed_wherever_it_is() {

@@ -515,8 +515,8 @@ mod tests {
     /// while it is sent.
     #[test]
     fn a_race_of_renames_sends_nothing_from_outside() {
-        use crate::machine::folders::inside::tests::while_they_change_places;
         use crate::model::Cancel;
+        use crate::vmm::virtio::fs::while_they_change_places;
         let dir = tempfile::tempdir().unwrap();
         let top = dir.path().canonicalize().unwrap();
         let (src, outside) = (top.join("src"), top.join("outside"));

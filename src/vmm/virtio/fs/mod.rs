@@ -11,6 +11,8 @@ mod vhost;
 
 pub use error::FsError;
 pub use relay::{Relay, introduce};
+#[cfg(test)]
+pub(crate) use server::tests::escape::while_they_change_places;
 pub use server::{Budget, MAX_DESCRIPTORS};
 pub use vhost::{Serving, VhostFs};
 

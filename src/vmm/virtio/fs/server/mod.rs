@@ -18,7 +18,7 @@ mod names;
 mod nodes;
 mod system;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::io;
 use std::os::fd::OwnedFd;

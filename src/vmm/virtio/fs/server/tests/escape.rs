@@ -136,7 +136,7 @@ fn a_folder_that_becomes_a_link_leads_nowhere() {
 }
 
 /// Does `work` while another thread has two files change places all the time, also where `work` fails.
-fn while_they_change_places(one: &Path, other: &Path, work: impl FnOnce()) {
+pub fn while_they_change_places<T>(one: &Path, other: &Path, work: impl FnOnce() -> T) -> T {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -147,10 +147,8 @@ fn while_they_change_places(one: &Path, other: &Path, work: impl FnOnce()) {
         });
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
         stop.store(true, Ordering::Relaxed);
-        if let Err(cause) = done {
-            std::panic::resume_unwind(cause);
-        }
-    });
+        done.unwrap_or_else(|cause| std::panic::resume_unwind(cause))
+    })
 }
 
 /// Somebody swaps a folder and a link for as long as the guest asks.

@@ -1,7 +1,7 @@
 //! What a guest can ask, and what a hostile one tries.
 
 mod changes;
-mod escape;
+pub(crate) mod escape;
 mod files;
 mod hidden;
 mod limits;
