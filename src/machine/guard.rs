@@ -15,7 +15,7 @@ use super::way_out;
 use crate::model::Cancel;
 use crate::net::{self, Networks};
 use crate::provider;
-use crate::state::{Lock, Respawn, store};
+use crate::state::{Respawn, store};
 
 /// The first pause between the end of a process and the next one. A machine that ends takes them along, and lets go
 /// of its own lock within it.
@@ -128,11 +128,9 @@ pub(super) fn switch_tried(dir: &Path, network: &str) -> Option<String> {
 }
 
 fn tried(dir: &Path, log: &str) -> Option<String> {
-    matches!(Lock::holder(&dir.join(way_out::LOCK)), Ok(Some(_))).then(|| {
-        match fs::read_to_string(dir.join(log)).unwrap_or_default().trim() {
-            "" => "another one is being started".to_owned(),
-            why => format!("another one cannot be started yet ({why})"),
-        }
+    way_out::is_there(dir).then(|| match fs::read_to_string(dir.join(log)).unwrap_or_default().trim() {
+        "" => "another one is being started".to_owned(),
+        why => format!("another one cannot be started yet ({why})"),
     })
 }
 

@@ -29,7 +29,7 @@ use crate::vmm::control;
 pub(super) const SOCKET: &str = "nat.sock";
 /// In the same place: what is to be done, who does it, and why it is not done just now.
 const TASK: &str = "nat.json";
-pub(super) const LOCK: &str = "nat.lock";
+const LOCK: &str = "nat.lock";
 const LOG: &str = "nat.log";
 /// The first pause between the end of a passt and the next one. A machine that ends takes its passt along and
 /// lets go of its lock within it.
@@ -132,9 +132,14 @@ pub(super) enum Kept {
     ByNobody(Option<bool>),
 }
 
+/// Whether the process of the machine in `dir` is there.
+pub(super) fn is_there(dir: &Path) -> bool {
+    matches!(Lock::holder(&dir.join(LOCK)), Ok(Some(_)))
+}
+
 /// Who keeps the passt of the machine in `dir`.
 pub(super) fn kept(dir: &Path) -> Kept {
-    if !matches!(Lock::holder(&dir.join(LOCK)), Ok(Some(_))) {
+    if !is_there(dir) {
         return Kept::ByNobody(state_of(dir).passt.map(|passt| passt.open().is_some()));
     }
     let why = fs::read_to_string(dir.join(LOG)).unwrap_or_default();
