@@ -186,6 +186,7 @@ cases! { "kvm":
     life::forwarded_ports,
     console::console_of_a_machine,
     networks::two_machines_and_a_killed_switch,
+    routed::machines_find_each_other_by_name_over_a_router,
     bridges::a_machine_on_a_bridge,
     hardware::four_cpus_four_gib_and_a_grown_disk,
     hardware::disks_beside_the_root_disk,

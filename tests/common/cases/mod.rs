@@ -10,6 +10,7 @@ pub mod many;
 pub mod networks;
 pub mod plan;
 pub mod programs;
+pub mod routed;
 pub mod shares;
 pub mod steps;
 pub mod systems;

@@ -1,4 +1,4 @@
-//! Private networks: what a killed switch costs, and who shares one. `e2e_qemu.rs` has who reaches whom, by which name.
+//! Private networks: what a killed switch costs, and who shares one. `routed.rs` has who reaches whom, by which name.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
