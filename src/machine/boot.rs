@@ -12,7 +12,7 @@ use super::disks::seed_disks;
 use super::nat::{nat_socket, vhost_user};
 use super::networks::seed_networks;
 use super::record::Record;
-use super::{MachineError, Machines};
+use super::{MachineError, Machines, follow, forwards};
 use super::{console, diagnose};
 use crate::image::{self, HostKey, Kernel, Seed};
 use crate::model::{Login, Machine, Nat, Phase, Project, ProviderKind, Secret};
@@ -68,6 +68,10 @@ impl Machines<'_> {
         let private: Vec<IpNet> = seats.iter().flat_map(|seat| seat.spec.subnets.clone()).collect();
         let addresses = NatAddresses::choose(&private);
         self.write_seed(project, machine, record, &seats, &addresses)?;
+        // Of the machine's last life, where who did it was killed.
+        forwards::end_all(&dir)
+            .and_then(|()| follow::end(&dir))
+            .map_err(|e| MachineError::file("end forwards of", &dir, e))?;
         let listener = nat_socket(&dir)?;
         let vhost_user = vhost_user(machine, choice.kind)?;
         let networks = seats.iter().map(|seat| self.layout.networks().join(&seat.network)).collect();

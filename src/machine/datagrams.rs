@@ -119,7 +119,11 @@ impl Carrier {
 
     /// Carries datagrams over the connection that `command` makes, which runs [`script`] in the guest, until
     /// that ends. `ready` is called once they go.
-    pub(super) fn carry(&mut self, mut command: Command, ready: &mut dyn FnMut()) -> io::Result<()> {
+    pub(super) fn carry(
+        &mut self,
+        mut command: Command,
+        ready: &mut dyn FnMut() -> io::Result<()>,
+    ) -> io::Result<()> {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         if let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) {
             // That it ended is no error here: the caller looks why.
@@ -183,7 +187,7 @@ impl Shared {
         &self,
         mut input: ChildStdin,
         mut output: impl Read,
-        ready: &mut dyn FnMut(),
+        ready: &mut dyn FnMut() -> io::Result<()>,
     ) -> io::Result<()> {
         input.write_all(RELAY)?;
         let mut said = Vec::new();
@@ -197,7 +201,7 @@ impl Shared {
         }
         *hold(&self.flows) = Flows::default();
         *hold(&self.link) = Some(input);
-        ready();
+        ready()?;
         let mut output = io::BufReader::new(output);
         let mut datagram = vec![0; usize::from(OVER)];
         loop {
@@ -268,7 +272,7 @@ mod tests {
         let link = Arc::clone(&carrier.0);
         let carrying = thread::spawn(move || {
             for command in [first, second] {
-                carrier.carry(command, &mut || tell.send(()).unwrap()).unwrap();
+                carrier.carry(command, &mut || tell.send(()).map_err(io::Error::other)).unwrap();
             }
         });
         for _ in 0..2 {

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -16,21 +16,22 @@ use rustix::process::Signal;
 
 use serde::{Deserialize, Serialize};
 
-use super::forwards::{self, READY};
+use super::keepers::{self, Duty, ENDED};
 use super::record::Record;
-use super::{MachineError, Machines, UpOptions};
+use super::{MachineError, Machines, UpOptions, forwards, guard};
 use crate::model::{Cancel, Forward, Machine, Project, Protocol};
 use crate::provider;
-use crate::state::{Lock, Starter, child, store};
+use crate::state::{Starter, child, store};
 
 /// Folder in the machine's own.
-const FOLDER: &str = "follow";
-/// In it: what is to be done, who does it, which ports are open, and where the ssh client is told.
-const TASK: &str = "task.json";
-const LOCK: &str = "follow.lock";
+pub(super) const FOLDER: &str = "follow";
+/// In it: what is to be done, which ports are open, and where the ssh client is told.
+pub(super) const TASK: &str = "task.json";
 const OPEN: &str = "open.json";
 /// Beside the process's working folder, because the path of a socket is limited.
 const CONTROL: &str = "ssh.sock";
+/// The process.
+pub(super) const PROCESS: &str = "__follow";
 /// Ports below are privileged on the host.
 const LOWEST: u16 = 1024;
 /// Ports that are open at once.
@@ -70,12 +71,10 @@ impl Machines<'_> {
         record: &Record,
         options: &UpOptions,
     ) -> Result<(), MachineError> {
-        let dir = self.layout.machine(&record.id).join(FOLDER);
-        let path = dir.join(TASK);
+        let path = task_of(&self.layout.machine(&record.id));
         let failed = |e| MachineError::file("follow the ports of a machine with", &path, e);
         let Some(words) = options.ssh_words.filter(|_| machine.auto_forward) else {
-            forwards::end_holder(&dir.join(LOCK)).map_err(failed)?;
-            return Ok(());
+            return keepers::retire(&path).map_err(failed);
         };
         if record.identity.is_none() {
             let text = "its ports are not followed (`auto_forward`): it is logged in to by password";
@@ -86,47 +85,62 @@ impl Machines<'_> {
         let known = record.ports.iter().filter(is_tcp).map(|port| port.guest).collect();
         let task = Task { ssh: words(&self.ssh_info(project, &machine.name)?), known };
         let same = store::read_json::<Task>(&path).ok().flatten().as_ref() == Some(&task);
-        if same && Lock::holder(&dir.join(LOCK)).map_err(failed)?.is_some() {
+        if same && keepers::is_done(&path) {
             return Ok(());
         }
-        forwards::end_holder(&dir.join(LOCK)).map_err(failed)?;
-        store::create_private_dir(&dir).map_err(failed)?;
-        store::write_json(&path, &task).map_err(failed)?;
-        let said = self.start_keeper("__follow", &dir).map_err(failed)?;
-        if said != READY {
-            self.warn(&machine.name, format!("its ports are not followed (`auto_forward`): {}", said.trim()));
+        keepers::retire(&path).map_err(failed)?;
+        if let Err(said) = self.begin_task(PROCESS, &path, &task)? {
+            self.warn(&machine.name, format!("its ports are not followed (`auto_forward`): {said}"));
         }
         Ok(())
     }
 }
 
+fn task_of(machine: &Path) -> PathBuf {
+    machine.join(FOLDER).join(TASK)
+}
+
+/// What is said of the machine in `dir`, which runs, when nobody follows its ports, and somebody is to.
+pub(super) fn trouble(dir: &Path) -> Option<String> {
+    let path = task_of(dir);
+    if !path.exists() || keepers::is_done(&path) {
+        return None;
+    }
+    let more = guard::task_tried(dir, &path).map(|more| format!(", and {more}"));
+    Some(format!("its ports are not followed (`auto_forward`): {ENDED}{}", more.unwrap_or_default()))
+}
+
+/// Ceases to follow the ports of the machine in `dir`.
+pub(super) fn end(dir: &Path) -> io::Result<()> {
+    keepers::retire(&task_of(dir))
+}
+
 /// The ports of the machine in `dir` that are open now because its guest listens.
 pub(super) fn opened(dir: &Path) -> Vec<Forward> {
-    let dir = dir.join(FOLDER);
-    match Lock::holder(&dir.join(LOCK)) {
-        Ok(Some(_)) => store::read_json(&dir.join(OPEN)).ok().flatten().unwrap_or_default(),
-        _ => Vec::new(),
+    if !keepers::is_done(&task_of(dir)) {
+        return Vec::new();
     }
+    store::read_json(&dir.join(FOLDER).join(OPEN)).ok().flatten().unwrap_or_default()
 }
 
-/// The process: follows the ports of the machine that `dir` is a folder of until that ends.
-pub fn process(dir: &Path) -> ExitCode {
-    forwards::keeper(|starter| keep(dir, starter))
+/// The process: follows the ports of a machine, as `path` says, until that ends.
+pub fn process(path: &Path) -> ExitCode {
+    keepers::keeper(|starter| keep(path, starter))
 }
 
-fn keep(dir: &Path, starter: &mut Starter) -> io::Result<()> {
-    let _lock = lock(&dir.join(LOCK))?;
-    let task: Task = store::read_json(&dir.join(TASK))?.ok_or(io::ErrorKind::NotFound)?;
+fn keep(path: &Path, starter: &mut Starter) -> io::Result<()> {
+    let duty: Duty<Task> = Duty::take(path, "rvm up", "another process follows these ports")?;
+    let dir = path.parent().ok_or(io::ErrorKind::NotFound)?;
     let machine = dir.parent().ok_or(io::ErrorKind::NotFound)?;
     loop {
-        let mut follower =
-            Follower { dir, machine, task: &task, ssh: "ssh", open: Vec::new(), refused: BTreeMap::new() };
+        let (task, refused) = (&duty.task, BTreeMap::new());
+        let mut follower = Follower { dir, machine, task, ssh: "ssh", open: Vec::new(), refused };
         follower.write()?;
         store::remove(&dir.join(CONTROL))?;
         let log = tempfile::tempfile()?;
         let mut child = follower.connect(log.try_clone()?)?;
         let heard = match child.stdout.take() {
-            Some(output) => follower.listen(output, starter),
+            Some(output) => follower.listen(output, &mut || duty.is_at_work(starter)),
             None => Ok(()),
         };
         // It has said too much, or cannot be heard any more.
@@ -134,18 +148,13 @@ fn keep(dir: &Path, starter: &mut Starter) -> io::Result<()> {
         child.wait()?;
         heard?;
         if starter.waits() {
-            return Err(forwards::complaint(log)?);
+            return Err(keepers::complaint(log)?);
         }
         if provider::is_gone(machine) {
             return store::remove(dir);
         }
         Cancel::new().wait(PAUSE);
     }
-}
-
-fn lock(path: &Path) -> io::Result<Lock> {
-    let lock = Lock::take(path, "rvm up")?;
-    lock.ok_or_else(|| io::Error::new(io::ErrorKind::ResourceBusy, "another process follows these ports"))
 }
 
 /// One connection to a guest.
@@ -189,7 +198,7 @@ impl Follower<'_> {
         command.arg(WATCH).stdout(Stdio::piped()).stderr(Stdio::from(log)).spawn()
     }
 
-    fn listen(&mut self, output: impl Read, starter: &mut Starter) -> io::Result<()> {
+    fn listen(&mut self, output: impl Read, ready: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
         let mut reader = BufReader::new(output);
         loop {
             let mut line = Vec::new();
@@ -199,7 +208,7 @@ impl Follower<'_> {
             }
             let wanted = listeners(&String::from_utf8_lossy(&line));
             self.follow(&wanted)?;
-            starter.tell(READY);
+            ready()?;
             Cancel::new().wait(PAUSE);
         }
     }

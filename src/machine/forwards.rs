@@ -8,29 +8,26 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group, setsid};
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
-use super::{MachineError, Machines, Status, datagrams};
+use super::keepers::{self, Duty, ENDED, MOST_BYTES, READY};
+use super::record::Record;
+use super::{MachineError, Machines, Status, datagrams, guard};
 use crate::model::{Cancel, Forward, PortRun, Project, Protocol, port_runs};
 use crate::net;
 use crate::provider;
-use crate::state::{Lock, Starter, child, store};
-use crate::vmm::sandbox;
+use crate::state::{Starter, child, store};
 
 /// Folder in the machine's own.
-const FOLDER: &str = "forwards";
-/// What the process, and the ssh client before it, say once they listen.
-pub(super) const READY: &str = "ready";
+pub(super) const FOLDER: &str = "forwards";
+/// The process.
+pub(super) const PROCESS: &str = "__forward";
 /// Between two tries to reach a guest that reboots.
 const PAUSE: Duration = Duration::from_millis(500);
-/// How long a process that was told to end may take.
-const ENDING: Duration = Duration::from_secs(5);
-/// Longest complaint that is passed on.
-const MOST_BYTES: u64 = 4096;
 
 /// What the process is to do.
 #[derive(Debug, Serialize, Deserialize)]
@@ -56,57 +53,28 @@ impl Machines<'_> {
     ) -> Result<(), MachineError> {
         let record = self.running(&project.root, name)?;
         net::choose(&run.forwards().collect::<Vec<_>>(), &mut |_, _| true)?;
-        self.keep_forwards(&self.layout.machine(&record.id), name, Task { run: run.clone(), ssh })
+        self.keep_forwards(&self.layout.machine(&record.id), name, &Task { run: run.clone(), ssh })
     }
 
     /// Starts the process of a task for the machine in `dir`.
-    fn keep_forwards(&self, dir: &Path, name: &str, task: Task) -> Result<(), MachineError> {
-        let dir = dir.join(FOLDER);
-        store::create_private_dir(&dir).map_err(|e| MachineError::file("create", &dir, e))?;
-        let path = dir.join(file_of(&task.run.first));
-        store::write_json(&path, &task).map_err(|e| MachineError::file("write", &path, e))?;
-        let said = self
-            .start_keeper("__forward", &path)
-            .map_err(|e| MachineError::file("start the process of", &path, e))?;
-        if said == READY {
-            return Ok(());
-        }
-        let _ = store::remove(&path);
-        let text = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
-        Err(MachineError::Forward { name: name.into(), text })
+    fn keep_forwards(&self, dir: &Path, name: &str, task: &Task) -> Result<(), MachineError> {
+        let path = dir.join(FOLDER).join(file_of(&task.run.first));
+        let begun = self.begin_task(PROCESS, &path, task)?;
+        begun.map_err(|text| MachineError::Forward { name: name.into(), text })
     }
 
-    /// Starts a process that outlives this command; what it says once it is at work, or why it is not.
-    pub(super) fn start_keeper(&self, word: &str, path: &Path) -> io::Result<String> {
-        Ok(self.start_told(word, path, Stdio::null())?.0)
-    }
-
-    /// The same, and the end of its standard input, if that is a pipe.
-    pub(super) fn start_told(
-        &self,
-        word: &str,
-        path: &Path,
-        input: Stdio,
-    ) -> io::Result<(String, Option<ChildStdin>)> {
-        let mut child = Command::new(&self.exe)
-            .arg(word)
-            .arg(path)
-            .env_clear()
-            .env("PATH", &self.path)
-            .current_dir("/")
-            .stdin(input)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let input = child.stdin.take();
-        let mut said = String::new();
-        if let Some(stdout) = child.stdout.take() {
-            stdout.take(MOST_BYTES).read_to_string(&mut said)?;
+    /// Has those started again that are to be there for a machine that runs, and are not.
+    pub(super) fn mend_forwards(&self, record: &Record) {
+        for (path, task) in lost(&self.layout.machine(&record.id)) {
+            let text = match self.start_keeper(PROCESS, &path) {
+                Ok(said) if said == READY => "another one was started".to_owned(),
+                // The one who does that by itself was faster.
+                _ if keepers::is_done(&path) => continue,
+                Ok(said) => format!("another one cannot be started ({})", keepers::one_line(&said)),
+                Err(error) => format!("another one cannot be started ({error})"),
+            };
+            self.warn(&record.name, format!("port {}: {ENDED}; {text}", task.run));
         }
-        if said != READY {
-            child.wait()?;
-        }
-        Ok((said, input))
     }
 
     /// Ends the forwards of these ports of the host that were added; how many there were. Of a range of which
@@ -126,54 +94,44 @@ impl Machines<'_> {
             if task.run.first.protocol != protocol || gone.is_empty() {
                 continue;
             }
-            let failed = |e| MachineError::file("end the process of", &path, e);
-            let was_there = end_holder(&path.with_extension("lock")).map_err(failed)?;
-            store::remove(&path).map_err(failed)?;
-            if !was_there {
-                continue;
-            }
+            keepers::retire(&path).map_err(|e| MachineError::file("end the process of", &path, e))?;
             count += gone.len();
             for run in port_runs(&rest) {
-                self.keep_forwards(&dir, &status.name, Task { run, ssh: task.ssh.clone() })?;
+                self.keep_forwards(&dir, &status.name, &Task { run, ssh: task.ssh.clone() })?;
             }
         }
         Ok(count)
     }
 }
 
-/// Ends the process that holds a lock, which leads a group that its ssh client is in; whether there was one.
-pub(super) fn end_holder(lock: &Path) -> io::Result<bool> {
-    let mut left = ENDING;
-    let mut found = false;
-    while let Some(holder) = Lock::holder(lock)? {
-        found = true;
-        // It holds the lock, so it is alive and ours.
-        let pid = holder.trim_end_matches(')').rsplit(' ').next().and_then(|pid| pid.parse().ok());
-        if let Some(pid) = pid.and_then(Pid::from_raw) {
-            let _ = kill_process_group(pid, Signal::TERM);
-        }
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        let slice = Duration::from_millis(20);
-        Cancel::new().wait(slice);
-        left = left.saturating_sub(slice);
-    }
-    Ok(found)
-}
-
 /// What is to be done for the machine in `dir`, and the files that say so, whether or not anybody is at it.
 fn tasks(dir: &Path) -> Vec<(PathBuf, Task)> {
-    let entries = fs::read_dir(dir.join(FOLDER)).into_iter().flatten().flatten();
-    let files =
-        entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "json"));
+    let files = keepers::task_files(&dir.join(FOLDER)).into_iter();
     files.filter_map(|path| Some((path.clone(), store::read_json::<Task>(&path).ok().flatten()?))).collect()
+}
+
+fn lost(dir: &Path) -> Vec<(PathBuf, Task)> {
+    tasks(dir).into_iter().filter(|(path, _)| !keepers::is_done(path)).collect()
+}
+
+/// What is said of forwards that are to be there for the machine in `dir`, which runs, and are not.
+pub(super) fn trouble(dir: &Path) -> Option<String> {
+    let said = |(path, task): &(PathBuf, Task)| {
+        let more = guard::task_tried(dir, path).map(|more| format!(", and {more}"));
+        format!("port {}: {ENDED}{}", task.run, more.unwrap_or_default())
+    };
+    let all: Vec<String> = lost(dir).iter().map(said).collect();
+    (!all.is_empty()).then(|| all.join(", and "))
+}
+
+/// Ends the forwards of the machine in `dir`.
+pub(super) fn end_all(dir: &Path) -> io::Result<()> {
+    keepers::task_files(&dir.join(FOLDER)).iter().try_for_each(|path| keepers::retire(path))
 }
 
 /// The forwards of the machine in `dir` that are there now.
 pub(super) fn added(dir: &Path) -> Vec<Forward> {
-    let live = |path: &Path| matches!(Lock::holder(&path.with_extension("lock")), Ok(Some(_)));
-    let tasks = tasks(dir).into_iter().filter(|(path, _)| live(path));
+    let tasks = tasks(dir).into_iter().filter(|(path, _)| keepers::is_done(path));
     let mut list: Vec<Forward> =
         tasks.flat_map(|(_, task)| task.run.forwards().collect::<Vec<_>>()).collect();
     list.sort_by_key(|forward| (forward.guest, forward.host));
@@ -186,63 +144,39 @@ fn file_of(first: &Forward) -> String {
 
 /// The process: keeps the forwards that `path` describes until its machine ends.
 pub fn process(path: &Path) -> ExitCode {
-    keeper(|starter| keep(path, starter))
-}
-
-/// What a process does that keeps an ssh client for a machine; it is ended by [`end_holder`].
-pub(super) fn keeper(work: impl FnOnce(&mut Starter) -> io::Result<()>) -> ExitCode {
-    // A session and a group of its own, which is how it is ended together with its ssh client.
-    let _ = setsid();
-    let Ok(mut starter) = sandbox::prepare().and_then(|()| Starter::take()) else { return ExitCode::FAILURE };
-    match work(&mut starter) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            starter.tell(&error.to_string());
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// What an ssh client that ended too early had to say.
-pub(super) fn complaint(mut log: fs::File) -> io::Result<io::Error> {
-    let mut text = String::new();
-    io::Seek::rewind(&mut log)?;
-    log.take(MOST_BYTES).read_to_string(&mut text)?;
-    Ok(io::Error::other(if text.is_empty() { "ssh gave up".into() } else { text }))
+    keepers::keeper(|starter| keep(path, starter))
 }
 
 fn keep(path: &Path, starter: &mut Starter) -> io::Result<()> {
-    let task: Task = store::read_json(path)?.ok_or(io::ErrorKind::NotFound)?;
-    let lock = Lock::take(&path.with_extension("lock"), "rvm port add")?;
-    let _lock = lock.ok_or_else(|| io::Error::other("this port is forwarded already"))?;
+    let duty: Duty<Task> = Duty::take(path, "rvm port add", "this port is forwarded already")?;
     let dir = path.parent().and_then(Path::parent).ok_or(io::ErrorKind::NotFound)?;
-    let mut carrier = match task.run.first.protocol {
+    let mut carrier = match duty.task.run.first.protocol {
         Protocol::Tcp => None,
-        Protocol::Udp => Some(datagrams::Carrier::listen(&task.run)?),
+        Protocol::Udp => Some(datagrams::Carrier::listen(&duty.task.run)?),
     };
     loop {
         let log = tempfile::tempfile()?;
         match &mut carrier {
-            None => carry_connections(&task, log.try_clone()?, starter)?,
+            None => carry_connections(&duty, log.try_clone()?, starter)?,
             Some(carrier) => {
-                let mut command = client(&[], &task);
+                let mut command = client(&[], &duty.task);
                 command.arg(datagrams::script()).stderr(Stdio::from(log.try_clone()?));
-                carrier.carry(command, &mut || starter.tell(READY))?;
+                carrier.carry(command, &mut || duty.is_at_work(starter))?;
             }
         }
         if starter.waits() {
-            return Err(complaint(log)?);
+            return Err(keepers::complaint(log)?);
         }
         if provider::is_gone(dir) {
-            return store::remove(path);
+            return duty.is_over();
         }
         Cancel::new().wait(PAUSE);
     }
 }
 
 /// Has an ssh client forward the ports, until it ends.
-fn carry_connections(task: &Task, log: fs::File, starter: &mut Starter) -> io::Result<()> {
-    let mut child = client(&connections(&task.run), task)
+fn carry_connections(duty: &Duty<Task>, log: fs::File, starter: &mut Starter) -> io::Result<()> {
+    let mut child = client(&connections(&duty.task.run), &duty.task)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::from(log))
@@ -252,7 +186,7 @@ fn carry_connections(task: &Task, log: fs::File, starter: &mut Starter) -> io::R
         BufReader::new(stdout.take(MOST_BYTES)).read_line(&mut line)?;
     }
     if line.trim_end() == READY {
-        starter.tell(READY);
+        duty.is_at_work(starter)?;
     }
     child.wait().map(drop)
 }

@@ -1,21 +1,28 @@
 //! What the process that keeps a machine's passt (`way_out.rs`) starts again besides: who serves its shared folders to
-//! QEMU, and the switches of its private networks. A machine's own process cannot: it is shut in.
+//! QEMU, the switches of its private networks, and who keeps ports that were added or are followed (`keepers.rs`). A
+//! machine's own process cannot: it is shut in.
 //!
 //! Whoever does such work holds a lock for as long as it lives, so its end is an event. Of several machines in a
 //! network one starts the switch; the others find themselves connected.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
 use std::process::Child;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::way_out;
+use rustix::fs::inotify;
+use rustix::io::Errno;
+
+use super::{follow, forwards, keepers, way_out};
 use crate::model::Cancel;
 use crate::net::{self, Networks};
 use crate::provider;
-use crate::state::{Respawn, store};
+use crate::state::{Lock, Respawn, store};
 
 /// The first pause between the end of a process and the next one. A machine that ends takes them along, and lets go
 /// of its own lock within it.
@@ -23,11 +30,11 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Why shared folders are not served again, in the machine's folder.
 const SHARES_LOG: &str = "share.log";
 
-/// Something that is to be there as long as a machine is.
+/// Something that is to be there as long as a machine is, or shorter.
 struct Ward {
     /// Where it is said why it is not.
     log: PathBuf,
-    /// Whether the machine is.
+    /// Whether it is to be there.
     alive: Box<dyn Fn() -> bool + Send>,
     /// Waits for its end.
     wait: Box<dyn Fn() -> io::Result<()> + Send>,
@@ -42,8 +49,73 @@ struct Ward {
 pub(super) fn watch(dir: &Path, networks: &[PathBuf]) {
     let wards = networks.iter().filter_map(|network| switch(dir, network)).chain([shares(dir)]);
     for ward in wards {
-        // Without a thread less comes back by itself, and `status` says so.
-        let _ = thread::Builder::new().name("guard".into()).spawn(move || ward.keep());
+        spawn(move || ward.keep());
+    }
+    let dir = dir.to_owned();
+    spawn(move || drop(watch_tasks(&dir)));
+}
+
+/// Without a thread less comes back by itself, and `status` says so.
+fn spawn(work: impl FnOnce() + Send + 'static) {
+    let _ = thread::Builder::new().name("guard".into()).spawn(work);
+}
+
+/// Watches over all tasks of the machine in `dir`, those to come as well, for as long as this process lives.
+fn watch_tasks(dir: &Path) -> io::Result<()> {
+    let inotify = inotify::init(inotify::CreateFlags::CLOEXEC)?;
+    let folders = [(forwards::FOLDER, forwards::PROCESS), (follow::FOLDER, follow::PROCESS)];
+    for (folder, _) in folders {
+        let folder = dir.join(folder);
+        store::create_private_dir(&folder)?;
+        // A task comes about by a change of its name.
+        inotify::add_watch(&inotify, &folder, inotify::WatchFlags::MOVED_TO)?;
+    }
+    let watched = Arc::new(Mutex::new(BTreeSet::new()));
+    let mut space = [MaybeUninit::uninit(); 4096];
+    let mut events = inotify::Reader::new(&inotify, &mut space);
+    loop {
+        for (folder, process) in folders {
+            let mut files = keepers::task_files(&dir.join(folder));
+            files.retain(|path| folder != follow::FOLDER || path.ends_with(follow::TASK));
+            for path in files {
+                if hold(&watched).insert(path.clone()) {
+                    let ward = task(alive(dir), process, path, Arc::clone(&watched));
+                    spawn(move || ward.keep());
+                }
+            }
+        }
+        match events.next() {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// The process of a task, until that is retired.
+fn task(
+    machine: Box<dyn Fn() -> bool + Send>,
+    process: &'static str,
+    path: PathBuf,
+    watched: Arc<Mutex<BTreeSet<PathBuf>>>,
+) -> Ward {
+    let (lock, file) = (path.with_extension("lock"), path.clone());
+    Ward {
+        log: path.with_extension("log"),
+        alive: Box::new(move || {
+            if !machine() {
+                return false;
+            }
+            // One that takes the name of this one a moment later is watched over by another thread.
+            let mut watched = hold(&watched);
+            path.exists() || !watched.remove(&path)
+        }),
+        wait: Box::new(move || Lock::wait(&lock)),
+        start: Box::new(move || keepers::start_again(process, &file).map(Some)),
+        pause: PAUSE,
     }
 }
 
@@ -99,7 +171,7 @@ impl Ward {
             }
             if let Some(mut ended) = child.take() {
                 // Its lock goes with it.
-                let _ = ended.wait();
+                keepers::bury(&mut ended);
             }
             respawn.wait(began.elapsed());
             if !(self.alive)() {
@@ -119,16 +191,21 @@ impl Ward {
 
 /// What is said of shared folders that are not served, if somebody tries to serve them again.
 pub(super) fn shares_tried(dir: &Path) -> Option<String> {
-    tried(dir, SHARES_LOG)
+    tried(dir, &dir.join(SHARES_LOG))
 }
 
 /// What is said of a switch that is gone, if somebody tries to start another one.
 pub(super) fn switch_tried(dir: &Path, network: &str) -> Option<String> {
-    tried(dir, &switch_log(network))
+    tried(dir, &dir.join(switch_log(network)))
 }
 
-fn tried(dir: &Path, log: &str) -> Option<String> {
-    way_out::is_there(dir).then(|| match fs::read_to_string(dir.join(log)).unwrap_or_default().trim() {
+/// What is said of a task that nobody does, if somebody tries to have it done again.
+pub(super) fn task_tried(dir: &Path, path: &Path) -> Option<String> {
+    tried(dir, &path.with_extension("log"))
+}
+
+fn tried(dir: &Path, log: &Path) -> Option<String> {
+    way_out::is_there(dir).then(|| match fs::read_to_string(log).unwrap_or_default().trim() {
         "" => "another one is being started".to_owned(),
         why => format!("another one cannot be started yet ({why})"),
     })
@@ -137,7 +214,6 @@ fn tried(dir: &Path, log: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::{Receiver, channel};
-    use std::sync::{Arc, Mutex};
 
     use super::*;
 
@@ -182,6 +258,28 @@ mod tests {
         end.send(()).unwrap();
         work.join().unwrap();
         assert!(rustix::process::test_kill_process(pid).is_err());
+    }
+
+    #[test]
+    fn a_task_is_watched_over_until_it_is_retired() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tcp-127.0.0.1-8080.json");
+        fs::write(&path, "7").unwrap();
+        let watched = Arc::new(Mutex::new(BTreeSet::from([path.clone()])));
+        let is_up = Arc::new(Mutex::new(true));
+        let machine = Arc::clone(&is_up);
+        let machine = Box::new(move || *machine.lock().unwrap());
+        let ward = task(machine, "__no-such-process", path.clone(), Arc::clone(&watched));
+        assert!((ward.wait)().is_err(), "nobody ever was at it");
+        drop(Lock::take(&path.with_extension("lock"), "a test").unwrap().unwrap());
+        (ward.wait)().unwrap();
+        assert!((ward.alive)());
+        *is_up.lock().unwrap() = false;
+        assert!(!(ward.alive)());
+        *is_up.lock().unwrap() = true;
+        keepers::retire(&path).unwrap();
+        assert!(!(ward.alive)());
+        assert!(watched.lock().unwrap().is_empty(), "nobody would watch over the next one of that name");
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod forwards;
 mod guard;
 mod hooks;
 mod inventory;
+mod keepers;
 mod live;
 mod locks;
 mod nat;

@@ -225,9 +225,10 @@ impl Machines<'_> {
     /// What is wrong with a machine that runs, and what mends it.
     fn troubles(&self, dir: &Path, record: &Record) -> Option<(String, String)> {
         let name = &record.name;
-        let cut_off = [nat::trouble(dir, record), self.cut_off(record)];
+        let said =
+            [nat::trouble(dir, record), self.cut_off(record), forwards::trouble(dir), follow::trouble(dir)];
         let (mut causes, mut remedy) = (Vec::new(), format!("`rvm up {name}` mends that."));
-        causes.extend(cut_off.into_iter().flatten());
+        causes.extend(said.into_iter().flatten());
         // What mends this mends all.
         if let Some((cause, more)) = self.unserved(record) {
             causes.push(cause);

@@ -103,6 +103,7 @@ impl Machines<'_> {
                     self.mend_shares(record);
                     self.mend_networks(record)?;
                     self.mend_nat(record)?;
+                    self.mend_forwards(record);
                 }
             }
         }

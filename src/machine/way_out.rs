@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, ExitCode, Stdio};
+use std::process::{ChildStdin, ExitCode};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::process::{Signal, WaitOptions, getpid, pidfd_send_signal, set_child_subreaper, wait};
 use serde::{Deserialize, Serialize};
 
-use super::forwards::{self, READY, end_holder};
+use super::keepers::{self, READY, end_holder};
 use super::{MachineError, Machines, guard};
 use crate::model::{Forward, Nat};
 use crate::net::passt::{self, Running};
@@ -110,7 +110,7 @@ impl Machines<'_> {
         // One that has not noticed yet that its machine is gone.
         end_holder(&dir.join(LOCK)).map_err(failed)?;
         store::write_json(&path, task).map_err(|e| MachineError::file("write", &path, e))?;
-        let (said, input) = self.start_told("__nat", dir, Stdio::piped()).map_err(failed)?;
+        let (said, input) = self.start_with_input("__nat", dir).map_err(failed)?;
         if said == READY {
             return Ok(Waiting { _input: input });
         }
@@ -153,7 +153,7 @@ pub(super) fn state_of(dir: &Path) -> State {
 
 /// The process: keeps passt running until the machine in `dir` ends.
 pub fn process(dir: &Path) -> ExitCode {
-    forwards::keeper(|starter| keep(dir, starter))
+    keepers::keeper(|starter| keep(dir, starter))
 }
 
 fn keep(dir: &Path, starter: &mut Starter) -> io::Result<()> {

@@ -20,6 +20,12 @@ impl Starter {
         Ok(Self(Some(output.into())))
     }
 
+    /// One that hears by way of that file.
+    #[cfg(test)]
+    pub(crate) fn of(file: File) -> Self {
+        Self(Some(file))
+    }
+
     /// Whether it has been told nothing yet.
     pub fn waits(&self) -> bool {
         self.0.is_some()

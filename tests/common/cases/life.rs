@@ -327,16 +327,9 @@ pub fn forwarded_ports(provider: &str) {
     project.rvm(&["port", "remove", &free.to_string()]).code(1).says("Vagrantfile");
     project.rvm(&["port", "add", &word]).ok();
     fetched_over_a_reboot(&project, &[free, more]);
-    // What the process opened that is killed goes with it, and can be had again.
-    project.kill("__forward", "machines");
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while std::net::TcpStream::connect(("127.0.0.1", more)).is_ok() {
-        assert!(std::time::Instant::now() < deadline, "the port of a process that was killed is open still");
-    }
+    super::kept::ports_come_back(&project, more);
+    // It ends with the machine, too.
     project.rvm(&["port", "add", &word]).ok();
-    project.kill("__follow", "machines");
-    project.rvm(&["up", "--no-provision"]).ok();
-    assert_eq!(project.pids_of("__follow", "machines").len(), 1, "its ports are not followed any more");
     project.rvm(&["halt", "-f"]).ok();
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while ["__forward", "__follow"].iter().any(|word| !project.pids_of(word, "machines").is_empty()) {

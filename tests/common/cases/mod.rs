@@ -4,6 +4,7 @@ pub mod bridges;
 pub mod console;
 pub mod faults;
 pub mod hardware;
+pub mod kept;
 pub mod life;
 pub mod logins;
 pub mod many;

@@ -1,0 +1,75 @@
+//! Ports that were added or are followed, when who keeps them is killed. The machine is one of `life.rs`.
+
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::common::{Project, fetch, free_port};
+
+#[track_caller]
+fn wait(otherwise: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < deadline, "{otherwise}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The ssh clients that keep ports of the project's machines.
+fn clients(project: &Project) -> usize {
+    let is_one = |pid: &i32| {
+        let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let program = words.split(|byte| *byte == 0).next().unwrap_or_default();
+        Path::new(std::str::from_utf8(program).unwrap_or_default()).ends_with("ssh")
+    };
+    project.pids_of("ssh", "machines").iter().filter(|pid| is_one(pid)).count()
+}
+
+/// Kills the only process of that name; another one takes its place, and nothing of the first is left.
+fn killed(project: &Project, name: &str, all: usize) {
+    let before = project.pids_of(name, "machines");
+    assert_eq!(before.len(), 1, "{name}");
+    project.kill(name, "machines");
+    wait(&format!("no other {name} is started"), || {
+        let now = project.pids_of(name, "machines");
+        now.len() == 1 && now != before
+    });
+    wait("there are too few or too many ssh clients", || clients(project) == all);
+}
+
+/// `added` leads to a server of the guest, and is all that was added; the ports of the guest are followed.
+pub fn ports_come_back(project: &Project, added: u16) {
+    let well = || {
+        assert!(fetch(added).contains("hello from default"));
+        wait("`status` finds fault", || !project.rvm(&["status"]).ok().text().contains("has ended"));
+    };
+    killed(project, "__forward", 2);
+    well();
+    let own = free_port();
+    project.ssh(&format!("httpd -p {own} -h /tmp/www"));
+    assert!(fetch(own).contains("hello from default"));
+    killed(project, "__follow", 2);
+    assert!(fetch(own).contains("hello from default"));
+
+    // Without who brings it back, and with a program that has the port meanwhile.
+    project.kill("__nat", "machines");
+    project.kill("__forward", "machines");
+    wait("the port of a process that was killed is open still", || {
+        TcpStream::connect(("127.0.0.1", added)).is_err()
+    });
+    let squatter = TcpListener::bind(("127.0.0.1", added)).unwrap();
+    project.rvm(&["status"]).ok().says(&added.to_string()).says("its process has ended").says("rvm up");
+    project.rvm(&["up", "--no-provision"]).ok().says("another one cannot be started").says("in use");
+    wait("`status` does not say why", || {
+        project.rvm(&["status"]).ok().text().contains("another one cannot be started yet")
+    });
+    drop(squatter);
+    well();
+
+    // What was removed stays so, whoever comes back.
+    project.rvm(&["port", "remove", &added.to_string()]).ok();
+    killed(project, "__follow", 1);
+    assert_eq!(project.pids_of("__forward", "machines"), [0; 0], "it was removed");
+    TcpStream::connect(("127.0.0.1", added)).unwrap_err();
+    project.rvm(&["port"]).ok().says_not(&format!("{added} (host)"));
+}
