@@ -1,5 +1,5 @@
-// What a guest does in shared folders while it is measured: one folder for each of `peers=` (A,B,C), mounted below
-// /mnt, the same work in each, in turns. Results are lines `RESULT peer name value`.
+// What a guest does in a shared folder while it is measured, by system calls: the folder `peer=`, mounted below /mnt.
+// Results are lines `RESULT peer name value`.
 #define _GNU_SOURCE
 #include "guest.h"
 
@@ -14,12 +14,6 @@
 
 #define FOLDERS 100
 #define LARGE (64 * MIB)
-// Longer than a guest believes what it was told of a file.
-#define FORGETS 3
-
-#define PEERS 8
-static char *peers[PEERS];
-static int count;
 
 static const char *peer;
 static int files;
@@ -29,7 +23,7 @@ static void told(const char *name, double value) {
     fflush(stdout);
 }
 
-static void forget(void) {
+void forget(void) {
     sync();
     int file = open("/proc/sys/vm/drop_caches", O_WRONLY);
     need(file >= 0 && write(file, "3", 1) == 1, "drop caches");
@@ -117,15 +111,13 @@ static double seconds(void (*work)(void)) {
 
 static void each(const char *name, void (*work)(void)) { told(name, seconds(work) / files * 1e6); }
 
-static void enter(void) {
-    char path[64];
+void enter(const char *peer) {
+    char path[80];
     snprintf(path, sizeof path, "/mnt/%s", peer);
     need(chdir(path) == 0, path);
 }
 
-// Whoever comes first would pay for the guest's memory, and each server for its own map of it.
-static void warm_up(void) {
-    enter();
+void warm_up(void) {
     write_large();
     forget();
     read_large();
@@ -133,7 +125,6 @@ static void warm_up(void) {
 }
 
 static void turn(void) {
-    enter();
     each("create_us", create);
     forget();
     each("status_us", status);
@@ -149,31 +140,26 @@ static void turn(void) {
     need(unlink("large") == 0, "unlink");
 }
 
+const char *mount_peer(const char *words) {
+    static char name[64];
+    char place[80];
+    const char *who = strstr(words, "peer=");
+    need(who && sscanf(who, "peer=%63[^ \n]", name) == 1, "peer=");
+    mkdir("/mnt", 0755);
+    snprintf(place, sizeof place, "/mnt/%s", name);
+    need(mkdir(place, 0755) == 0, place);
+    int is_9p = strcmp(name, "9p") == 0;
+    const char *options = is_9p ? "trans=virtio,version=9p2000.L,msize=1048576,cache=mmap" : NULL;
+    need(mount(name, place, is_9p ? "9p" : "virtiofs", 0, options) == 0, place);
+    return name;
+}
+
 void folders(const char *words) {
-    const char *number = strstr(words, "rounds="), *many = strstr(words, "files="), *who = strstr(words, "peers=");
+    const char *number = strstr(words, "rounds="), *many = strstr(words, "files=");
     int rounds = number ? atoi(number + strlen("rounds=")) : 1;
     files = many ? atoi(many + strlen("files=")) : 1000;
-    static char names[256];
-    need(who && sscanf(who, "peers=%255[^ \n]", names) == 1, "peers=");
-    for (char *name = strtok(names, ","); name && count < PEERS; name = strtok(NULL, ",")) peers[count++] = name;
-    mkdir("/mnt", 0755);
-    for (int i = 0; i < count; i++) {
-        char place[64];
-        snprintf(place, sizeof place, "/mnt/%s", peers[i]);
-        need(mkdir(place, 0755) == 0, place);
-        int is_9p = strcmp(peers[i], "9p") == 0;
-        const char *options = is_9p ? "trans=virtio,version=9p2000.L,msize=1048576,cache=mmap" : NULL;
-        need(mount(peers[i], place, is_9p ? "9p" : "virtiofs", 0, options) == 0, place);
-    }
-    for (int i = 0; i < count; i++) {
-        peer = peers[i];
-        warm_up();
-    }
-    for (int round = 0; round < rounds; round++) {
-        for (int i = 0; i < count; i++) {
-            // Each goes first once.
-            peer = peers[(round + i) % count];
-            turn();
-        }
-    }
+    peer = mount_peer(words);
+    enter(peer);
+    warm_up();
+    for (int round = 0; round < rounds; round++) turn();
 }

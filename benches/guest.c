@@ -169,6 +169,7 @@ int main(void) {
     if (strstr(words, "bench=passt")) network("passt");
     if (strstr(words, "bench=vhost")) network("vhost");
     if (strstr(words, "bench=folders")) folders(words);
+    if (strstr(words, "bench=projects")) projects(words);
     puts("DONE");
     end();
 }

@@ -2,12 +2,15 @@
 # Measures rvm's hypervisor beside QEMU microvm, and the commands that users wait for. The result is
 # a table in Markdown on standard output. docs/performance.md says how to read it.
 #
-#   run.sh [-n ROUNDS] [-v] [ROW...]    rows: boot memory block net passt vhost folders machines
-#                                       cli (default: all)
+#   run.sh [-n ROUNDS] [-v] [-w] [ROW...]    rows: boot memory block net passt vhost folders projects
+#                                            machines cli (default: all)
 #
-# All run on the same kernel and the same initial RAM disk, in turns, in one run: on this machine's
+# All of a row run on the same kernel and the same initial RAM disk, in turns, in one run: on this machine's
 # KVM where that is real, else in the lab with a clock that counts instructions, where figures hardly
-# vary. Compare figures of one table only.
+# vary (-w: in the lab by the wall clock, where only ratios mean something). Compare figures of one row only.
+#
+# A turn that is not over within its time is ended and tried once more, and so is a row whose lab ends early. What is
+# lost then has a mark in the table.
 #
 # Other hypervisors join with BENCH_VMM, one a line:
 # `NAME|COMMAND|WORDS FOR A DISK|FOR A CARD|FOR A CARD OF PASST'S|FOR ONE BY VHOST-USER`.
@@ -19,28 +22,40 @@
 #
 # RVM_TEST_BIN is the binary (default: the release build); BENCH_KERNEL another kernel than `fast`; BENCH_PASST
 # another passt than the one that is installed (vhost-user takes one of November 2024 or later); VIRTIOFSD the
-# program beside which shared folders are measured (benches/folders.sh); BENCH_RUNNING how many machines run beside
-# `rvm status` (benches/machines.sh); BENCH_THP the lab's setting of transparent huge pages (default: always).
+# programs beside which shared folders are measured (benches/folders.sh); BENCH_FILES the files in them; BENCH_RUNNING
+# how many machines run beside `rvm status` (benches/machines.sh); BENCH_THP the lab's setting of transparent huge pages
+# (default: always); BENCH_SECONDS what one row may take in the lab (default: 2400).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-memory=128 rounds=5 verbose=() inside='' rows=()
+memory=128 rounds=5 verbose=() wall='' inside='' rows=()
 while [ $# -gt 0 ]; do
   case $1 in
     -n) rounds=$2 && shift 2 ;;
     -v) verbose=(-v) && shift ;;
+    -w) wall=1 && shift ;;
     --inside) inside=$2 && shift 2 ;;
     -*) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
     *) rows+=("$1") && shift ;;
   esac
 done
-[ "${#rows[@]}" -gt 0 ] || rows=(boot memory block net passt vhost folders machines cli)
+[ "${#rows[@]}" -gt 0 ] || rows=(boot memory block net passt vhost folders projects machines cli)
 
 has() {
   local row
   for row in "${rows[@]}"; do [ "$row" != "$1" ] || return 0; done
   return 1
 }
+
+# Where a clock is 30 times slower, all that is waited for takes as much longer.
+slow=$([ -n "$wall" ] && echo 10 || echo 1)
+# The files of a project, in shared folders.
+folder_files=${BENCH_FILES:-}
+
+. benches/folders.sh
+. benches/projects.sh
+. benches/machines.sh
+. benches/tables.sh
 
 # Guest and runner are built here, the rest is brought together in one folder.
 prepare() {
@@ -54,7 +69,7 @@ prepare() {
   work=$(mktemp -d)
   trap 'rm -rf "$work"' EXIT
   mkdir -p "$work/tree/proc" "$work/tree/dev"
-  gcc -O2 -static -s -o "$work/tree/init" benches/guest.c benches/folders.c
+  gcc -O2 -static -s -o "$work/tree/init" benches/guest.c benches/folders.c benches/projects.c
   gcc -O2 -static -pthread -o "$work/runner" benches/runner.c
   (cd "$work/tree" && printf '%s\n' . init proc dev | cpio -o -H newc --quiet) >"$work/initrd"
   cp "$kernel" "$work/vmlinux"
@@ -66,15 +81,41 @@ prepare() {
       xargs -I{} cp -r --reflink=auto {} "$work/store/boxes/micro"
     cp -r "$store"/kernels/fast-* "$work/store/kernels"
   fi
-  local command=(unshare --mount "$PWD/benches/run.sh" --inside "$work" -n "$rounds" "${verbose[@]}" "${rows[@]}")
+  local own_kvm='' row turn
   if rvm=$binary kvm_is_real; then
+    own_kvm=1 wall='' slow=1
     echo "On this machine's own KVM." >&2
-    "${command[@]}"
   else
-    echo "In the lab, its clock counting instructions." >&2
-    # Twenty machines take more memory.
-    lab/lab.sh --steady -m "$(has machines && echo 6144 || echo 3072)" -t "${BENCH_SECONDS:-5400}" -- "${command[@]}"
+    echo "In the lab, $([ -n "$wall" ] && echo 'by the wall clock' || echo 'its clock counting instructions')." >&2
   fi
+  # In the lab each takes thirty times as long.
+  folder_files=${folder_files:-$([ -n "$own_kvm" ] && echo 10000 || echo 500)}
+  : >"$work/results"
+  for row in "${rows[@]}"; do
+    [ "$row" != projects ] || project_initrd || continue
+    for turn in 1 2; do
+      ! measure_row | tee -a "$work/results" >&2 || break
+      echo "bench: row $row ended early (turn $turn of 2); what it measured until then counts" >&2
+      echo "row lost $row" >>"$work/results"
+    done
+  done
+  tables "$work/results"
+}
+
+# Measures the row `row`; what comes of it are lines `PEER FIGURE VALUE`.
+measure_row() {
+  local memory=3072
+  local command=(unshare --mount "$PWD/benches/run.sh" --inside "$work" -n "$rounds" "${verbose[@]}" ${wall:+-w} "$row")
+  export BENCH_FILES=$folder_files
+  if [ -n "$own_kvm" ]; then
+    timeout -k 10 "${BENCH_SECONDS:-2400}" "${command[@]}"
+    return
+  fi
+  # Twenty machines take more memory.
+  case $row in machines) memory=6144 ;; projects) memory=4096 ;; esac
+  local clock=(--steady)
+  [ -z "$wall" ] || clock=()
+  lab/lab.sh "${clock[@]}" -m "$memory" -t "${BENCH_SECONDS:-2400}" -- "${command[@]}"
 }
 
 # --- below: where KVM is real; everything in RAM
@@ -91,9 +132,8 @@ qemu+='|-netdev tap,id=n,ifname=@T@,script=no,downscript=no -device virtio-net-d
 qemu+='|-netdev stream,id=n,server=off,addr.type=unix,addr.path=@S@ -device virtio-net-device,netdev=n'
 qemu+='|-chardev socket,id=c,path=@S@ -netdev vhost-user,id=n,chardev=c -device virtio-net-device,netdev=n'
 qemu+=' -object memory-backend-memfd,id=m,size=@M@M,share=on -machine memory-backend=m'
-
-. benches/folders.sh
-. benches/machines.sh
+# passt serves no legacy devices, which are this machine's default.
+qemu+=' -global virtio-mmio.force-legacy=false'
 
 # Words of a template, with the places filled in: TEMPLATE KIND. The result is in `words`.
 fill() {
@@ -110,38 +150,55 @@ fill() {
   done
 }
 
-# One measurement: MODE KIND TEMPLATE. Adds lines `VMM RESULT VALUE` to the results.
+# One measurement: MODE KIND TEMPLATE. Its results are lines `VMM RESULT VALUE`.
 measure() {
-  local mode=$1 kind=$2 name command disk card passt vhost
+  local mode=$1 kind=$2 name command disk card passt vhost turn listener=()
   IFS='|' read -r name command disk card passt vhost <<<"$3"
   words=()
   fill "$command" "$kind"
   case $kind in
     block) [ -n "$disk" ] || return 0 && fill "$disk" "$kind" ;;
     net) [ -n "$card" ] || return 0 && fill "$card" "$kind" ;;
-    passt) [ -n "$passt" ] || return 0 && fill "$passt" "$kind" && network ;;
-    vhost) [ -n "$vhost" ] || return 0 && fill "$vhost" "$kind" && network --vhost-user ;;
+    passt) [ -n "$passt" ] || return 0 && fill "$passt" "$kind" && listener=(network) ;;
+    vhost) [ -n "$vhost" ] || return 0 && fill "$vhost" "$kind" && listener=(network --vhost-user) ;;
     # What it costs to have them there, for the memory of all that a machine usually has.
     hold) fill "$disk $card" "$kind" ;;
   esac
-  if ! chroot "$ram" /bench/runner "${verbose[@]}" "$mode" "$memory" "${words[@]}" >"$ram/bench/out"; then
-    echo "bench: $name failed at $kind" >&2
-    return 0
-  fi
-  sed -n "s/^RESULT /$name /p" "$ram/bench/out" | tee -a "$results" >&2
+  for turn in 1 2; do
+    "${listener[@]}"
+    if limited 30 chroot "$ram" /bench/runner "${verbose[@]}" "$mode" "$memory" "${words[@]}" >"$ram/bench/out"; then
+      sed -n "s/^RESULT /$name /p" "$ram/bench/out"
+      return
+    fi
+    lost "$name" "$kind" "$turn"
+  done
+}
+
+# Runs words that are ended when so many seconds of a real machine are over.
+limited() {
+  local seconds=$(($1 * slow))
+  shift
+  # The process that is timed gets a group of its own, which ends with it.
+  timeout -k 5 "$seconds" "$@"
+}
+
+# A turn that came to nothing: PEER KIND TURN.
+lost() {
+  echo "bench: $1 failed at $2, or was not done in time (turn $3 of 2)" >&2
+  echo "$1 lost $2"
 }
 
 # passt for one guest, with words of its own. It is in the background once it listens, and ends with its first
 # client. Its gateway is the host.
 network() {
   "$ram/bench/passt" --quiet --one-off --socket "$ram/bench/net.sock" "$@" \
-    -a 192.0.2.2 -n 24 -g 192.0.2.1 -t none -u none
+    -a 192.0.2.2 -n 24 -g 192.0.2.1 -t none -u none || echo "bench: passt does not start" >&2
 }
 
 wall() {
   local row=$1
   shift
-  "$@" | sed -n "s/^RESULT wall_ms /cli $row /p" | tee -a "$results" >&2
+  limited 60 "$@" | sed -n "s/^RESULT wall_ms /cli $row /p"
 }
 
 # Twenty machines that were made and never started, in one project.
@@ -203,56 +260,16 @@ sizes() {
     # The places are the same here and there.
     libraries "$command" | xargs -r stat -Lc %s |
       awk -v name="$name" '{ sum += $1 } END { if (sum) print name, "libraries_kib", int(sum / 1024) }'
-  done < <(printf '%s\n' "${list[@]}") | tee -a "$results" >&2
+  done < <(printf '%s\n' "${list[@]}")
 }
-
-# Medians of all rounds: a column for each of NAMES, a row for each of LABELS that was measured.
-table() {
-  sort -k1,1 -k2,2 -k3,3g "$results" | awk -v names="$1" -v order="$2" '
-    { key = $1 SUBSEP $2; value[key, ++count[key]] = $3; row[$2] = 1 }
-    function median(key) { return (key in count) ? value[key, int((count[key] + 1) / 2)] : "" }
-    END {
-      n = split(names, name, " ")
-      m = split(order, label, " ")
-      for (r = 1; r <= m; r++) if (label[r] in row) any = 1
-      if (!any) exit
-      printf "| |"; for (i = 1; i <= n; i++) printf(" %s |%s", name[i], (i > 1 ? " " name[1] " / " name[i] " |" : ""))
-      printf "\n|---|"; for (i = 1; i < 2 * n; i++) printf "---|"; printf "\n"
-      for (r = 1; r <= m; r++) {
-        if (!(label[r] in row)) continue
-        printf "| %s |", label[r]
-        for (i = 1; i <= n; i++) {
-          x = median(name[i] SUBSEP label[r]); first = median(name[1] SUBSEP label[r])
-          printf " %s |", x == "" ? "" : sprintf("%.1f", x)
-          if (i > 1) printf " %s |", (x == "" || x == 0 || first == "") ? "" : sprintf("%.2f", first / x)
-        }
-        printf "\n"
-      }
-      printf "\n"
-    }'
-}
-
-# The commands, each beside one that does nothing.
-command_table() {
-  sort -k2,2 "$results" | awk '
-    $1 == "cli" { value[$2] = $3 }
-    END {
-      if (!("nothing_ms" in value)) exit
-      printf "| command, 20 machines | ms | times /bin/true |\n|---|---|---|\n"
-      for (c in value) printf "| %s | %.2f | %.1f |\n", c, value[c], value[c] / value["nothing_ms"]
-    }'
-}
-
-figures="start_to_guest_ms start_to_init_ms beside_guest_kib threads binary_kib libraries_kib block_read_mib_s \
-block_write_mib_s block_read_4k_us block_write_4k_fsync_us net_out_mib_s net_in_mib_s net_round_trip_us \
-passt_out_mib_s passt_in_mib_s passt_round_trip_us vhost_out_mib_s vhost_in_mib_s vhost_round_trip_us"
 
 bench() {
   [ -z "${RVM_LAB:-}" ] || echo "${BENCH_THP:-always}" >/sys/kernel/mm/transparent_hugepage/enabled
   # A root of its own: what is timed must wait for no file, see lab/lab.sh --steady. The mounts are
   # seen by this process alone.
   ram=$(mktemp -d /dev/shm/bench.XXXXXX)
-  results=$ram/results
+  trap clear EXIT
+  trap 'exit 143' TERM
   chmod 755 "$ram"
   mkdir -p "$ram"/{bench,dev,proc,sys,tmp,usr/share}
   # passt, which gives up being root, makes its socket there.
@@ -263,11 +280,9 @@ bench() {
   cp "$inside"/{vmlinux,initrd,runner} "$ram/bench"
   cp -L "$(command -v "${BENCH_PASST:-passt}")" "$ram/bench/passt"
   cp -RL /usr/share/qemu /usr/share/seabios "$ram/usr/share" 2>/dev/null || true
-  : >"$results"
   own="rvm|$inside/rvm boot --kernel @K@ --initrd @I@ --cmdline @C@ --memory @M@"
   own+='|--disk @D@|--net tap=@T@|--net stream=@S@|--net vhost-user=@S@'
   templates=$(printf '%s\n%s\n%s' "$own" "$qemu" "${BENCH_VMM:-}")
-  names=$(cut -d'|' -f1 <<<"$templates" | paste -sd' ')
   # Pages that are there: what is measured is the way to them.
   head -c 64M /dev/urandom >"$ram/bench/disk"
   ip tuntap add dev bench0 mode tap
@@ -284,8 +299,7 @@ bench() {
   done <<<"$templates"
   ! has boot || sizes
   # The first turn is thrown away.
-  for template in "${list[@]}"; do ! has boot || measure boot boot "$template"; done
-  sed -i '/start_to/d' "$results"
+  for template in "${list[@]}"; do ! has boot || measure boot boot "$template" >/dev/null; done
   for round in $(seq 1 "$rounds"); do
     echo "round $round" >&2
     for template in "${list[@]}"; do
@@ -300,13 +314,14 @@ bench() {
   done
   ! has cli || commands
   ! has folders || folders
+  ! has projects || projects
   ! has machines || users_machines
-  table "$names" "$figures"
-  table "$folder_peers" "$folder_figures"
-  table "$machine_peers" "$machine_figures"
-  command_table
-  ip link del bench0
-  for place in dev proc sys; do umount -l "$ram/$place"; done
+}
+
+# Leaves nothing behind, however it ends.
+clear() {
+  ip link del bench0 2>/dev/null || true
+  for place in dev proc sys; do umount -l "$ram/$place" 2>/dev/null || true; done
   rm -rf --one-file-system "$ram"
 }
 
