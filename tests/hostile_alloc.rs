@@ -155,7 +155,8 @@ fn vsock() -> (u64, u64) {
     const LEN: usize = 1000;
     let (ours, mut peer) = UnixStream::pair().unwrap();
     let port = VsockPort { port: 7, service: Box::new(Once(Some(ours))) };
-    let device = Vsock::new(rvm::vmm::Vsock { cid: 3, ports: vec![port], listener: None }).unwrap();
+    let device =
+        Vsock::new(rvm::vmm::Vsock { cid: 3, ports: vec![port], listener: None, forwards: vec![] }).unwrap();
     let mut driver = Driver::started(device, 64, 0);
     // From port 9 of the guest to port 7 of the host; the guest has 4 GiB for what comes.
     let packet = |op: u8, len: usize| {

@@ -75,6 +75,7 @@ impl Engine for Kvm {
                 cid: GUEST_CID,
                 ports: vec![vmm::VsockPort { port: agent::PORT, service }],
                 listener: Some(socket.into()),
+                forwards: Vec::new(),
             }),
             serial: vmm::Serial::Log { path: dir.join(CONSOLE_LOG), limit: CONSOLE_LIMIT },
             console: Some(console),

@@ -43,7 +43,7 @@ pub use error::Error;
 pub use handle::Handle;
 pub use spec::{
     Backing, Disk, DiskFormat, Exit, Net, NetBackend, OnReset, Serial, Share, Spec, Transport, VhostUser,
-    Vsock, VsockPort, VsockService,
+    Vsock, VsockForward, VsockPort, VsockService,
 };
 
 use std::sync::Arc;

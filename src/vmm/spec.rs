@@ -156,6 +156,17 @@ pub struct Vsock {
     /// A listening UNIX stream socket for the host's programs: who connects there, writes
     /// `CONNECT <port>\n` and reads `OK <port>\n` is connected to that port of the guest.
     pub listener: Option<OwnedFd>,
+    /// Listening stream sockets, TCP ones too: who connects to one is connected to a port of the guest.
+    pub forwards: Vec<VsockForward>,
+}
+
+/// A socket of the host that leads to a port of the guest.
+#[derive(Debug)]
+pub struct VsockForward {
+    /// A listening stream socket.
+    pub listener: OwnedFd,
+    /// The guest's port.
+    pub guest_port: u32,
 }
 
 /// A port of the host.

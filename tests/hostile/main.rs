@@ -26,4 +26,5 @@ mod rng;
 mod states;
 mod vsock;
 mod vsock_abuse;
+mod vsock_forward;
 mod vsock_guest;

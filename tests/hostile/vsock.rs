@@ -246,12 +246,13 @@ fn programs_that_connect_before_the_guest_is_there_wait() {
     let folder = tempfile::tempdir().unwrap();
     let door = folder.path().join("v.sock");
     let listener = Some(UnixListener::bind(&door).unwrap().into());
-    let device = Vsock::new(vmm::Vsock { cid: 3, ports: vec![], listener }).unwrap();
+    let device = Vsock::new(vmm::Vsock { cid: 3, ports: vec![], listener, forwards: vec![] }).unwrap();
     let mut program = UnixStream::connect(&door).unwrap();
     program.write_all(b"CONNECT 7\n").unwrap();
     let counters = device.counters();
     let driver = Driver::started(device, 16, 0);
-    let mut rig = Rig { driver, desk: channel().1, counters, door, _folder: folder, posted: 0 };
+    let address = "127.0.0.1:0".parse().unwrap();
+    let mut rig = Rig { driver, desk: channel().1, counters, door, address, _folder: folder, posted: 0 };
     assert_eq!(rig.expect(REQUEST).0.dst_port, 7);
 }
 
@@ -266,12 +267,13 @@ fn what_cannot_serve_is_refused_at_once() {
     }
     let port = || VsockPort { port: 1, service: Box::new(Nobody) };
     for cid in [0, 1, 2, u32::MAX] {
-        let error = Vsock::new(vmm::Vsock { cid, ports: vec![], listener: None }).unwrap_err();
+        let error =
+            Vsock::new(vmm::Vsock { cid, ports: vec![], listener: None, forwards: vec![] }).unwrap_err();
         assert!(error.to_string().contains("context identifier"), "{error}");
     }
-    let twice = vmm::Vsock { cid: 3, ports: vec![port(), port()], listener: None };
+    let twice = vmm::Vsock { cid: 3, ports: vec![port(), port()], listener: None, forwards: vec![] };
     assert!(Vsock::new(twice).unwrap_err().to_string().contains("port 1"));
     let (socket, _other) = UnixStream::pair().unwrap();
-    let deaf = vmm::Vsock { cid: 3, ports: vec![], listener: Some(socket.into()) };
+    let deaf = vmm::Vsock { cid: 3, ports: vec![], listener: Some(socket.into()), forwards: vec![] };
     assert!(Vsock::new(deaf).unwrap_err().to_string().contains("listen"));
 }

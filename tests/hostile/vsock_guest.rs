@@ -1,6 +1,7 @@
 //! A guest before a socket device in a few lines, and the host behind it.
 
 use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use rvm::vmm::virtio::vsock::{BUFFER, Counters, Vsock};
-use rvm::vmm::{self, VsockPort, VsockService};
+use rvm::vmm::{self, VsockForward, VsockPort, VsockService};
 
 use crate::driver::*;
 
@@ -19,6 +20,8 @@ pub const HOST: u64 = 2;
 /// A port of the host on which a [`Desk`] answers, and one where nobody does.
 pub const OPEN: u32 = 1000;
 pub const CLOSED: u32 = 1001;
+/// The guest's port that a TCP socket of the host leads to.
+pub const LED: u32 = 222;
 /// The guest's port in most tests.
 pub const OWN: u32 = 5000;
 
@@ -126,6 +129,8 @@ pub struct Rig {
     pub counters: Arc<Counters>,
     /// Where the host's programs connect.
     pub door: std::path::PathBuf,
+    /// Where they are led to [`LED`].
+    pub address: SocketAddr,
     pub _folder: tempfile::TempDir,
     /// Receive buffers in the ring.
     pub posted: u16,
@@ -137,10 +142,13 @@ pub fn rig(size: u16) -> Rig {
     let (sender, desk) = channel();
     let port = VsockPort { port: OPEN, service: Box::new(Desk(sender)) };
     let listener = Some(UnixListener::bind(&door).unwrap().into());
-    let device = Vsock::new(vmm::Vsock { cid: CID as u32, ports: vec![port], listener }).unwrap();
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = tcp.local_addr().unwrap();
+    let forwards = vec![VsockForward { listener: tcp.into(), guest_port: LED }];
+    let device = Vsock::new(vmm::Vsock { cid: CID as u32, ports: vec![port], listener, forwards }).unwrap();
     let counters = device.counters();
     let driver = Driver::started(device, size, 0);
-    Rig { driver, desk, counters, door, _folder: folder, posted: 0 }
+    Rig { driver, desk, counters, door, address, _folder: folder, posted: 0 }
 }
 
 impl Rig {
@@ -158,7 +166,17 @@ impl Rig {
         if self.posted == 0 {
             self.post();
         }
-        let (head, len) = self.driver.used(RX);
+        let used = self.driver.used(RX);
+        self.taken(used)
+    }
+
+    /// A packet for the guest that is there already; it needs a buffer.
+    pub fn arrived(&mut self) -> Option<(Packet, Vec<u8>)> {
+        let used = self.driver.poll_used(RX)?;
+        Some(self.taken(used))
+    }
+
+    fn taken(&mut self, (head, len): (u16, u32)) -> (Packet, Vec<u8>) {
         self.posted -= 1;
         let at = BUFFERS + u64::from(head) * u64::from(BUFFER_LEN);
         let bytes = self.driver.get(at, len as usize);

@@ -61,7 +61,7 @@ fn any_device(u: &mut Unstructured<'_>) -> Result<Box<dyn VirtioDevice>> {
         0 => Box::new(Rng::new()),
         1 => Box::new(Balloon::new(crate::rig::HIGH_END).unwrap()),
         2 => {
-            let nobody = rvm::vmm::Vsock { cid: 3, ports: vec![], listener: None };
+            let nobody = rvm::vmm::Vsock { cid: 3, ports: vec![], listener: None, forwards: vec![] };
             Box::new(Vsock::new(nobody).unwrap())
         }
         _ => {

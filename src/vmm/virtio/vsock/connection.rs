@@ -76,6 +76,8 @@ struct Pending {
 pub(super) struct Connection {
     key: Key,
     state: State,
+    /// The host's program said where it wants to go, and is told once it is there.
+    is_told: bool,
     socket: OwnedFd,
     pending: Pending,
     /// It waits for its turn to send to the guest. The table's, not ours.
@@ -122,6 +124,7 @@ impl Connection {
         Self {
             key,
             state,
+            is_told: state == State::Greeting,
             socket,
             pending: Pending::default(),
             queued: false,
@@ -155,6 +158,11 @@ impl Connection {
     /// One that a program of the host has begun; it has no key yet.
     pub(super) fn greeting(socket: OwnedFd) -> Self {
         Self::new(Key { guest_port: 0, host_port: 0 }, socket, State::Greeting)
+    }
+
+    /// One that a program of the host has begun where there is nothing to be said; it has no key yet.
+    pub(super) fn leading(socket: OwnedFd) -> Self {
+        Self { is_told: false, ..Self::greeting(socket) }
     }
 
     pub(super) fn socket(&self) -> &OwnedFd {
@@ -247,6 +255,9 @@ impl Connection {
     /// The guest took the connection: so the host's program is told.
     fn answered(&mut self) -> Verdict {
         self.state = State::Open;
+        if !self.is_told {
+            return Verdict::Keep;
+        }
         let line = format!("OK {}\n", self.key.host_port);
         match send(&self.socket, line.as_bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Ok(count) if count == line.len() => Verdict::Keep,
@@ -355,7 +366,7 @@ impl Connection {
     pub(super) fn has_packet(&self) -> bool {
         match self.state {
             State::Greeting => false,
-            State::Asking { sent } => !sent || self.hung_up,
+            State::Asking { sent } => !sent || self.is_left(),
             State::Open => {
                 let Pending { response, credit, ask_credit, shutdown } = self.pending;
                 let readable = self.wants_data() && self.may_read && (self.credit() > 0 || !self.asked);
@@ -367,6 +378,12 @@ impl Connection {
     /// Whether bytes of the host's are still of use.
     fn wants_data(&self) -> bool {
         !self.at_end && self.guest_shutdown & SHUTDOWN_RECEIVE == 0
+    }
+
+    /// Whoever asked for the guest waits for it no more. Of a TCP connection that was closed no more is to be seen
+    /// than the end of what its program sends.
+    fn is_left(&self) -> bool {
+        self.hung_up || (self.last && !self.is_told)
     }
 
     /// Nobody at the host is left, and all that was there is through or not wanted.
@@ -399,7 +416,7 @@ impl Connection {
                 self.state = State::Asking { sent: true };
                 return packet(op::REQUEST);
             }
-            State::Asking { sent: true } if self.hung_up => return Some((op::RST, 0, 0, Verdict::Forget)),
+            State::Asking { sent: true } if self.is_left() => return Some((op::RST, 0, 0, Verdict::Forget)),
             State::Asking { sent: true } => return None,
             State::Open => {}
         }

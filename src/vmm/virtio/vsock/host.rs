@@ -1,18 +1,26 @@
 //! The host's side: what guests can connect to, and where the host connects to them.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{SocketFlags, SocketType, sockopt};
 
 use super::error::VsockError;
-use crate::vmm::{Vsock as Spec, VsockPort};
+use crate::vmm::{Vsock as Spec, VsockForward, VsockPort};
 
-/// Ports that guests can reach, and the socket for connections to the guest.
+/// Where programs of the host connect.
+#[derive(Debug)]
+pub(super) struct Door {
+    listener: OwnedFd,
+    /// Where it leads; `None`: each program says that first.
+    pub(super) guest_port: Option<u32>,
+}
+
+/// Ports that guests can reach, and the sockets for connections to the guest.
 #[derive(Debug)]
 pub(super) struct Host {
     ports: Vec<VsockPort>,
-    listener: Option<OwnedFd>,
+    doors: Vec<Door>,
 }
 
 impl Host {
@@ -23,10 +31,17 @@ impl Host {
                 return Err(VsockError::Port { port: *port });
             }
         }
-        if let Some(listener) = &spec.listener {
-            check_listener(listener).map_err(VsockError::NotAListener)?;
+        let told = spec.listener.map(|listener| Door { listener, guest_port: None });
+        let leading = spec.forwards.into_iter().map(|VsockForward { listener, guest_port }| {
+            // Who waits for a program's next few bytes waits for those, not for a full packet.
+            let _ = sockopt::set_tcp_nodelay(&listener, true);
+            Door { listener, guest_port: Some(guest_port) }
+        });
+        let doors: Vec<Door> = told.into_iter().chain(leading).collect();
+        for door in &doors {
+            check_listener(&door.listener).map_err(VsockError::NotAListener)?;
         }
-        Ok(Self { ports: spec.ports, listener: spec.listener })
+        Ok(Self { ports: spec.ports, doors })
     }
 
     /// A connection to `port` for a guest that comes from `guest_port`; it does not block.
@@ -38,14 +53,22 @@ impl Host {
     }
 
     /// Where the host's programs connect.
-    pub(super) fn listener(&self) -> Option<&OwnedFd> {
-        self.listener.as_ref()
+    pub(super) fn doors(&self) -> &[Door] {
+        &self.doors
     }
+}
 
+impl AsFd for Door {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+impl Door {
     /// Takes the next program that connected; `None` when there is none.
     pub(super) fn accept(&self) -> Option<io::Result<OwnedFd>> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        match rustix::net::accept_with(self.listener.as_ref()?, flags) {
+        match rustix::net::accept_with(&self.listener, flags) {
             Ok(socket) => Some(Ok(socket)),
             Err(rustix::io::Errno::AGAIN) => None,
             Err(error) => Some(Err(error.into())),

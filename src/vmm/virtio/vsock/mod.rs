@@ -2,7 +2,9 @@
 //!
 //! A guest reaches the ports of the host that the [`Vsock`](crate::vmm::Vsock) lists, each a service.
 //! Programs of the host reach the guest through one listening UNIX socket:
-//! they write `CONNECT <port>\n` and, once the guest has taken the connection, read `OK <port>\n`.
+//! they write `CONNECT <port>\n` and, once the guest has taken the connection, read `OK <port>\n`; or through
+//! listening sockets of which each leads to one port of the guest, where there is nothing to be said. One that
+//! ends what it sends before the guest has taken such a connection is taken for gone.
 
 mod connection;
 mod error;

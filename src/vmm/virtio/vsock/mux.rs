@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use vmm_sys_util::epoll::EventSet;
@@ -53,7 +53,7 @@ pub(super) struct Mux<'h> {
 impl<'h> Mux<'h> {
     /// No connections; all memory but the connections' buffers is had here.
     pub(super) fn new(cid: u32, host: &'h mut Host, events: &'h Events, counters: &'h Counters) -> Self {
-        let may_accept = host.listener().is_some();
+        let may_accept = !host.doors().is_empty();
         Self {
             cid: cid.into(),
             host,
@@ -70,9 +70,9 @@ impl<'h> Mux<'h> {
         }
     }
 
-    /// The descriptor of the listener, if there is one.
-    pub(super) fn listener(&self) -> Option<RawFd> {
-        self.host.listener().map(AsRawFd::as_raw_fd)
+    /// The descriptors of all listeners.
+    pub(super) fn listeners(&self) -> impl Iterator<Item = RawFd> {
+        self.host.doors().iter().map(|door| door.as_fd().as_raw_fd())
     }
 
     /// Notes that a program of the host connected.
@@ -87,22 +87,37 @@ impl<'h> Mux<'h> {
 
     /// Takes in programs of the host, a few at a time. Those beyond the limit are closed.
     pub(super) fn accept(&mut self) {
+        let mut more = false;
+        for at in 0..self.host.doors().len() {
+            more |= self.accept_at(at);
+        }
+        self.may_accept = more;
+    }
+
+    /// Whether there may be more of them at that door.
+    fn accept_at(&mut self, at: usize) -> bool {
         for _ in 0..ACCEPTS {
-            match self.host.accept() {
+            let Some(door) = self.host.doors().get(at) else { return false };
+            let guest_port = door.guest_port;
+            match door.accept() {
                 Some(Ok(socket)) => {
-                    self.insert(Connection::greeting(socket));
+                    let Some(guest_port) = guest_port else {
+                        self.insert(Connection::greeting(socket));
+                        continue;
+                    };
+                    if let Some(slot) = self.insert(Connection::leading(socket)) {
+                        let verdict = self.ask(slot, guest_port);
+                        self.settle(slot, verdict);
+                    }
                 }
                 Some(Err(error)) => {
                     tracing::warn!(%error, "vsock: cannot take a connection of the host's");
-                    self.may_accept = false;
-                    return;
+                    return false;
                 }
-                None => {
-                    self.may_accept = false;
-                    return;
-                }
+                None => return false,
             }
         }
+        true
     }
 
     /// Takes in what the socket of a connection reports.

@@ -41,7 +41,7 @@ pub(super) fn run(events: &Events, setup: &Setup, host: &mut Host, counters: &Co
         let mux = Mux::new(setup.cid, host, events, counters);
         events.watch(&setup.rx.1, u64::from(RX), EventSet::IN)?;
         events.watch(&setup.tx.1, u64::from(TX), EventSet::IN)?;
-        if let Some(listener) = mux.listener() {
+        for listener in mux.listeners() {
             events.watch(&Source(listener), LISTENER, EventSet::IN)?;
         }
         let (rx_chain, tx_chain) = (rx.new_chain(), tx.new_chain());
