@@ -8,10 +8,14 @@
 //! ignored, so that a newer host can say more. Without a socket device, or without a host that
 //! listens, it ends quietly.
 //!
-//! One file without libraries, the C library included, so that it runs in every box: the system calls
+//! Where the kernel's command line asks for it, it leads the host to the SSH server, too (`ssh.rs`).
+//!
+//! Without libraries, the C library included, so that it runs in every box: the system calls
 //! and layouts are those of Linux on x86-64.
 #![no_std]
 #![no_main]
+
+mod ssh;
 
 use core::arch::{asm, global_asm};
 use core::ffi::c_char;
@@ -31,17 +35,22 @@ const LINE: usize = 64;
 mod call {
     pub const READ: usize = 0;
     pub const WRITE: usize = 1;
+    pub const OPEN: usize = 2;
     pub const CLOSE: usize = 3;
     pub const NANOSLEEP: usize = 35;
     pub const SOCKET: usize = 41;
     pub const CONNECT: usize = 42;
     pub const SENDTO: usize = 44;
+    pub const SHUTDOWN: usize = 48;
     pub const BIND: usize = 49;
+    pub const LISTEN: usize = 50;
+    pub const SETSOCKOPT: usize = 54;
     pub const FORK: usize = 57;
     pub const EXECVE: usize = 59;
     pub const EXIT: usize = 60;
     pub const WAIT4: usize = 61;
     pub const CLOCK_SETTIME: usize = 227;
+    pub const ACCEPT4: usize = 288;
 }
 
 const AF_VSOCK: usize = 40;
@@ -68,7 +77,7 @@ extern "C" fn entry(stack: *const usize) -> ! {
     let verb =
         unsafe { if *stack < 2 { b"" as &[u8] } else { text(*(stack.add(2) as *const *const c_char)) } };
     match verb {
-        b"ready" => ready(),
+        b"ready" => start(),
         b"serve" => serve(0),
         _ => exit(2),
     }
@@ -104,9 +113,23 @@ impl VmAddress {
     }
 }
 
-fn ready() {
+fn start() {
+    if !ssh::is_wanted() {
+        return ready(wait_for_address);
+    }
+    // The host comes by no network card, so there is nothing to be waited for.
+    let child = ssh::start();
+    ready(|| ());
+    // An init that watches over this process ends the other one with it.
+    if child > 0 {
+        syscall([call::WAIT4, child, 0, 0, 0, 0, 0]);
+    }
+}
+
+/// Says that the machine is up, once `wait` returns, and serves the host.
+fn ready(wait: impl Fn()) {
     while let Some(host) = connect() {
-        wait_for_address();
+        wait();
         let hello = [call::WRITE, host, HELLO.as_ptr() as usize, HELLO.len(), 0, 0, 0];
         if syscall(hello) == HELLO.len() as isize {
             serve(host);

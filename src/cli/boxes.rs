@@ -183,6 +183,7 @@ mod tests {
             kernel_version: "6.12.48+deb13-cloud-amd64".into(),
             default_user: "vagrant".into(),
             agent: true,
+            agent_ssh: true,
             mirror: "http://deb.debian.org/debian".into(),
             packages: vec![("sudo".into(), "1".into())],
         };

@@ -198,6 +198,7 @@ impl Build<'_> {
             kernel_version,
             default_user: "vagrant".to_owned(),
             agent: true,
+            agent_ssh: true,
             packages,
         };
         record.write(&made)?;

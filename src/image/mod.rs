@@ -90,6 +90,9 @@ pub struct BoxImage {
     /// made from an older box does not say.
     #[serde(default)]
     pub agent: bool,
+    /// Their agent leads to their SSH server over a virtio socket, too, where it is asked to.
+    #[serde(default)]
+    pub agent_ssh: bool,
     /// The mirror it came from.
     pub mirror: String,
     /// Names and versions of its packages, sorted by name.

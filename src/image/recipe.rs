@@ -88,7 +88,8 @@ pub(super) const FETCH_KERNEL: &str = include_str!("host/fetch-kernel.sh");
 /// The program that tells the host that a guest is up: `guest/agent`, compiled by `build.rs`.
 pub(super) const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agent"));
 /// What counts of it for a digest: another compiler makes no other box.
-const AGENT_SOURCE: &str = include_str!("../../guest/agent/main.rs");
+const AGENT_SOURCE: [&str; 2] =
+    [include_str!("../../guest/agent/main.rs"), include_str!("../../guest/agent/ssh.rs")];
 
 const SEED: (&str, &str) = ("seed.sh", include_str!("guest/seed.sh"));
 
@@ -129,7 +130,7 @@ impl Recipe {
     pub(super) fn digest(&self) -> String {
         let mut parts =
             vec![FORMAT, self.name, self.suite, self.variant, self.script, ASSEMBLE, FETCH_KERNEL];
-        parts.push(AGENT_SOURCE);
+        parts.extend(AGENT_SOURCE);
         let sizes = format!("{} {}", self.size, self.default_disk);
         parts.push(&sizes);
         parts.extend(self.packages);

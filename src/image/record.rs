@@ -34,6 +34,8 @@ pub(super) struct Record {
     /// Boxes of older recipes do not say.
     #[serde(default)]
     pub agent: bool,
+    #[serde(default)]
+    pub agent_ssh: bool,
     pub packages: Vec<(String, String)>,
 }
 
@@ -80,6 +82,7 @@ pub(super) fn read_box(name: &str, dir: &Path) -> Result<BoxImage, ImageError> {
         kernel_version: record.kernel_version,
         default_user: record.default_user,
         agent: record.agent,
+        agent_ssh: record.agent_ssh,
         mirror: record.mirror,
         packages: record.packages,
     })

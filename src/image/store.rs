@@ -345,6 +345,7 @@ mod tests {
             kernel_version: "6.12".into(),
             default_user: "vagrant".into(),
             agent: true,
+            agent_ssh: true,
             packages: vec![],
         };
         record.write(&dir).unwrap();
