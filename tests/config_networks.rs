@@ -141,6 +141,37 @@ nat_backend = "stream"
 }
 
 #[test]
+fn what_needs_a_card_is_refused_where_there_is_none() {
+    let text = r#"
+nat = "none"
+[[machine]]
+name = "fine"
+nat_backend = "auto"
+network = [{ private = "back" }]
+[[machine]]
+name = "a"
+nat_backend = "stream"
+[[machine]]
+name = "b"
+auto_forward = true
+provider = "qemu"
+[[machine]]
+name = "c"
+port = [{ guest = 80, host = 8080 }]
+[[machine]]
+name = "d"
+nat = "closed"
+port = [{ guest = 80, host = 8081 }]
+"#;
+    insta::assert_snapshot!(told(text).join("\n"), @r#"
+    3: `nat = "none"` and `auto_forward` contradict each other
+    3: `nat = "none"` is not for provider "qemu": without a card only a virtio socket leads in, and there is none
+    10: `nat_backend` is of no use with `nat = "none"`: the machine has no such card
+    17: a machine with `nat = "none"` has no card that a port could lead to
+    "#);
+}
+
+#[test]
 fn networks_of_the_host_that_cannot_be() {
     let text = r#"
 [[machine]]
@@ -299,7 +330,7 @@ fn a_machine_has_room_for_so_many() {
 #[test]
 fn ranges_of_ports() {
     let text = r#"
-nat = "none"
+nat = "nowhere"
 [[port]]
 guest = "8000-8010"
 host = 9000
@@ -318,7 +349,7 @@ guest = "200-210"
 host = "7005-7015"
 "#;
     let expected = [
-        "3: `nat` cannot be \"none\"",
+        "3: `nat` cannot be \"nowhere\"",
         "6: `guest` has 11 ports and `host` has one port",
         "9: `guest` has one port and `host` has 2 ports",
         "11: `guest` cannot be \"8010-8000\"",

@@ -42,7 +42,7 @@ const MACHINE: &[Key] = &[
     key("ssh", Kind::Table(Place::Ssh)),
     key("port", Kind::Tables(Place::Port)),
     key("auto_forward", Kind::Boolean),
-    key("nat", Kind::Word(&["open", "no-host", "closed"])),
+    key("nat", Kind::Word(&["open", "no-host", "closed", "none"])),
     key("nat_backend", Kind::Word(&["auto", "stream", "vhost-user"])),
     key("ready", Kind::Tables(Place::Ready)),
     key("provision", Kind::Tables(Place::Step)),

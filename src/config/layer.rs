@@ -15,7 +15,8 @@ use super::vars::Text;
 use super::walk::{Reader, Sp, Table};
 
 const PROVIDERS: [(&str, ProviderKind); 2] = [("kvm", ProviderKind::Kvm), ("qemu", ProviderKind::Qemu)];
-const NATS: [(&str, Nat); 3] = [("open", Nat::Open), ("no-host", Nat::NoHost), ("closed", Nat::Closed)];
+const NATS: [(&str, Nat); 4] =
+    [("open", Nat::Open), ("no-host", Nat::NoHost), ("closed", Nat::Closed), ("none", Nat::None)];
 const NAT_BACKENDS: [(&str, NatBackend); 3] =
     [("auto", NatBackend::Auto), ("stream", NatBackend::Stream), ("vhost-user", NatBackend::VhostUser)];
 const KERNELS: [(&str, KernelChoice); 2] = [("stock", KernelChoice::Stock), ("fast", KernelChoice::Fast)];
@@ -40,7 +41,7 @@ pub(super) struct Layer {
     pub ssh: RawSsh,
     pub ports: Vec<Sp<Forward>>,
     pub auto_forward: Option<bool>,
-    pub nat: Option<Nat>,
+    pub nat: Option<Sp<Nat>>,
     pub nat_backend: Option<Sp<NatBackend>>,
     pub probes: Vec<Probe>,
     pub steps: Vec<RawStep>,
@@ -88,7 +89,7 @@ impl Reader<'_> {
                 tables.iter().flat_map(|port| self.ports(port)).collect()
             },
             auto_forward: self.boolean(table, "auto_forward"),
-            nat: self.choice(table, "nat", &NATS).map(|choice| choice.value),
+            nat: self.choice(table, "nat", &NATS),
             nat_backend: self.choice(table, "nat_backend", &NAT_BACKENDS),
             probes: self.probes(table),
             steps: {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
-use crate::model::{Machine, Nat, NatBackend};
+use crate::model::Machine;
 
 use super::claims::PortOwners;
 use super::disks::ImageOwners;
@@ -315,11 +315,8 @@ impl Reader<'_> {
             }
         }
         let (cards, host_cards) = self.attach(&cards, shown);
-        let nat = stack.pick(|layer| layer.nat).unwrap_or_default();
         let nat_backend = stack.pick(|layer| layer.nat_backend.as_ref());
-        if let Some(backend) = nat_backend {
-            self.check_nat(nat, backend);
-        }
+        let nat = self.check_nat(stack, nat_backend);
         // Without a box the file is refused anyway.
         let Some(box_name) = stack.pick(|layer| layer.box_name.as_ref()) else { return };
         let base = Machine::new(name.value, box_name.value.clone());
@@ -350,17 +347,6 @@ impl Reader<'_> {
             message: stack.pick(|layer| layer.message.clone()),
             ..base
         });
-    }
-
-    /// A way out that is less than open is kept by who looks at the frames, of which there is nobody with
-    /// vhost-user.
-    fn check_nat(&mut self, nat: Nat, backend: &Sp<NatBackend>) {
-        if nat != Nat::Open && backend.value == NatBackend::VhostUser {
-            let message = format!("`nat_backend` cannot be \"vhost-user\" with `nat = \"{}\"`", nat.as_str());
-            let help = "leave `nat_backend` out: rvm drops frames for this host's loopback addresses, and with \
-                        vhost-user it would see none";
-            self.wrong(&backend.span, message, help);
-        }
     }
 }
 

@@ -28,6 +28,7 @@ mod lock;
 mod login;
 mod machines;
 mod merge;
+mod nats;
 mod networks;
 mod ports;
 mod profiles;

@@ -29,8 +29,8 @@ pub struct Seed {
     pub disks: Vec<SeedDisk>,
     /// Names that are looked up nowhere, and their addresses.
     pub hosts: Vec<(IpAddr, String)>,
-    /// Ethernet address of the card that leads out to the world.
-    pub mac: [u8; 6],
+    /// Ethernet address of the card that leads out to the world, if there is one.
+    pub mac: Option<[u8; 6]>,
     /// Cards in private networks.
     pub networks: Vec<SeedNetwork>,
 }
@@ -151,10 +151,12 @@ fn network_line(network: &SeedNetwork) -> String {
 /// For cloud-init, in version 2 of its format: <https://cloudinit.readthedocs.io/en/latest/reference/network-config-format-v2.html>.
 fn network_config(seed: &Seed) -> String {
     let mut cards = serde_json::Map::new();
-    let out = serde_json::json!({
-        "match": { "macaddress": mac_text(&seed.mac) }, "dhcp4": true, "accept-ra": true,
-    });
-    cards.insert("rvm".into(), out);
+    if let Some(mac) = &seed.mac {
+        let out = serde_json::json!({
+            "match": { "macaddress": mac_text(mac) }, "dhcp4": true, "accept-ra": true,
+        });
+        cards.insert("rvm".into(), out);
+    }
     for (n, network) in seed.networks.iter().enumerate() {
         let card = serde_json::json!({
             "match": { "macaddress": mac_text(&network.mac) },
@@ -331,7 +333,7 @@ mod tests {
             password_hash: Some(Secret::new("$6$rounds=5000$salt$hash./")),
             hosts: vec![([10, 0, 2, 2].into(), "host.rvm.internal".into())],
             disks: vec![disk("data", "/srv/data", false, true), disk("cd", "/cd", true, false)],
-            mac: [2, 0, 0, 0, 0, 1],
+            mac: Some([2, 0, 0, 0, 0, 1]),
             networks: vec![network()],
             host_key: Some(HostKey {
                 private_openssh: Secret::new(
@@ -378,6 +380,15 @@ mod tests {
         );
         let secret: Vec<_> = files.iter().filter(|f| f.1 == 0o100_400).map(|f| f.0.as_str()).collect();
         assert_eq!(secret, ["host_key", "password_hash", "user-data"]);
+    }
+
+    #[test]
+    fn a_machine_that_has_no_card_is_told_of_none() {
+        let files = written(&Seed { mac: None, ..seed() });
+        let config = &files.iter().find(|f| f.0 == "network-config").unwrap().2;
+        let config: serde_json::Value = serde_json::from_str(config).unwrap();
+        let cards: Vec<&String> = config["ethernets"].as_object().unwrap().keys().collect();
+        assert_eq!(cards, ["rvm0"]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::nat::{nat_socket, vhost_user};
 use super::networks::seed_networks;
 use super::record::Record;
 use super::{MachineError, Machines, follow, forwards};
-use super::{console, diagnose};
+use super::{console, diagnose, way_in};
 use crate::image::{self, HostKey, Kernel, Seed};
 use crate::model::{Login, Machine, Nat, Phase, Project, ProviderKind, Secret};
 use crate::net::{self, NatAddresses, Seat};
@@ -61,6 +61,8 @@ impl Machines<'_> {
     ) -> Result<(), MachineError> {
         let dir = self.layout.machine(&record.id);
         let choice = self.choose_provider(machine, record, forced)?;
+        way_in::check_provider(machine, choice.kind)?;
+        way_in::check_box(machine, record.image.as_ref())?;
         let extra = self.extra_disks(machine, record, &dir)?;
         let shares = self.shares(machine, record, choice.kind)?;
         let seats = self.take_seats(project, machine, record)?;
@@ -72,10 +74,19 @@ impl Machines<'_> {
         forwards::end_all(&dir)
             .and_then(|()| follow::end(&dir))
             .map_err(|e| MachineError::file("end forwards of", &dir, e))?;
-        let listener = nat_socket(&dir)?;
         let vhost_user = vhost_user(machine, choice.kind)?;
         let networks = seats.iter().map(|seat| self.layout.networks().join(&seat.network)).collect();
-        let (ports, waiting) = self.open_ports(machine, &addresses, vhost_user, networks, &dir)?;
+        let (listener, ports, waiting) = match machine.nat {
+            Nat::None => {
+                let way = self.open_way_in(machine, &addresses, networks, &dir)?;
+                (way.listener, vec![way.ssh], way.waiting)
+            }
+            Nat::Open | Nat::NoHost | Nat::Closed => {
+                let listener = nat_socket(&dir)?;
+                let (ports, waiting) = self.open_ports(machine, &addresses, vhost_user, networks, &dir)?;
+                (listener.into(), ports, waiting)
+            }
+        };
         let _watch = self.time(&machine.name, Phase::Vmm);
         let mut ports = ports.into_iter();
         let ssh = ports.next().map(|f| SocketAddr::new(provider::reachable(f.host_ip), f.host));
@@ -119,6 +130,7 @@ impl Machines<'_> {
                 },
             ],
             mac: provider::mac_of(&record.id),
+            no_nat: machine.nat == Nat::None,
             vhost_user,
             cards: seats.iter().map(|seat| seat.member.mac).collect(),
             taps,
@@ -126,7 +138,7 @@ impl Machines<'_> {
         };
         spec.disks.extend(extra);
         console::rotate(&dir);
-        provider::start(&self.exe, &self.path, &dir, &spec, listener.into())?;
+        provider::start(&self.exe, &self.path, &dir, &spec, listener)?;
         self.connect_seats(project, machine, &seats)?;
         drop(waiting);
         Ok(())
@@ -200,9 +212,9 @@ impl Machines<'_> {
             disks: seed_disks(&machine.disks),
             hosts: match machine.nat {
                 Nat::Open => vec![(addresses.gateway.into(), net::HOST_NAME.into())],
-                Nat::NoHost | Nat::Closed => Vec::new(),
+                Nat::NoHost | Nat::Closed | Nat::None => Vec::new(),
             },
-            mac: provider::mac_of(&record.id),
+            mac: (machine.nat != Nat::None).then(|| provider::mac_of(&record.id)),
             networks: [seed_networks(project, machine, seats), seed_cards(machine, &record.id)].concat(),
         };
         Ok(image::write_seed(&dir.join(SEED), &seed)?)

@@ -74,6 +74,11 @@ pub enum MachineError {
         /// What to do.
         hint: Option<String>,
     },
+    /// The agent of its box cannot do what the file asks for.
+    #[error(
+        "`nat` of machine `{0}` cannot be \"none\": its disk was made from a box whose agent does not lead to its SSH server"
+    )]
+    OldAgent(String),
     /// Ctrl-C.
     #[error("interrupted; {0}")]
     Interrupted(String),
@@ -179,6 +184,7 @@ impl MachineError {
             MachineError::Ambiguous { .. } => Code::AmbiguousId,
             MachineError::NotCreated(_) => Code::NotCreated,
             MachineError::NotRunning(_) => Code::NotRunning,
+            MachineError::OldAgent(_) => Code::OldAgent,
             MachineError::Busy { .. } => Code::MachineBusy,
             MachineError::NotReady { .. } => Code::NotReady,
             MachineError::Forward { .. } => Code::NotForwarded,
@@ -223,6 +229,9 @@ impl MachineError {
             MachineError::NotCreated(_) | MachineError::NotRunning(_) => Some("`rvm up` brings it up".into()),
             MachineError::Ended { name, .. } => Some(format!(
                 "`rvm logs {name}` shows what its console said last, `rvm up {name}` starts it again"
+            )),
+            MachineError::OldAgent(name) => Some(format!(
+                "`rvm destroy {name}` and `rvm up {name}` make it anew from a box of this rvm; `nat = \"closed\"` works with any"
             )),
             MachineError::Copy { hint, .. } => hint.clone(),
             MachineError::Image(e) => e.hint(),

@@ -36,6 +36,7 @@ mod tests;
 mod timing;
 mod up;
 mod volumes;
+mod way_in;
 pub mod way_out;
 
 use std::collections::BTreeMap;

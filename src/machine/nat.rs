@@ -20,10 +20,10 @@ use crate::vmm::control;
 use crate::vmm::memory::shared_huge_pages;
 
 /// Vagrant's port for SSH; another one is taken when it is not free.
-const SSH_PORT: u16 = 2222;
+pub(super) const SSH_PORT: u16 = 2222;
 /// How often the ports are chosen anew when another process takes one between the choice and
 /// the moment passt listens.
-const PORT_TRIES: u32 = 5;
+pub(super) const PORT_TRIES: u32 = 5;
 /// What is said of a machine that runs without its passt.
 const CUT_OFF: &str = "it is cut off from the network: its passt has ended";
 
@@ -44,6 +44,10 @@ enum Trouble {
 
 fn trouble_of(dir: &Path, record: &Record) -> Option<Trouble> {
     let ssh = record.ssh?;
+    if record.applied.nat == Nat::None {
+        // It has no passt; what else it has is watched over all the same.
+        return (!way_out::is_there(dir)).then_some(Trouble::Unkept);
+    }
     let listens = || net::somebody_listens(ssh);
     let cut_off = |more: String| Some(Trouble::CutOff(format!("{CUT_OFF}{more}")));
     match way_out::kept(dir) {
@@ -187,6 +191,9 @@ impl Machines<'_> {
         }
         let text = match trouble {
             Trouble::CutOff(_) => format!("{CUT_OFF}; another one was started"),
+            Trouble::Unkept if way == Nat::None => {
+                "the process that starts again what it needs had ended; another one was started".into()
+            }
             Trouble::Unkept => {
                 "the process that starts its passt again had ended; another one was started".into()
             }
@@ -205,7 +212,7 @@ mod tests {
         use NatBackend::{Auto, Stream, VhostUser};
         use ProviderKind::{Kvm, Qemu};
         let choose = |wish, can, huge_pages| maps_memory(wish, &|| can, &|| huge_pages).ok();
-        for nat in [Nat::NoHost, Nat::Closed] {
+        for nat in [Nat::NoHost, Nat::Closed, Nat::None] {
             assert_eq!(choose((nat, Auto, Kvm), true, true), Some(false));
             assert_eq!(choose((nat, Stream, Kvm), true, true), Some(false));
             for provider in [Kvm, Qemu] {

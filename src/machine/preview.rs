@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::record::Record;
-use super::{MachineError, Machines, Status};
+use super::{MachineError, Machines, Status, way_in};
 use crate::image::{self, BoxImage};
 use crate::model::{DiskSource, Forward, Machine, Project, ProviderKind};
 use crate::net;
@@ -165,7 +165,11 @@ impl Machines<'_> {
             Err(error) => problems.push(error.into()),
         }
         match self.provider_for(machine.provider, record.and_then(|record| record.provider)) {
-            Ok(choice) => start.provider = Some(choice.kind),
+            Ok(choice) => {
+                start.provider = Some(choice.kind);
+                problems.extend(way_in::check_provider(machine, choice.kind).err());
+                problems.extend(way_in::check_box(machine, image.as_ref()).err());
+            }
             Err(error) => problems.push(error),
         }
         let own_id = record.map_or("", |record| &record.id);

@@ -6,9 +6,9 @@ use super::boot::{DISK, HOST_KEY, LOGIN_KEY};
 use super::inventory::password;
 use super::record::Record;
 use super::timing::Boot;
-use super::{MachineError, Machines, UpOptions, UpOutcome, console};
+use super::{MachineError, Machines, UpOptions, UpOutcome, console, way_in};
 use crate::image::{self, BoxImage, Kernel};
-use crate::model::{Cancel, Machine, Phase, Project, ProvisionChoice, Step, StepKind};
+use crate::model::{Cancel, Machine, Nat, Phase, Project, ProvisionChoice, Step, StepKind};
 use crate::net;
 use crate::plan::{Action, Applied, Change};
 use crate::provision;
@@ -77,11 +77,14 @@ impl Machines<'_> {
         }
         if plan.actions.contains(&Action::Start) {
             // A host that cannot run it says so before a box is built for it.
-            self.provider_for(
+            let choice = self.provider_for(
                 options.provider.or(machine.provider),
                 record.as_ref().and_then(|record| record.provider),
             )?;
-            net::passt::check(&self.path)?;
+            way_in::check_provider(machine, choice.kind)?;
+            if machine.nat != Nat::None {
+                net::passt::check(&self.path)?;
+            }
         }
         let mut was_running = false;
         for action in &plan.actions {

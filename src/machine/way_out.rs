@@ -1,6 +1,6 @@
 //! The process that keeps a machine's passt alive, `rvm __nat FOLDER`: one for each machine that runs. It
 //! starts passt, and another one as soon as that is gone and the machine is not, or the host has other resolvers. What
-//! else of a machine comes back by itself it starts, too (`guard.rs`).
+//! else of a machine comes back by itself it starts, too (`guard.rs`); for a machine without a way out that is all.
 
 use std::fs;
 use std::io::{self, Write};
@@ -160,6 +160,9 @@ fn keep(dir: &Path, starter: &mut Starter) -> io::Result<()> {
     let lock = Lock::take(&dir.join(LOCK), "rvm up")?;
     let _lock = lock.ok_or_else(|| io::Error::other("another process keeps it"))?;
     let task: Task = store::read_json(&dir.join(TASK))?.ok_or(io::ErrorKind::NotFound)?;
+    if task.way == Nat::None {
+        return watch_over(dir, &task, starter);
+    }
     // passt goes to the background, and would be a child of somebody else's.
     set_child_subreaper(Some(getpid()))?;
     store::remove(&dir.join(LOG))?;
@@ -177,13 +180,7 @@ fn keep(dir: &Path, starter: &mut Starter) -> io::Result<()> {
     }
     starter.tell(READY);
     let (folder, networks) = (dir.to_owned(), keeper.task.networks.clone());
-    thread::Builder::new().name("guard".into()).spawn(move || {
-        // It ends when the machine was started, or nobody is left to start it.
-        let _ = io::copy(&mut io::stdin(), &mut io::sink());
-        if !provider::is_gone(&folder) {
-            guard::watch(&folder, &networks);
-        }
-    })?;
+    thread::Builder::new().name("guard".into()).spawn(move || guard_started(&folder, &networks))?;
     let mut respawn = Respawn::new(PAUSE);
     loop {
         let began = Instant::now();
@@ -199,6 +196,31 @@ fn keep(dir: &Path, starter: &mut Starter) -> io::Result<()> {
             Err(error) => fs::write(dir.join(LOG), why(error)),
         };
     }
+}
+
+/// Watches over what else the machine needs once it was started; whether it was.
+fn guard_started(dir: &Path, networks: &[PathBuf]) -> bool {
+    // It ends when the machine was started, or nobody is left to start it.
+    let _ = io::copy(&mut io::stdin(), &mut io::sink());
+    let is_there = !provider::is_gone(dir);
+    if is_there {
+        guard::watch(dir, networks);
+    }
+    is_there
+}
+
+/// The whole of it for a machine that has no passt.
+fn watch_over(dir: &Path, task: &Task, starter: &mut Starter) -> io::Result<()> {
+    starter.tell(READY);
+    if guard_started(dir, &task.networks) {
+        let mut respawn = Respawn::new(PAUSE);
+        while !provider::is_gone(dir) {
+            let began = Instant::now();
+            provider::wait_gone(dir)?;
+            respawn.wait(began.elapsed());
+        }
+    }
+    store::remove(&dir.join(TASK))
 }
 
 /// passt's own words, where there are some.

@@ -77,6 +77,7 @@ codes! {
     MachineBusy = "E0310",
     NotReady = "E0311",
     NotForwarded = "E0312",
+    OldAgent = "E0313",
     BootTimeout = "E0320",
     BootEnded = "E0321",
     BootPanic = "E0322",
@@ -159,6 +160,7 @@ codes! {
     Stuck = "E0708",
     Sandbox = "E0709",
     QemuEnded = "E0710",
+    NoVsock = "E0711",
 
     // 08: vmm
     KvmClosed = "E0801",

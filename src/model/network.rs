@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-/// Where a machine's first card leads to. The forwarded ports lead in either way.
+/// Where a machine's first card leads to. The forwarded ports lead in whichever way it has a card.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Nat {
@@ -17,6 +17,8 @@ pub enum Nat {
     NoHost,
     /// Nowhere: the guest is answered, and reaches nobody in the world.
     Closed,
+    /// Nowhere, because there is no such card: the host comes in by a virtio socket.
+    None,
 }
 
 impl Nat {
@@ -26,6 +28,7 @@ impl Nat {
             Nat::Open => "open",
             Nat::NoHost => "no-host",
             Nat::Closed => "closed",
+            Nat::None => "none",
         }
     }
 }

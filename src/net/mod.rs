@@ -22,4 +22,4 @@ pub use networks::{
     wait_switch_ended,
 };
 pub use passt::NetError;
-pub use ports::{PortError, choose, somebody_listens};
+pub use ports::{PortError, choose, listen, somebody_listens};

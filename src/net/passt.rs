@@ -141,7 +141,8 @@ fn arguments(way: Nat, addresses: &NatAddresses, forwards: &[Forward]) -> Vec<St
         Nat::NoHost => args.push("--no-map-gw".into()),
         // What the guest begins leaves from a loopback address, from where no route leads out. IPv6 has no
         // other loopback address than the one that programs of the host trust.
-        Nat::Closed => {
+        // It is not started for a machine without a card for it.
+        Nat::Closed | Nat::None => {
             args.extend(["-4", "--no-map-gw", "--no-icmp", "--no-dhcp-dns"].map(String::from));
             args.extend(["-o".into(), NOWHERE.to_string()]);
         }

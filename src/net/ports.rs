@@ -99,18 +99,27 @@ impl PortError {
     }
 }
 
+/// Listens for TCP connections.
+pub fn listen(ip: IpAddr, port: u16) -> Result<TcpListener, PortError> {
+    // Linux' TCP listener of std sets SO_REUSEADDR: connections in TIME_WAIT do not count as taken.
+    TcpListener::bind(SocketAddr::new(ip, port)).map_err(|source| refusal(ip, port, Protocol::Tcp, source))
+}
+
 /// Tries to listen, for a moment.
 fn try_listen(ip: IpAddr, port: u16, protocol: Protocol) -> Result<(), PortError> {
-    let addr = SocketAddr::new(ip, port);
-    let result = match protocol {
-        // Linux' TCP listener of std sets SO_REUSEADDR: connections in TIME_WAIT do not count as taken.
-        Protocol::Tcp => TcpListener::bind(addr).map(drop),
-        Protocol::Udp => UdpSocket::bind(addr).map(drop),
-    };
-    result.map_err(|source| match source.kind() {
+    match protocol {
+        Protocol::Tcp => listen(ip, port).map(drop),
+        Protocol::Udp => UdpSocket::bind(SocketAddr::new(ip, port))
+            .map(drop)
+            .map_err(|source| refusal(ip, port, protocol, source)),
+    }
+}
+
+fn refusal(ip: IpAddr, port: u16, protocol: Protocol, source: std::io::Error) -> PortError {
+    match source.kind() {
         std::io::ErrorKind::AddrInUse => PortError::Taken { ip, port, protocol },
         _ => PortError::Refused { ip, port, protocol, source },
-    })
+    }
 }
 
 /// Whether a program listens for TCP connections at this address, or at all addresses of its family;

@@ -40,7 +40,7 @@ impl Resolvers {
                 list if list.is_empty() => Self::first(&reachable(read(RESOLV_CONF))),
                 list => Self::first(&list),
             },
-            Nat::Closed => Self::default(),
+            Nat::Closed | Nat::None => Self::default(),
         }
     }
 
@@ -96,7 +96,7 @@ impl Dns {
         .filter_map(|(told, _, asked)| Some((told?, asked?)))
         .collect();
         let word = |option: &str, ip: &IpAddr| [option.to_owned(), ip.to_string()];
-        if moved.is_empty() || way == Nat::Closed {
+        if moved.is_empty() || matches!(way, Nat::Closed | Nat::None) {
             let none = way == Nat::Open && asked.is_empty();
             let gateway = none.then_some(IpAddr::from(gateway));
             let list = if way == Nat::NoHost { beyond_loopback() } else { gateway.into_iter().collect() };

@@ -20,6 +20,9 @@ use crate::vmm::{VsockService, sandbox};
 
 /// The port of the host that agents connect to.
 pub(super) const PORT: u32 = 1;
+/// The port of the guest at which an agent leads to the SSH server, where the kernel's command line holds [`SSH_WORD`].
+pub(super) const SSH_PORT: u32 = 222;
+pub(super) const SSH_WORD: &str = "rvm.ssh=vsock";
 /// Ports of the guest below this are its root's; others are not the system speaking.
 const UNPRIVILEGED: u32 = 1024;
 /// Longest line of an agent.

@@ -41,15 +41,20 @@ impl Engine for Kvm {
     fn start(&self, dir: &Path, spec: &VmSpec, net: OwnedFd) -> Result<Box<dyn Running>, ProviderError> {
         let socket = listener(dir, VSOCK)?;
         let console = listener(dir, CONSOLE_SOCKET)?;
-        let backend = match spec.vhost_user {
-            false => vmm::NetBackend::Listen(net.into()),
-            true => vmm::NetBackend::VhostUser(vmm::VhostUser {
-                socket: None,
-                listener: Some(net.into()),
-                mtu: Some(PASST_MTU),
-            }),
-        };
-        let mut nets = vec![vmm::Net { mac: spec.mac, backend }];
+        let (mut nets, mut forwards) = (Vec::new(), Vec::new());
+        if spec.no_nat {
+            forwards.push(vmm::VsockForward { listener: net, guest_port: agent::SSH_PORT });
+        } else {
+            let backend = match spec.vhost_user {
+                false => vmm::NetBackend::Listen(net.into()),
+                true => vmm::NetBackend::VhostUser(vmm::VhostUser {
+                    socket: None,
+                    listener: Some(net.into()),
+                    mtu: Some(PASST_MTU),
+                }),
+            };
+            nets.push(vmm::Net { mac: spec.mac, backend });
+        }
         for (place, mac) in spec.cards.iter().enumerate() {
             let backend = vmm::NetBackend::Neighbours(listener(dir, &card_socket(place))?);
             nets.push(vmm::Net { mac: *mac, backend });
@@ -57,6 +62,7 @@ impl Engine for Kvm {
         for tap in &spec.taps {
             nets.push(vmm::Net { mac: tap.mac, backend: vmm::NetBackend::Tap(tap.interface.clone()) });
         }
+        let ssh = if spec.no_nat { format!(" {}", agent::SSH_WORD) } else { String::new() };
         let shares: Vec<vmm::Share> = spec.shares.iter().map(ShareSpec::to_vmm).collect();
         let (agent, service) = Agent::new().map_err(ProviderError::Spawn)?;
         let spec = vmm::Spec {
@@ -66,7 +72,7 @@ impl Engine for Kvm {
             kernel: spec.kernel.clone(),
             initrd: spec.initrd.clone(),
             // The i8042's reset line is the way out that this hypervisor has besides ACPI.
-            cmdline: format!("{} reboot=k", spec.cmdline),
+            cmdline: format!("{} reboot=k{ssh}", spec.cmdline),
             disks: spec.disks.iter().map(disk).collect(),
             nets,
             shares: shares.clone(),
@@ -75,7 +81,7 @@ impl Engine for Kvm {
                 cid: GUEST_CID,
                 ports: vec![vmm::VsockPort { port: agent::PORT, service }],
                 listener: Some(socket.into()),
-                forwards: Vec::new(),
+                forwards,
             }),
             serial: vmm::Serial::Log { path: dir.join(CONSOLE_LOG), limit: CONSOLE_LIMIT },
             console: Some(console),

@@ -49,7 +49,8 @@ pub(super) fn command(exe: &Path, path: &str, word: &str, dir: &Path) -> Command
 }
 
 /// Writes `spec` into the machine's folder and starts its process from the binary `exe`, with
-/// `net`, a socket at which whoever carries its frames has connected or will, and `path` as its `PATH`. Returns when the guest runs.
+/// `net`, a socket at which whoever carries its frames has connected or will (or, where it has no card for those, at which
+/// SSH clients do), and `path` as its `PATH`. Returns when the guest runs.
 pub fn start(exe: &Path, path: &str, dir: &Path, spec: &VmSpec, net: OwnedFd) -> Result<(), ProviderError> {
     let file = |action, name| {
         let path = dir.join(name);
@@ -111,6 +112,14 @@ pub fn live(dir: &Path) -> Result<Option<Live>, ProviderError> {
 /// Whether the machine in `dir` has no live process for certain: one that does not answer may be busy.
 pub fn is_gone(dir: &Path) -> bool {
     matches!(live(dir), Ok(None))
+}
+
+/// Waits for the end of the process of the machine in `dir`, which has started.
+///
+/// # Errors
+/// `NotFound` where there never was one.
+pub fn wait_gone(dir: &Path) -> io::Result<()> {
+    Lock::wait(&dir.join(LOCK))
 }
 
 /// What the memory of the machine in `dir` costs; `None` when it cannot be asked.

@@ -35,7 +35,7 @@ use crate::vmm::sandbox::Policy;
 pub use choose::{Choice, choose, qemu_binary};
 pub use launch::{
     LOG, Live, console, ended, is_gone, live, power_button, power_off, set_balloon, start, stop, usage,
-    wait_ended, wait_up,
+    wait_ended, wait_gone, wait_up,
 };
 pub use share::{
     ShareSpec, has_ended as shares_have_ended, serves_shares, start_next as serve_shares_again,
@@ -76,8 +76,11 @@ pub struct VmSpec {
     pub cmdline: String,
     /// In order: the first is `/dev/vda`.
     pub disks: Vec<DiskSpec>,
-    /// Ethernet address of the network card.
+    /// Ethernet address of the card that leads out.
     pub mac: [u8; 6],
+    /// There is no such card: the host's connections to its SSH server go over a virtio socket. QEMU has none.
+    #[serde(default)]
+    pub no_nat: bool,
     /// The network is a vhost-user back-end, not a stream of frames. QEMU is not asked to do that.
     #[serde(default)]
     pub vhost_user: bool,
@@ -203,6 +206,11 @@ pub enum ProviderError {
     /// The process that serves folders to QEMU.
     #[error("cannot serve the machine's shared folders: {0}")]
     Share(String),
+    /// QEMU, for a machine that its host reaches by a virtio socket only.
+    #[error(
+        "`nat = \"none\"` is not for provider `qemu`: without a card only a virtio socket leads in, and there is none"
+    )]
+    NoVsock,
     /// QEMU.
     #[error("QEMU ended with {status}: {text}")]
     Qemu {
@@ -228,6 +236,7 @@ impl ProviderError {
             ProviderError::Vmm(error) => vmm_code(error),
             ProviderError::Sandbox(_) => Code::Sandbox,
             ProviderError::Share(_) => Code::Device,
+            ProviderError::NoVsock => Code::NoVsock,
             ProviderError::Qemu { .. } => Code::QemuEnded,
         }
     }
@@ -241,6 +250,9 @@ impl ProviderError {
             ProviderError::NoProvider { .. } | ProviderError::NoQemu => Some(
                 "`sudo apt install qemu-system-x86` gives the slower one; `rvm doctor` says what KVM lacks"
                     .into(),
+            ),
+            ProviderError::NoVsock => Some(
+                "`nat = \"closed\"` reaches nobody either, and has a card for SSH; `rvm doctor` says what KVM lacks".into(),
             ),
             ProviderError::Refused { hint, .. } => hint.clone(),
             ProviderError::Vmm(error) => error.hint(),
@@ -277,7 +289,7 @@ pub fn vmm_code(error: &crate::vmm::Error) -> Code {
 
 /// Something that runs virtual machines. The two implementers are in `kvm.rs` and `qemu.rs`.
 pub(crate) trait Engine {
-    /// Builds the machine and lets it run; who carries its frames connects to `net`.
+    /// Builds the machine and lets it run; who carries its frames, or the host's SSH clients, connects to `net`.
     fn start(&self, dir: &Path, spec: &VmSpec, net: OwnedFd) -> Result<Box<dyn Running>, ProviderError>;
 }
 

@@ -1,6 +1,7 @@
 //! The process of one virtual machine: `rvm __vm DIR`, started by [`super::start`].
 //!
-//! Standard input is the socket to which passt connects, standard output takes one line of JSON as soon as
+//! Standard input is the socket to which passt connects, or the host's SSH clients where the machine has no card for
+//! passt; standard output takes one line of JSON as soon as
 //! the guest runs (or cannot), standard error goes to `vm.log` in the machine's folder. Before the
 //! guest runs, the process shuts itself in ([`sandbox`]).
 

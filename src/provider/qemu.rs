@@ -70,6 +70,9 @@ struct QemuTarget {
 
 impl Engine for Qemu {
     fn start(&self, dir: &Path, spec: &VmSpec, net: OwnedFd) -> Result<Box<dyn Running>, ProviderError> {
+        if spec.no_nat {
+            return Err(ProviderError::NoVsock);
+        }
         let file = |action, name: &str| {
             let path = dir.join(name);
             move |source| ProviderError::File { action, path, source }
@@ -371,6 +374,7 @@ mod tests {
             initrd: None,
             cmdline: "console=ttyS0".into(),
             disks: vec![disk],
+            no_nat: false,
             mac: [2, 1, 2, 3, 4, 5],
             vhost_user: false,
             cards: vec![],

@@ -13,6 +13,7 @@ mod init;
 mod json;
 #[path = "../json_support/mod.rs"]
 mod json_support;
+mod keeper;
 mod layers;
 mod lock;
 mod machines;
