@@ -1,4 +1,4 @@
-//! UDP ports that are added to a running machine. The ssh client forwards none, so a small program is sent
+//! UDP ports that are added to a running machine, or followed. The ssh client forwards none, so a small program is sent
 //! to the guest (`guest/relay`), and datagrams travel as messages over the connection to it. Each client of
 //! the host has a socket of its own there, which is how answers find back.
 //!
@@ -6,13 +6,15 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::process::{ChildStdin, Command, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
-use crate::model::PortRun;
+use super::keepers::Words;
+use crate::model::{Forward, PortRun};
 
 /// The program, compiled by `build.rs`.
 const RELAY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/relay"));
@@ -39,6 +41,14 @@ pub(super) fn script() -> String {
     )
 }
 
+/// A port of the host, and where it leads.
+#[derive(Debug)]
+struct Port {
+    socket: UdpSocket,
+    at: SocketAddr,
+    guest: u16,
+}
+
 /// Who sent to which port, in the order of their numbers.
 #[derive(Debug, Default)]
 struct Flows {
@@ -48,8 +58,8 @@ struct Flows {
 
 #[derive(Debug)]
 struct Flow {
-    /// Place of the port.
-    place: usize,
+    /// It may be closed.
+    port: Weak<Port>,
     client: SocketAddr,
     /// When it sent last.
     used: u64,
@@ -57,74 +67,114 @@ struct Flow {
 
 impl Flows {
     /// The number of a flow, and whether another one had it before.
-    fn number(&mut self, place: usize, client: SocketAddr) -> (u16, bool) {
+    fn number(&mut self, port: &Arc<Port>, client: SocketAddr) -> (u16, bool) {
         self.clock += 1;
         let used = self.clock;
-        let known =
-            self.list.iter_mut().zip(0..).find(|(flow, _)| flow.client == client && flow.place == place);
-        if let Some((flow, number)) = known {
+        let is_it = |flow: &Flow| flow.client == client && flow.port.as_ptr() == Arc::as_ptr(port);
+        if let Some((flow, number)) = self.list.iter_mut().zip(0..).find(|(flow, _)| is_it(flow)) {
             flow.used = used;
             return (number, false);
         }
-        let flow = Flow { place, client, used };
+        let flow = Flow { port: Arc::downgrade(port), client, used };
         if self.list.len() < usize::from(FLOWS) {
             self.list.push(flow);
             return (u16::try_from(self.list.len() - 1).unwrap_or_default(), false);
         }
-        let oldest = self.list.iter_mut().zip(0..).min_by_key(|(flow, _)| flow.used);
+        // Those of ports that are closed come first.
+        let rank = |flow: &Flow| (flow.port.strong_count() > 0, flow.used);
+        let oldest = self.list.iter_mut().zip(0..).min_by_key(|(flow, _)| rank(flow));
         oldest.map_or((0, false), |(old, number)| {
             *old = flow;
             (number, true)
         })
     }
 
-    fn find(&self, number: u16) -> Option<(usize, SocketAddr)> {
-        self.list.get(usize::from(number)).map(|flow| (flow.place, flow.client))
+    fn find(&self, number: u16) -> Option<(Arc<Port>, SocketAddr)> {
+        let flow = self.list.get(usize::from(number))?;
+        Some((flow.port.upgrade()?, flow.client))
     }
 }
 
 /// What both directions look at. The connection is locked while it is written to, which may take as long as
-/// the guest likes; the flows never for long.
+/// the guest likes; the others never for long.
 #[derive(Debug)]
 struct Shared {
-    sockets: Vec<UdpSocket>,
-    run: PortRun,
+    ports: Mutex<Vec<Arc<Port>>>,
+    /// There is a port.
+    opened: Condvar,
+    /// There are others than before.
+    changed: OwnedFd,
     flows: Mutex<Flows>,
     link: Mutex<Option<ChildStdin>>,
 }
 
 /// Ports that are listened on, whether the guest is connected or not.
+#[derive(Clone)]
 pub(super) struct Carrier(Arc<Shared>);
 
 impl Carrier {
-    /// Listens. What comes while there is no guest is dropped.
-    pub(super) fn listen(run: &PortRun) -> io::Result<Self> {
-        let bind = |address| {
-            let bound = UdpSocket::bind(address).and_then(|socket| {
-                socket.set_nonblocking(true)?;
-                Ok(socket)
-            });
-            bound.map_err(|error| {
-                io::Error::new(error.kind(), format!("cannot listen on {address}/udp: {error}"))
-            })
-        };
-        let addresses = run.forwards().map(|forward| SocketAddr::new(forward.host_ip, forward.host));
-        let sockets = addresses.map(bind).collect::<io::Result<_>>()?;
-        let shared = Shared { sockets, run: run.clone(), flows: Mutex::default(), link: Mutex::default() };
-        let shared = Arc::new(shared);
+    /// One that listens on no port yet. What comes while there is no guest is dropped.
+    pub(super) fn new() -> io::Result<Self> {
+        let changed = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let (ports, opened) = (Mutex::default(), Condvar::new());
+        let shared =
+            Arc::new(Shared { ports, opened, changed, flows: Mutex::default(), link: Mutex::default() });
         let inward = Arc::clone(&shared);
         thread::Builder::new().name("inward".into()).spawn(move || inward.carry_in())?;
         Ok(Self(shared))
     }
 
+    /// One that listens on those ports.
+    pub(super) fn listen(run: &PortRun) -> io::Result<Self> {
+        let carrier = Self::new()?;
+        run.forwards().try_for_each(|forward| carrier.open(&forward))?;
+        Ok(carrier)
+    }
+
+    /// Listens on one port more.
+    pub(super) fn open(&self, forward: &Forward) -> io::Result<()> {
+        let at = SocketAddr::new(forward.host_ip, forward.host);
+        let bound = UdpSocket::bind(at).and_then(|socket| {
+            socket.set_nonblocking(true)?;
+            Ok(socket)
+        });
+        let socket = bound
+            .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {at}/udp: {error}")))?;
+        hold(&self.0.ports).push(Arc::new(Port { socket, at, guest: forward.guest }));
+        self.0.opened.notify_all();
+        self.tell_change();
+        Ok(())
+    }
+
+    /// Listens no more on those ports of which `keep` does not hold; their sockets are closed within moments.
+    pub(super) fn retain(&self, keep: impl Fn(SocketAddr) -> bool) {
+        hold(&self.0.ports).retain(|port| keep(port.at));
+        self.tell_change();
+    }
+
+    fn tell_change(&self) {
+        // It fails only where it was told so often that nobody can have missed it.
+        let _ = rustix::io::write(&self.0.changed, &1_u64.to_ne_bytes());
+    }
+
+    /// Waits until there is a port.
+    pub(super) fn wait_for_port(&self) {
+        let ports = hold(&self.0.ports);
+        drop(
+            self.0.opened.wait_while(ports, |ports| ports.is_empty()).unwrap_or_else(PoisonError::into_inner),
+        );
+    }
+
     /// Carries datagrams over the connection that `command` makes, which runs [`script`] in the guest, until
-    /// that ends. `ready` is called once they go.
+    /// that ends, for one caller at a time; what it had to say. `ready` is called once they go.
     pub(super) fn carry(
-        &mut self,
+        &self,
         mut command: Command,
         ready: &mut dyn FnMut() -> io::Result<()>,
-    ) -> io::Result<()> {
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    ) -> io::Result<Words> {
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let words = Words::of(&mut child);
         if let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) {
             // That it ended is no error here: the caller looks why.
             let _ = self.0.carry_out(input, output, ready);
@@ -132,12 +182,13 @@ impl Carrier {
         // Whoever writes to it sees that it is gone, and lets go of it.
         let _ = child.kill();
         *hold(&self.0.link) = None;
-        child.wait().map(drop)
+        child.wait()?;
+        Ok(words)
     }
 }
 
 fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {
@@ -145,37 +196,39 @@ impl Shared {
     fn carry_in(&self) {
         let mut message = vec![0; HEADER + usize::from(OVER)];
         loop {
-            let mut fds: Vec<PollFd<'_>> =
-                self.sockets.iter().map(|socket| PollFd::new(socket, PollFlags::IN)).collect();
+            let ports = hold(&self.ports).clone();
+            let mut fds = vec![PollFd::new(&self.changed, PollFlags::IN)];
+            fds.extend(ports.iter().map(|port| PollFd::new(&port.socket, PollFlags::IN)));
             match poll(&mut fds, None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(_) => return,
             }
-            let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
-            for (place, socket) in
-                self.sockets.iter().enumerate().filter(|(place, _)| ready.get(*place) == Some(&true))
-            {
+            let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
+            if ready.next() == Some(true) {
+                let _ = rustix::io::read(&self.changed, &mut [0; 8]);
+                continue;
+            }
+            for (port, _) in ports.iter().zip(ready).filter(|(_, ready)| *ready) {
                 for _ in 0..TURN {
                     let room = message.get_mut(HEADER..).unwrap_or_default();
                     // An error is the answer to a datagram that went out, and ends with being heard.
-                    let Ok((len, client)) = socket.recv_from(room) else { break };
-                    self.send_in(place, client, &mut message, len);
+                    let Ok((len, client)) = port.socket.recv_from(room) else { break };
+                    self.send_in(port, client, &mut message, len);
                 }
             }
         }
     }
 
-    fn send_in(&self, place: usize, client: SocketAddr, message: &mut [u8], len: usize) {
+    fn send_in(&self, port: &Arc<Port>, client: SocketAddr, message: &mut [u8], len: usize) {
         let mut link = hold(&self.link);
         let Some(input) = link.as_mut() else { return };
-        let (number, was_others) = hold(&self.flows).number(place, client);
-        let port = u16::try_from(place).unwrap_or_default().saturating_add(self.run.first.guest);
+        let (number, was_others) = hold(&self.flows).number(port, client);
         let mut result = Ok(());
         if was_others {
-            result = input.write_all(&header(number, port, OVER));
+            result = input.write_all(&header(number, port.guest, OVER));
         }
         let (Some(room), Ok(len)) = (message.first_chunk_mut::<HEADER>(), u16::try_from(len)) else { return };
-        *room = header(number, port, len);
+        *room = header(number, port.guest, len);
         let whole = message.get(..HEADER + usize::from(len)).unwrap_or_default();
         if result.and_then(|()| input.write_all(whole)).is_err() {
             *link = None;
@@ -212,11 +265,9 @@ impl Shared {
             let room = datagram.get_mut(..usize::from(len)).unwrap_or_default();
             output.read_exact(room)?;
             let to = hold(&self.flows).find(u16::from_be_bytes([f0, f1]));
-            if let Some((socket, client)) =
-                to.and_then(|(place, client)| Some((self.sockets.get(place)?, client)))
-            {
+            if let Some((port, client)) = to {
                 // One that is lost is lost, as on any network.
-                let _ = socket.send_to(room, client);
+                let _ = port.socket.send_to(room, client);
             }
         }
     }
@@ -230,7 +281,7 @@ fn header(flow: u16, port: u16, len: u16) -> [u8; HEADER] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Forward, Protocol};
+    use crate::model::Protocol;
     use std::time::Duration;
 
     const PATIENCE: Duration = Duration::from_secs(20);
@@ -252,20 +303,20 @@ mod tests {
         command
     }
 
-    /// A run to the port of `server`, and its carrier.
-    fn carrier(server: &UdpSocket) -> (SocketAddr, Carrier) {
+    /// A run to the port of `server`, and where it begins.
+    fn run(server: &UdpSocket) -> (SocketAddr, PortRun) {
         let free = port_of(&socket());
         let host_ip = "127.0.0.1".parse().unwrap();
         let (guest, protocol) = (port_of(server), Protocol::Udp);
         let first = Forward { guest, host: free, host_ip, protocol, auto_correct: false };
-        let at = SocketAddr::new(host_ip, free);
-        (at, Carrier::listen(&PortRun { first, count: 1 }).unwrap())
+        (SocketAddr::new(host_ip, free), PortRun { first, count: 1 })
     }
 
     #[test]
     fn answers_find_back_and_a_lost_guest_is_connected_to_again() {
         let (home, server) = (tempfile::tempdir().unwrap(), socket());
-        let (at, mut carrier) = carrier(&server);
+        let (at, run) = run(&server);
+        let carrier = Carrier::listen(&run).unwrap();
         let (tell, told) = std::sync::mpsc::channel();
         let command = || shell(home.path());
         let (first, second) = (command(), command());
@@ -298,30 +349,78 @@ mod tests {
     }
 
     #[test]
+    fn ports_come_and_go_while_it_carries() {
+        let (home, servers) = (tempfile::tempdir().unwrap(), [socket(), socket()]);
+        let carrier = Carrier::new().unwrap();
+        let (work, command) = (carrier.clone(), shell(home.path()));
+        let carrying = thread::spawn(move || {
+            work.wait_for_port();
+            work.carry(command, &mut || Ok(())).map(drop)
+        });
+        let client = socket();
+        let mut runs = Vec::new();
+        for server in &servers {
+            let (at, run) = run(server);
+            carrier.open(&run.first).unwrap();
+            // Nobody says when the other end is there.
+            let mut heard = [0; 16];
+            server.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+            let from = std::iter::repeat_with(|| {
+                client.send_to(b"there?", at).unwrap();
+                server.recv_from(&mut heard).ok()
+            });
+            let (len, from) = from.take(200).flatten().next().expect("nothing arrives");
+            server.send_to(&heard[..len - 1], from).unwrap();
+            assert_eq!(client.recv_from(&mut heard).unwrap(), (len - 1, at));
+            runs.push((at, run));
+        }
+        let (closed, kept) = (runs[0].0, runs[1].0);
+        carrier.retain(|at| at != closed);
+        let deadline = std::time::Instant::now() + PATIENCE;
+        // A port that is closed is another program's; who sent to it before hears nothing of the guest more.
+        while UdpSocket::bind(closed).is_err() {
+            assert!(std::time::Instant::now() < deadline, "it is not closed");
+            thread::yield_now();
+        }
+        assert!(hold(&carrier.0.flows).find(0).is_none());
+        assert_eq!(hold(&carrier.0.flows).find(1).unwrap().0.at, kept);
+        *hold(&carrier.0.link) = None;
+        carrying.join().unwrap().unwrap();
+    }
+
+    #[test]
     fn many_clients_have_few_flows() {
         let mut flows = Flows::default();
         let client = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let port = || Arc::new(Port { socket: socket(), at: client(1), guest: 1 });
+        let (first, second) = (port(), port());
         for port in 0..FLOWS {
-            assert_eq!(flows.number(0, client(1000 + port)), (port, false));
+            assert_eq!(flows.number(&first, client(1000 + port)), (port, false));
         }
-        assert_eq!(flows.number(0, client(1000)), (0, false), "known");
-        assert_eq!(flows.number(1, client(1000)), (1, true), "another port, instead of the silent one");
-        assert_eq!(flows.number(0, client(1000)), (0, false));
-        assert_eq!(flows.find(1), Some((1, client(1000))));
-        assert_eq!(flows.find(FLOWS), None);
+        assert_eq!(flows.number(&first, client(1000)), (0, false), "known");
+        assert_eq!(flows.number(&second, client(1000)), (1, true), "another port, instead of the silent one");
+        assert_eq!(flows.number(&first, client(1000)), (0, false));
+        let (found, at) = flows.find(1).unwrap();
+        assert!(Arc::ptr_eq(&found, &second));
+        assert_eq!(at, client(1000));
+        assert!(flows.find(FLOWS).is_none());
         assert_eq!(flows.list.len(), usize::from(FLOWS));
+        drop((found, second));
+        assert!(flows.find(1).is_none(), "it is closed");
+        assert_eq!(flows.number(&first, client(1)), (1, true), "those of closed ports make room first");
     }
 
     #[test]
     fn a_program_that_says_no_hello_carries_nothing() {
         let server = socket();
-        let (at, mut carrier) = carrier(&server);
+        let (at, run) = run(&server);
+        let carrier = Carrier::listen(&run).unwrap();
         let mut command = Command::new("sh");
         command.args(["-c", "head -c 100000 /dev/zero; exec cat"]);
         carrier.carry(command, &mut || panic!("it is not ready")).unwrap();
         socket().send_to(b"x", at).unwrap();
         server.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         assert!(server.recv_from(&mut [0; 8]).is_err());
-        assert!(Carrier::listen(&carrier.0.run).is_err(), "its port is taken");
+        assert!(Carrier::listen(&run).is_err(), "its port is taken");
     }
 }

@@ -1,27 +1,31 @@
 //! `auto_forward`: ports that programs of a guest open lead in from the same ports of 127.0.0.1, and cease to
-//! when they close. One process for each machine that wants it, `rvm __follow FOLDER`: a shell in the guest
-//! tells it who listens there, over a connection of the system's ssh client that carries the forwards, too.
+//! when they close. One process for each machine that wants it, `rvm __follow FILE`: a shell in the guest
+//! tells it who listens there (`listeners.rs`), over a connection of the system's ssh client that carries the forwards,
+//! too; those of UDP go over a second session of it (`datagrams.rs`), once there are any.
 //!
 //! What the guest says is not trusted: it opens unprivileged ports of loopback only, a limited number of
 //! them, a few a second.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, BufReader, Read};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use serde::{Deserialize, Serialize};
 
-use super::keepers::{self, Duty, ENDED};
+use super::datagrams::{self, Carrier};
+use super::keepers::{self, Duty, ENDED, Words};
+use super::listeners::{Listener, WATCH, listeners};
 use super::record::Record;
 use super::{MachineError, Machines, UpOptions, forwards, guard};
 use crate::model::{Cancel, Forward, Machine, Project, Protocol};
 use crate::provider;
-use crate::state::{Starter, child, store};
+use crate::state::{Respawn, Starter, child, store};
 
 /// Folder in the machine's own.
 pub(super) const FOLDER: &str = "follow";
@@ -44,21 +48,13 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// So long a port that could not be had is not tried again: less than the ten seconds after which a line is due.
 const AGAIN: Duration = Duration::from_secs(9);
 
-/// What is run in the guest: each second the kernel's tables of listeners, a line where they have changed.
-/// A line is due every ten seconds all the same: writing it fails once nobody is connected any more, which
-/// ends the loop. State 0A is LISTEN (include/net/tcp_states.h).
-const WATCH: &str = "last=-; n=0; while :; do \
-    now=$(sed -n 's/^ *[0-9]*: \\([0-9A-F]*:[0-9A-F]*\\) [0-9A-F]*:0000 0A .*/\\1/p' /proc/net/tcp /proc/net/tcp6 \
-    2>/dev/null | sort -u | tr '\\n' ' '); n=$((n + 1)); \
-    if [ \"$now\" != \"$last\" ] || [ $n -ge 10 ]; then echo \"$now\" || exit; last=$now; n=0; fi; sleep 1; done";
-
 /// What the process is to do.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Task {
     /// Words for the ssh client that lead to the machine.
     ssh: Vec<String>,
-    /// TCP ports of the guest that ports of the file lead to.
-    known: BTreeSet<u16>,
+    /// Ports of the guest that ports of the file lead to.
+    known: BTreeSet<(Protocol, u16)>,
 }
 
 impl Machines<'_> {
@@ -81,8 +77,7 @@ impl Machines<'_> {
             self.warn(&machine.name, text.into());
             return Ok(());
         }
-        let is_tcp = |port: &&Forward| port.protocol == Protocol::Tcp;
-        let known = record.ports.iter().filter(is_tcp).map(|port| port.guest).collect();
+        let known = record.ports.iter().map(key).collect();
         let task = Task { ssh: words(&self.ssh_info(project, &machine.name)?), known };
         let same = store::read_json::<Task>(&path).ok().flatten().as_ref() == Some(&task);
         if same && keepers::is_done(&path) {
@@ -132,13 +127,18 @@ fn keep(path: &Path, starter: &mut Starter) -> io::Result<()> {
     let duty: Duty<Task> = Duty::take(path, "rvm up", "another process follows these ports")?;
     let dir = path.parent().ok_or(io::ErrorKind::NotFound)?;
     let machine = dir.parent().ok_or(io::ErrorKind::NotFound)?;
+    let carrier = Carrier::new()?;
+    carry_datagrams(dir, &duty.task, carrier.clone())?;
     loop {
+        // Nobody listens in a guest that is not there.
+        carrier.retain(|_| false);
         let (task, refused) = (&duty.task, BTreeMap::new());
-        let mut follower = Follower { dir, machine, task, ssh: "ssh", open: Vec::new(), refused };
+        let (open, carrier) = (Vec::new(), &carrier);
+        let mut follower = Follower { dir, machine, task, ssh: "ssh", carrier, open, refused };
         follower.write()?;
         store::remove(&dir.join(CONTROL))?;
-        let log = tempfile::tempfile()?;
-        let mut child = follower.connect(log.try_clone()?)?;
+        let mut child = follower.connect()?;
+        let words = Words::of(&mut child);
         let heard = match child.stdout.take() {
             Some(output) => follower.listen(output, &mut || duty.is_at_work(starter)),
             None => Ok(()),
@@ -148,13 +148,50 @@ fn keep(path: &Path, starter: &mut Starter) -> io::Result<()> {
         child.wait()?;
         heard?;
         if starter.waits() {
-            return Err(keepers::complaint(log)?);
+            return Err(words.complaint());
         }
         if provider::is_gone(machine) {
             return store::remove(dir);
         }
         Cancel::new().wait(PAUSE);
     }
+}
+
+/// Carries datagrams for as long as this process lives, while there is a port for them.
+fn carry_datagrams(dir: &Path, task: &Task, carrier: Carrier) -> io::Result<()> {
+    let (dir, words) = (dir.to_owned(), task.ssh.clone());
+    let carry = move || {
+        let mut respawn = Respawn::new(PAUSE);
+        loop {
+            carrier.wait_for_port();
+            let began = Instant::now();
+            let mut command = client("ssh", &dir, &ALIVE, &words);
+            command.arg(datagrams::script());
+            // Why it ended, if it did, is known to who follows; or it is tried again.
+            let _ = carrier.carry(command, &mut || Ok(()));
+            respawn.wait(began.elapsed());
+        }
+    };
+    thread::Builder::new().name("datagrams".into()).spawn(carry).map(drop)
+}
+
+/// A guest that hangs or reboots is noticed within half a minute.
+const ALIVE: [&str; 6] =
+    ["-o", "ServerAliveInterval 10", "-o", "ServerAliveCountMax 3", "-o", "ConnectTimeout 10"];
+
+/// The system's ssh client, which goes by the connection that there is, if there is one.
+fn client(program: &str, dir: &Path, words: &[&str], machine: &[String]) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(dir).args(["-F", "none", "-T", "-o", "BatchMode yes"]);
+    command.args(["-o", &format!("ControlPath {CONTROL}")]).args(words).args(machine);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    // The ports that it keeps open would be there for good.
+    child::ends_with_us(&mut command, Signal::TERM);
+    command
+}
+
+fn key(forward: &Forward) -> (Protocol, u16) {
+    (forward.protocol, forward.guest)
 }
 
 /// One connection to a guest.
@@ -164,38 +201,17 @@ struct Follower<'a> {
     task: &'a Task,
     /// The client's program.
     ssh: &'a str,
+    carrier: &'a Carrier,
     open: Vec<Forward>,
     /// When a port could not be had.
-    refused: BTreeMap<u16, Instant>,
+    refused: BTreeMap<(Protocol, u16), Instant>,
 }
 
 impl Follower<'_> {
-    fn ssh(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(self.ssh);
-        command.current_dir(self.dir).args(["-F", "none", "-T", "-o", "BatchMode yes"]);
-        command.args(["-o", &format!("ControlPath {CONTROL}")]).args(words).args(&self.task.ssh);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        // The ports that it keeps open would be there for good.
-        child::ends_with_us(&mut command, Signal::TERM);
-        command
-    }
-
-    fn connect(&self, log: std::fs::File) -> io::Result<Child> {
-        let words = [
-            "-o",
-            "ControlMaster yes",
-            "-o",
-            "ControlPersist no",
-            // A guest that hangs or reboots is noticed within half a minute.
-            "-o",
-            "ServerAliveInterval 10",
-            "-o",
-            "ServerAliveCountMax 3",
-            "-o",
-            "ConnectTimeout 10",
-        ];
-        let mut command = self.ssh(&words);
-        command.arg(WATCH).stdout(Stdio::piped()).stderr(Stdio::from(log)).spawn()
+    fn connect(&self) -> io::Result<Child> {
+        let words = [&["-o", "ControlMaster yes", "-o", "ControlPersist no"][..], &ALIVE].concat();
+        let mut command = client(self.ssh, self.dir, &words, &self.task.ssh);
+        command.arg(WATCH).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
     }
 
     fn listen(&mut self, output: impl Read, ready: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
@@ -214,47 +230,62 @@ impl Follower<'_> {
     }
 
     /// Opens and closes what is to be. What cannot be had is tried again after a while.
-    fn follow(&mut self, wanted: &BTreeSet<(u16, Option<IpAddr>)>) -> io::Result<()> {
-        let others: BTreeSet<u16> =
-            forwards::added(self.machine).into_iter().map(|forward| forward.guest).collect();
-        let is_wanted =
-            |port: u16| port >= LOWEST && !self.task.known.contains(&port) && !others.contains(&port);
-        let wanted: Vec<(u16, Option<IpAddr>)> =
-            wanted.iter().filter(|(port, _)| is_wanted(*port)).copied().collect();
+    fn follow(&mut self, wanted: &BTreeSet<Listener>) -> io::Result<()> {
+        let others: BTreeSet<(Protocol, u16)> = forwards::added(self.machine).iter().map(key).collect();
+        let is_wanted = |listener: &&Listener| {
+            let key = (listener.protocol, listener.port);
+            listener.port >= LOWEST && !self.task.known.contains(&key) && !others.contains(&key)
+        };
+        let wanted: Vec<Listener> = wanted.iter().filter(is_wanted).copied().collect();
         let mut changed = false;
         for forward in std::mem::take(&mut self.open) {
-            if wanted.iter().any(|(port, _)| *port == forward.guest) {
+            if wanted.iter().any(|listener| (listener.protocol, listener.port) == key(&forward)) {
                 self.open.push(forward);
                 continue;
             }
-            // Cancelled by the port that it listens on.
-            self.tell("cancel", forward.guest, None);
+            self.close(&forward);
             changed = true;
         }
         self.refused.retain(|_, when| when.elapsed() < AGAIN);
-        for (port, ip) in wanted {
-            let known = self.refused.contains_key(&port) || self.open.iter().any(|it| it.guest == port);
+        for listener in wanted {
+            let Listener { protocol, port, .. } = listener;
+            let is_open = self.open.iter().any(|forward| key(forward) == (protocol, port));
             // Those that fail count as well.
-            if known || self.open.len() + self.refused.len() >= MOST {
+            if is_open
+                || self.refused.contains_key(&(protocol, port))
+                || self.open.len() + self.refused.len() >= MOST
+            {
                 continue;
             }
-            if self.tell("forward", port, ip) {
-                self.open.push(Forward {
-                    guest: port,
-                    host: port,
-                    host_ip: Ipv4Addr::LOCALHOST.into(),
-                    protocol: Protocol::Tcp,
-                    auto_correct: false,
-                });
+            let host_ip = Ipv4Addr::LOCALHOST.into();
+            let forward = Forward { guest: port, host: port, host_ip, protocol, auto_correct: false };
+            if self.open(&forward, listener.at) {
+                self.open.push(forward);
                 changed = true;
             } else {
-                self.refused.insert(port, Instant::now());
+                self.refused.insert((protocol, port), Instant::now());
             }
         }
         if changed {
             self.write()?;
         }
         Ok(())
+    }
+
+    /// Whether it could be had.
+    fn open(&self, forward: &Forward, to: Option<IpAddr>) -> bool {
+        match forward.protocol {
+            Protocol::Tcp => self.tell("forward", forward.host, to),
+            Protocol::Udp => self.carrier.open(forward).is_ok(),
+        }
+    }
+
+    fn close(&self, forward: &Forward) {
+        match forward.protocol {
+            // Cancelled by the port that it listens on.
+            Protocol::Tcp => drop(self.tell("cancel", forward.host, None)),
+            Protocol::Udp => self.carrier.retain(|at| at.port() != forward.host),
+        }
     }
 
     /// Has the client that is connected open or close a forward; whether it did.
@@ -264,7 +295,8 @@ impl Follower<'_> {
             Some(IpAddr::V4(v4)) => v4.to_string(),
             Some(IpAddr::V6(v6)) => format!("[{v6}]"),
         };
-        let status = self.ssh(&["-O", verb, "-L", &format!("127.0.0.1:{port}:{to}:{port}")]).status();
+        let words = ["-O", verb, "-L", &format!("127.0.0.1:{port}:{to}:{port}")];
+        let status = client(self.ssh, self.dir, &words, &self.task.ssh).status();
         status.is_ok_and(|status| status.success())
     }
 
@@ -273,58 +305,10 @@ impl Follower<'_> {
     }
 }
 
-/// Ports that are listened on, as [`WATCH`] says them: on any address or on loopback. `None`: `localhost`
-/// reaches it.
-fn listeners(line: &str) -> BTreeSet<(u16, Option<IpAddr>)> {
-    let parse = |word: &str| {
-        let (ip, port) = word.split_once(':')?;
-        let port = u16::from_str_radix(port, 16).ok()?;
-        let ip = address(ip)?;
-        let at = match ip.to_canonical() {
-            ip if ip.is_unspecified() => None,
-            ip if ip == IpAddr::from(Ipv4Addr::LOCALHOST) || ip == IpAddr::from(Ipv6Addr::LOCALHOST) => None,
-            ip if ip.is_loopback() => Some(ip),
-            _ => return None,
-        };
-        Some((port, at))
-    };
-    line.split_ascii_whitespace().filter_map(parse).collect()
-}
-
-/// An address in words of four bytes as the guest's processor stores them: little-endian.
-fn address(digits: &str) -> Option<IpAddr> {
-    let mut bytes = Vec::new();
-    for at in (0..digits.len()).step_by(8) {
-        let word = u32::from_str_radix(digits.get(at..at + 8)?, 16).ok()?;
-        bytes.extend(word.to_le_bytes());
-    }
-    match bytes.len() {
-        4 => Some(IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?)),
-        16 => Some(IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?)),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_a_guest_says_is_taken_apart() {
-        let line = "0100007F:1F90 00000000:0016 3500007F:2714 0F02000A:1F91 \
-                    00000000000000000000000000000000:0BB8 00000000000000000000000001000000:0BB9 \
-                    0000000000000000FFFF00000100007F:0BBA x:1 0100007F:10000 01:1 :1 0100007F \u{e4}\u{f6}\u{fc}\u{df}:1\n";
-        let expected = [
-            (22, None),
-            (3000, None),
-            (3001, None),
-            (3002, None),
-            (8080, None),
-            (10004, Some(IpAddr::from([127, 0, 0, 53]))),
-        ];
-        assert_eq!(listeners(line), BTreeSet::from(expected));
-        assert!(listeners("").is_empty());
-    }
+    use std::net::UdpSocket;
 
     /// A guest that names ports which the host has, line after line, costs the host one process for each.
     #[test]
@@ -336,10 +320,11 @@ mod tests {
         std::fs::set_permissions(&client, PermissionsExt::from_mode(0o700)).unwrap();
         let task = Task { ssh: vec!["web".into()], known: BTreeSet::new() };
         let (dir, ssh) = (dir.path(), client.to_str().unwrap());
-        let refused = BTreeMap::new();
-        let mut follower = Follower { dir, machine: dir, task: &task, ssh, open: Vec::new(), refused };
+        let (open, refused, carrier) = (Vec::new(), BTreeMap::new(), &Carrier::new().unwrap());
+        let mut follower = Follower { dir, machine: dir, task: &task, ssh, carrier, open, refused };
         let count = || std::fs::read_to_string(&calls).unwrap().lines().count();
-        let listening = |ports: std::ops::Range<u16>| ports.map(|port| (port, None)).collect();
+        let of = |protocol: Protocol| move |port: u16| Listener { protocol, port, at: None };
+        let listening = |ports: std::ops::Range<u16>| ports.map(of(Protocol::Tcp)).collect();
         for _ in 0..20 {
             follower.follow(&listening(3000..3002)).unwrap();
         }
@@ -353,22 +338,31 @@ mod tests {
         assert_eq!(count(), 2 + MOST);
     }
 
-    /// The script on this host: a port that is opened is said.
+    /// UDP ports are opened by the process itself, count among the others, and are closed when nobody listens.
     #[test]
-    fn the_script_says_who_listens() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let mut child = Command::new("sh").args(["-c", WATCH]).stdout(Stdio::piped()).spawn().unwrap();
-        let mut reader = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        reader.read_line(&mut line).unwrap();
-        assert!(listeners(&line).contains(&(port, None)), "{line}");
-        drop(listener);
-        while listeners(&line).contains(&(port, None)) {
-            line.clear();
-            assert_ne!(reader.read_line(&mut line).unwrap(), 0);
+    fn udp_ports_are_opened_and_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let others = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let taken = others.local_addr().unwrap().port();
+        let free = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let of_file = taken.checked_sub(1).unwrap();
+        let task = Task { ssh: vec!["web".into()], known: BTreeSet::from([(Protocol::Udp, of_file)]) };
+        let (open, refused, carrier) = (Vec::new(), BTreeMap::new(), &Carrier::new().unwrap());
+        let (dir, ssh) = (dir.path(), "/bin/false");
+        let mut follower = Follower { dir, machine: dir, task: &task, ssh, carrier, open, refused };
+        let udp = |port: u16| Listener { protocol: Protocol::Udp, port, at: None };
+        follower.follow(&BTreeSet::from([taken, free, of_file, 80].map(udp))).unwrap();
+        assert_eq!(follower.open.iter().map(key).collect::<Vec<_>>(), [(Protocol::Udp, free)]);
+        assert_eq!(follower.refused.keys().collect::<Vec<_>>(), [&(Protocol::Udp, taken)]);
+        assert!(UdpSocket::bind(("127.0.0.1", free)).is_err(), "nobody listens");
+        let listed: Vec<Forward> = store::read_json(&dir.join(OPEN)).unwrap().unwrap();
+        assert_eq!((listed[0].host, listed[0].protocol), (free, Protocol::Udp));
+        follower.follow(&BTreeSet::new()).unwrap();
+        assert!(follower.open.is_empty());
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while UdpSocket::bind(("127.0.0.1", free)).is_err() {
+            assert!(Instant::now() < deadline, "it is not closed");
+            thread::yield_now();
         }
-        child.kill().unwrap();
-        child.wait().unwrap();
     }
 }

@@ -3,7 +3,6 @@
 //! ssh client connected until the machine ends, also when its guest reboots in between. TCP ports that
 //! client forwards itself; what carries UDP is in `datagrams.rs`.
 
-use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -14,7 +13,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
-use super::keepers::{self, Duty, ENDED, MOST_BYTES, READY};
+use super::keepers::{self, Duty, ENDED, MOST_BYTES, READY, Words};
 use super::record::Record;
 use super::{MachineError, Machines, Status, datagrams, guard};
 use crate::model::{Cancel, Forward, PortRun, Project, Protocol, port_runs};
@@ -150,22 +149,21 @@ pub fn process(path: &Path) -> ExitCode {
 fn keep(path: &Path, starter: &mut Starter) -> io::Result<()> {
     let duty: Duty<Task> = Duty::take(path, "rvm port add", "this port is forwarded already")?;
     let dir = path.parent().and_then(Path::parent).ok_or(io::ErrorKind::NotFound)?;
-    let mut carrier = match duty.task.run.first.protocol {
+    let carrier = match duty.task.run.first.protocol {
         Protocol::Tcp => None,
         Protocol::Udp => Some(datagrams::Carrier::listen(&duty.task.run)?),
     };
     loop {
-        let log = tempfile::tempfile()?;
-        match &mut carrier {
-            None => carry_connections(&duty, log.try_clone()?, starter)?,
+        let words = match &carrier {
+            None => carry_connections(&duty, starter)?,
             Some(carrier) => {
                 let mut command = client(&[], &duty.task);
-                command.arg(datagrams::script()).stderr(Stdio::from(log.try_clone()?));
-                carrier.carry(command, &mut || duty.is_at_work(starter))?;
+                command.arg(datagrams::script());
+                carrier.carry(command, &mut || duty.is_at_work(starter))?
             }
-        }
+        };
         if starter.waits() {
-            return Err(keepers::complaint(log)?);
+            return Err(words.complaint());
         }
         if provider::is_gone(dir) {
             return duty.is_over();
@@ -174,13 +172,14 @@ fn keep(path: &Path, starter: &mut Starter) -> io::Result<()> {
     }
 }
 
-/// Has an ssh client forward the ports, until it ends.
-fn carry_connections(duty: &Duty<Task>, log: fs::File, starter: &mut Starter) -> io::Result<()> {
+/// Has an ssh client forward the ports, until it ends; what it had to say.
+fn carry_connections(duty: &Duty<Task>, starter: &mut Starter) -> io::Result<Words> {
     let mut child = client(&connections(&duty.task.run), &duty.task)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::from(log))
+        .stderr(Stdio::piped())
         .spawn()?;
+    let words = Words::of(&mut child);
     let mut line = String::new();
     if let Some(stdout) = child.stdout.take() {
         BufReader::new(stdout.take(MOST_BYTES)).read_line(&mut line)?;
@@ -188,7 +187,8 @@ fn carry_connections(duty: &Duty<Task>, log: fs::File, starter: &mut Starter) ->
     if line.trim_end() == READY {
         duty.is_at_work(starter)?;
     }
-    child.wait().map(drop)
+    child.wait()?;
+    Ok(words)
 }
 
 /// The system's ssh client, connected to the machine; a command for the guest may follow.

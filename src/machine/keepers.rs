@@ -8,7 +8,8 @@
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, Command, ExitCode, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -213,12 +214,27 @@ impl<T: DeserializeOwned> Duty<T> {
     }
 }
 
-/// What an ssh client that ended too early had to say.
-pub(super) fn complaint(mut log: fs::File) -> io::Result<io::Error> {
-    let mut text = String::new();
-    io::Seek::rewind(&mut log)?;
-    log.take(MOST_BYTES).read_to_string(&mut text)?;
-    Ok(io::Error::other(if text.is_empty() { "ssh gave up".into() } else { text }))
+/// What a program says at its standard error: the beginning, however much a guest has it say.
+pub(super) struct Words(Option<thread::JoinHandle<String>>);
+
+impl Words {
+    /// Listens to a child whose standard error is a pipe.
+    pub(super) fn of(child: &mut Child) -> Self {
+        let listen = |mut output: ChildStderr| {
+            let mut text = Vec::new();
+            let _ = (&mut output).take(MOST_BYTES).read_to_end(&mut text);
+            let _ = io::copy(&mut output, &mut io::sink());
+            String::from_utf8_lossy(&text).into_owned()
+        };
+        let spawn = |output| thread::Builder::new().name("words".into()).spawn(move || listen(output)).ok();
+        Self(child.stderr.take().and_then(spawn))
+    }
+
+    /// Why an ssh client that has ended did so too early.
+    pub(super) fn complaint(self) -> io::Error {
+        let text = self.0.and_then(|thread| thread.join().ok()).unwrap_or_default();
+        io::Error::other(if text.is_empty() { "ssh gave up".into() } else { text })
+    }
 }
 
 #[cfg(test)]
@@ -262,6 +278,21 @@ mod tests {
         let mut client = Command::new("sleep").arg("0.2").process_group(group).spawn().unwrap();
         bury(&mut child);
         assert!(client.wait().is_err(), "nobody waited for it");
+    }
+
+    #[test]
+    fn what_a_client_complains_of_is_heard_and_bounded() {
+        let complaint = |script: &str| {
+            let mut command = Command::new("sh");
+            let mut child = command.args(["-c", script]).stderr(Stdio::piped()).spawn().unwrap();
+            let words = Words::of(&mut child);
+            assert!(child.wait().unwrap().success(), "it was held up");
+            words.complaint().to_string()
+        };
+        assert_eq!(complaint("echo no route >&2"), "no route\n");
+        assert_eq!(complaint("true"), "ssh gave up");
+        let much = complaint("head -c 1000000 /dev/zero | tr '\\0' x >&2");
+        assert_eq!(much.len() as u64, MOST_BYTES);
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod guard;
 mod hooks;
 mod inventory;
 mod keepers;
+mod listeners;
 mod live;
 mod locks;
 mod nat;

@@ -1,6 +1,7 @@
-//! Ports that were added or are followed, when who keeps them is killed. The machine is one of `life.rs`.
+//! Ports that were added or are followed: datagrams, and what becomes of them when who keeps them is killed. The machine is
+//! one of `life.rs`.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,38 @@ fn killed(project: &Project, name: &str, all: usize) {
         now.len() == 1 && now != before
     });
     wait("there are too few or too many ssh clients", || clients(project) == all);
+}
+
+/// A port of this host that nobody has at the moment, and that no kernel gives to a program that asks.
+fn port_of_a_server() -> u16 {
+    let is_free = |port: &u16| {
+        UdpSocket::bind(("127.0.0.1", *port)).is_ok() && TcpListener::bind(("127.0.0.1", *port)).is_ok()
+    };
+    (20_000..32_000).find(is_free).expect("all ports are taken")
+}
+
+/// `auto_forward`: a program of the guest that waits for datagrams is sent them, and heard, as long as it waits.
+pub fn datagrams_as_they_open(project: &Project) {
+    let port = port_of_a_server();
+    super::routed::compile_peer(project);
+    let server =
+        project.ssh(&format!("/vagrant/peer serve {port} guest >/tmp/heard 2>&1 </dev/null; pidof peer"));
+    let client = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+    client.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    let mut answer = [0; 200];
+    wait("nobody answers a datagram", || {
+        client.send_to(b"hello", ("127.0.0.1", port)).unwrap();
+        let len = client.recv(&mut answer).unwrap_or(0);
+        answer[..len].starts_with(b"guest heard hello from ")
+    });
+    let line = format!("{port}/udp (guest) => {port} (host), as long as the guest listens");
+    let list = project.rvm(&["port"]).ok().says(&line);
+    let udp = list.stdout.lines().filter(|line| line.contains("/udp")).count();
+    assert_eq!(udp, 1, "ports that nobody serves lead in: {list:?}");
+    project.rvm(&["port", "remove", &format!("{port}/udp")]).code(1).says("auto_forward");
+    project.ssh(&format!("kill {server}"));
+    wait("the port stays open", || UdpSocket::bind(("127.0.0.1", port)).is_ok());
+    project.rvm(&["port"]).ok().says_not("/udp");
 }
 
 /// `added` leads to a server of the guest, and is all that was added; the ports of the guest are followed.

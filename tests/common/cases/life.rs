@@ -315,6 +315,7 @@ pub fn forwarded_ports(provider: &str) {
     drop(service);
 
     ports_as_they_open(&project);
+    super::kept::datagrams_as_they_open(&project);
 
     let more = free_port();
     let word = format!("{more}:80");

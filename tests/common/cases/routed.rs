@@ -104,7 +104,8 @@ const PORT: u16 = 7007;
 const ASK: &str = "for kind in udp tcp; do for family in 4 6; do \
     /vagrant/peer ask $kind $family $to $port $from-$kind-$family $tries; done; done";
 
-fn compile_peer(project: &Project) {
+/// Puts `peer` into the project's folder, which guests have as `/vagrant`.
+pub(super) fn compile_peer(project: &Project) {
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/peer.c");
     let mut compiler = Command::new("gcc");
     compiler.args(["-Wall", "-Wextra", "-Werror", "-o"]).arg(project.root.join("peer")).arg(source);
