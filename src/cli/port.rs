@@ -207,6 +207,11 @@ pub fn run(app: &App, args: &PortArgs) -> Outcome {
     if let Some(cause) = &status.cause {
         app.ui.warn(&format!("{}: {cause}. {}", target.name, status.remedy.as_deref().unwrap_or_default()));
     }
+    let mut passed_over = machines.passed_over(&status);
+    passed_over.retain(|forward| args.guest.is_none_or(|guest| forward.guest == guest));
+    if !passed_over.is_empty() {
+        app.ui.warn(&told_passed_over(&target.name, &passed_over));
+    }
     let mut ports = all_ports(&status);
     if let Some(guest) = args.guest {
         ports.retain(|port| port.forward.guest == guest);
@@ -239,6 +244,21 @@ fn all_ports(status: &Status) -> Vec<OpenPort> {
         OpenPort { forward, origin: PortOrigin::Ssh }
     });
     ssh.into_iter().chain(status.ports.iter().cloned()).collect()
+}
+
+/// Ports that a message names.
+const MOST_LISTED: usize = 8;
+
+fn told_passed_over(name: &str, ports: &[Forward]) -> String {
+    let named = ports.iter().take(MOST_LISTED);
+    let mut words: Vec<String> =
+        named.map(|port| format!("{}/{}", port.guest, port.protocol.as_str())).collect();
+    words.extend((ports.len() > MOST_LISTED).then(|| "…".to_owned()));
+    format!(
+        "{name}: a program of the guest listens at {}, which `auto_forward` passes over: the same port of 127.0.0.1 cannot be \
+         had, and is tried every ten seconds. `ss -tulpn` shows who has it; `rvm port add` leads there from another one.",
+        words.join(", ")
+    )
 }
 
 fn text(ports: &[OpenPort], bare: bool) -> String {
@@ -308,6 +328,16 @@ mod tests {
         ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn ports_that_are_passed_over_are_told_of() {
+        let port = |number, protocol| forward(number, number, protocol, Ipv4Addr::LOCALHOST);
+        let mut ports = vec![port(3000, Protocol::Tcp), port(5353, Protocol::Udp)];
+        assert!(told_passed_over("web", &ports).contains("listens at 3000/tcp, 5353/udp, which"));
+        ports.extend((4000..4100).map(|number| port(number, Protocol::Tcp)));
+        let text = told_passed_over("web", &ports);
+        assert!(text.contains("4005/tcp, …, which"), "{text}");
     }
 
     #[test]

@@ -110,10 +110,19 @@ pub(super) fn end(dir: &Path) -> io::Result<()> {
     keepers::retire(&task_of(dir))
 }
 
-/// The ports of the machine in `dir` that are open now because its guest listens.
-pub(super) fn opened(dir: &Path) -> Vec<Forward> {
+/// Ports at which a guest listens.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Followed {
+    /// Those that lead in.
+    pub(super) open: Vec<Forward>,
+    /// Those that cannot be had on this host.
+    pub(super) passed_over: Vec<Forward>,
+}
+
+/// The ports of the machine in `dir` that are followed now.
+pub(super) fn followed(dir: &Path) -> Followed {
     if !keepers::is_done(&task_of(dir)) {
-        return Vec::new();
+        return Followed::default();
     }
     store::read_json(&dir.join(FOLDER).join(OPEN)).ok().flatten().unwrap_or_default()
 }
@@ -133,8 +142,8 @@ fn keep(path: &Path, starter: &mut Starter) -> io::Result<()> {
         // Nobody listens in a guest that is not there.
         carrier.retain(|_| false);
         let (task, refused) = (&duty.task, BTreeMap::new());
-        let (open, carrier) = (Vec::new(), &carrier);
-        let mut follower = Follower { dir, machine, task, ssh: "ssh", carrier, open, refused };
+        let (ports, carrier) = (Followed::default(), &carrier);
+        let mut follower = Follower { dir, machine, task, ssh: "ssh", carrier, ports, refused };
         follower.write()?;
         store::remove(&dir.join(CONTROL))?;
         let mut child = follower.connect()?;
@@ -202,7 +211,7 @@ struct Follower<'a> {
     /// The client's program.
     ssh: &'a str,
     carrier: &'a Carrier,
-    open: Vec<Forward>,
+    ports: Followed,
     /// When a port could not be had.
     refused: BTreeMap<(Protocol, u16), Instant>,
 }
@@ -238,35 +247,41 @@ impl Follower<'_> {
         };
         let wanted: Vec<Listener> = wanted.iter().filter(is_wanted).copied().collect();
         let mut changed = false;
-        for forward in std::mem::take(&mut self.open) {
+        for forward in std::mem::take(&mut self.ports.open) {
             if wanted.iter().any(|listener| (listener.protocol, listener.port) == key(&forward)) {
-                self.open.push(forward);
+                self.ports.open.push(forward);
                 continue;
             }
             self.close(&forward);
             changed = true;
         }
         self.refused.retain(|_, when| when.elapsed() < AGAIN);
-        for listener in wanted {
-            let Listener { protocol, port, .. } = listener;
-            let is_open = self.open.iter().any(|forward| key(forward) == (protocol, port));
-            // Those that fail count as well.
-            if is_open
-                || self.refused.contains_key(&(protocol, port))
-                || self.open.len() + self.refused.len() >= MOST
-            {
+        let mut passed_over: Vec<Forward> = Vec::new();
+        for Listener { protocol, port, at } in wanted {
+            let is_it = |forward: &Forward| key(forward) == (protocol, port);
+            if self.ports.open.iter().chain(&passed_over).any(is_it) {
                 continue;
             }
             let host_ip = Ipv4Addr::LOCALHOST.into();
             let forward = Forward { guest: port, host: port, host_ip, protocol, auto_correct: false };
-            if self.open(&forward, listener.at) {
-                self.open.push(forward);
+            if self.refused.contains_key(&(protocol, port)) {
+                passed_over.push(forward);
+                continue;
+            }
+            // Those that fail count as well.
+            if self.ports.open.len() + self.refused.len() >= MOST {
+                continue;
+            }
+            if self.open(&forward, at) {
+                self.ports.open.push(forward);
                 changed = true;
             } else {
                 self.refused.insert((protocol, port), Instant::now());
+                passed_over.push(forward);
             }
         }
-        if changed {
+        if changed || passed_over != self.ports.passed_over {
+            self.ports.passed_over = passed_over;
             self.write()?;
         }
         Ok(())
@@ -301,7 +316,7 @@ impl Follower<'_> {
     }
 
     fn write(&self) -> io::Result<()> {
-        store::write_json(&self.dir.join(OPEN), &self.open)
+        store::write_json(&self.dir.join(OPEN), &self.ports)
     }
 }
 
@@ -320,8 +335,8 @@ mod tests {
         std::fs::set_permissions(&client, PermissionsExt::from_mode(0o700)).unwrap();
         let task = Task { ssh: vec!["web".into()], known: BTreeSet::new() };
         let (dir, ssh) = (dir.path(), client.to_str().unwrap());
-        let (open, refused, carrier) = (Vec::new(), BTreeMap::new(), &Carrier::new().unwrap());
-        let mut follower = Follower { dir, machine: dir, task: &task, ssh, carrier, open, refused };
+        let (ports, refused, carrier) = (Followed::default(), BTreeMap::new(), &Carrier::new().unwrap());
+        let mut follower = Follower { dir, machine: dir, task: &task, ssh, carrier, ports, refused };
         let count = || std::fs::read_to_string(&calls).unwrap().lines().count();
         let of = |protocol: Protocol| move |port: u16| Listener { protocol, port, at: None };
         let listening = |ports: std::ops::Range<u16>| ports.map(of(Protocol::Tcp)).collect();
@@ -347,18 +362,20 @@ mod tests {
         let free = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let of_file = taken.checked_sub(1).unwrap();
         let task = Task { ssh: vec!["web".into()], known: BTreeSet::from([(Protocol::Udp, of_file)]) };
-        let (open, refused, carrier) = (Vec::new(), BTreeMap::new(), &Carrier::new().unwrap());
+        let (ports, refused, carrier) = (Followed::default(), BTreeMap::new(), &Carrier::new().unwrap());
         let (dir, ssh) = (dir.path(), "/bin/false");
-        let mut follower = Follower { dir, machine: dir, task: &task, ssh, carrier, open, refused };
+        let mut follower = Follower { dir, machine: dir, task: &task, ssh, carrier, ports, refused };
         let udp = |port: u16| Listener { protocol: Protocol::Udp, port, at: None };
         follower.follow(&BTreeSet::from([taken, free, of_file, 80].map(udp))).unwrap();
-        assert_eq!(follower.open.iter().map(key).collect::<Vec<_>>(), [(Protocol::Udp, free)]);
+        assert_eq!(follower.ports.open.iter().map(key).collect::<Vec<_>>(), [(Protocol::Udp, free)]);
         assert_eq!(follower.refused.keys().collect::<Vec<_>>(), [&(Protocol::Udp, taken)]);
         assert!(UdpSocket::bind(("127.0.0.1", free)).is_err(), "nobody listens");
-        let listed: Vec<Forward> = store::read_json(&dir.join(OPEN)).unwrap().unwrap();
-        assert_eq!((listed[0].host, listed[0].protocol), (free, Protocol::Udp));
+        let listed: Followed = store::read_json(&dir.join(OPEN)).unwrap().unwrap();
+        assert_eq!((listed.open[0].host, listed.open[0].protocol), (free, Protocol::Udp));
+        assert_eq!(listed.passed_over.iter().map(key).collect::<Vec<_>>(), [(Protocol::Udp, taken)]);
         follower.follow(&BTreeSet::new()).unwrap();
-        assert!(follower.open.is_empty());
+        let listed: Followed = store::read_json(&dir.join(OPEN)).unwrap().unwrap();
+        assert_eq!(listed, Followed::default());
         let deadline = Instant::now() + Duration::from_secs(20);
         while UdpSocket::bind(("127.0.0.1", free)).is_err() {
             assert!(Instant::now() < deadline, "it is not closed");

@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::io::{self, Read};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdin, Command, ExitCode, Stdio};
 use std::thread;
@@ -83,7 +84,8 @@ impl Machines<'_> {
 
 /// Starts the process of a task anew, from one that was started so itself.
 pub(super) fn start_again(word: &str, path: &Path) -> Result<Child, String> {
-    let started = told(&mut Command::new("/proc/self/exe"), word, path, Stdio::null());
+    let mut command = Command::new("/proc/self/exe");
+    let started = told(command.arg0("rvm"), word, path, Stdio::null());
     let (mut child, said, _) = started.map_err(|error| error.to_string())?;
     if said == READY {
         return Ok(child);
@@ -240,7 +242,6 @@ impl Words {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::process::CommandExt;
 
     #[test]
     fn a_task_is_to_be_done_from_when_it_is_done_until_it_is_retired() {

@@ -64,6 +64,13 @@ impl Machines<'_> {
         provider::usage(&self.layout.machine(id))
     }
 
+    /// Ports at which the guest of a machine that runs listens, and which do not lead in as `auto_forward` has it: those
+    /// of the host cannot be had.
+    pub fn passed_over(&self, status: &Status) -> Vec<Forward> {
+        let dir = status.id.as_ref().map(|id| self.layout.machine(id));
+        dir.map(|dir| follow::followed(&dir).passed_over).unwrap_or_default()
+    }
+
     /// State of a machine by full id.
     pub fn status_of(&self, id: &str) -> Result<Status, MachineError> {
         let record = self.record(id)?.ok_or_else(|| MachineError::NotCreated(id.into()))?;
@@ -268,7 +275,7 @@ impl Machines<'_> {
             record.ports.iter().map(|forward| of(forward.clone(), PortOrigin::Corrected)).collect();
         if state == State::Running {
             ports.extend(forwards::added(&dir).into_iter().map(|forward| of(forward, PortOrigin::Added)));
-            let followed = follow::opened(&dir).into_iter();
+            let followed = follow::followed(&dir).open.into_iter();
             ports.extend(followed.map(|forward| OpenPort { forward, origin: PortOrigin::Followed }));
         }
         Ok(Status {

@@ -67,7 +67,23 @@ pub fn datagrams_as_they_open(project: &Project) {
     project.rvm(&["port", "remove", &format!("{port}/udp")]).code(1).says("auto_forward");
     project.ssh(&format!("kill {server}"));
     wait("the port stays open", || UdpSocket::bind(("127.0.0.1", port)).is_ok());
-    project.rvm(&["port"]).ok().says_not("/udp");
+    let squatter = UdpSocket::bind(("127.0.0.1", port)).unwrap();
+    let server =
+        project.ssh(&format!("/vagrant/peer serve {port} guest >/dev/null 2>&1 </dev/null; pidof peer"));
+    wait("a port that cannot be had is not told of", || {
+        project
+            .rvm(&["port"])
+            .ok()
+            .stderr
+            .contains(&format!("listens at {port}/udp, which `auto_forward` passes over"))
+    });
+    project.rvm(&["port"]).ok().says(&format!("{port} (guest) => {port} (host)")).says_not("/udp (guest)");
+    project.ssh(&format!("kill {server}"));
+    drop(squatter);
+    wait("what nobody listens at is told of", || {
+        let list = project.rvm(&["port"]).ok().text();
+        !list.contains("/udp") && !list.contains(&port.to_string())
+    });
 }
 
 /// `added` leads to a server of the guest, and is all that was added; the ports of the guest are followed.
