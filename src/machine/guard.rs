@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -27,6 +28,8 @@ use crate::state::{Lock, Respawn, store};
 /// The first pause between the end of a process and the next one. A machine that ends takes them along, and lets go
 /// of its own lock within it.
 const PAUSE: Duration = Duration::from_millis(200);
+/// How often new tasks are looked for where the kernel does not tell of them.
+const LOOK: Duration = Duration::from_secs(2);
 /// Why shared folders are not served again, in the machine's folder.
 const SHARES_LOG: &str = "share.log";
 
@@ -52,7 +55,7 @@ pub(super) fn watch(dir: &Path, networks: &[PathBuf]) {
         spawn(move || ward.keep());
     }
     let dir = dir.to_owned();
-    spawn(move || drop(watch_tasks(&dir)));
+    spawn(move || watch_tasks(&dir));
 }
 
 /// Without a thread less comes back by itself, and `status` says so.
@@ -60,21 +63,17 @@ fn spawn(work: impl FnOnce() + Send + 'static) {
     let _ = thread::Builder::new().name("guard".into()).spawn(work);
 }
 
+/// The folders of tasks, and the process that does each.
+const TASKS: [(&str, &str); 2] = [(forwards::FOLDER, forwards::PROCESS), (follow::FOLDER, follow::PROCESS)];
+
 /// Watches over all tasks of the machine in `dir`, those to come as well, for as long as this process lives.
-fn watch_tasks(dir: &Path) -> io::Result<()> {
-    let inotify = inotify::init(inotify::CreateFlags::CLOEXEC)?;
-    let folders = [(forwards::FOLDER, forwards::PROCESS), (follow::FOLDER, follow::PROCESS)];
-    for (folder, _) in folders {
-        let folder = dir.join(folder);
-        store::create_private_dir(&folder)?;
-        // A task comes about by a change of its name.
-        inotify::add_watch(&inotify, &folder, inotify::WatchFlags::MOVED_TO)?;
-    }
+fn watch_tasks(dir: &Path) {
     let watched = Arc::new(Mutex::new(BTreeSet::new()));
+    let changes = task_changes(dir);
     let mut space = [MaybeUninit::uninit(); 4096];
-    let mut events = inotify::Reader::new(&inotify, &mut space);
+    let mut events = changes.as_ref().ok().map(|changes| inotify::Reader::new(changes, &mut space));
     loop {
-        for (folder, process) in folders {
+        for (folder, process) in TASKS {
             let mut files = keepers::task_files(&dir.join(folder));
             files.retain(|path| folder != follow::FOLDER || path.ends_with(follow::TASK));
             for path in files {
@@ -84,11 +83,23 @@ fn watch_tasks(dir: &Path) -> io::Result<()> {
                 }
             }
         }
-        match events.next() {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+        let event = events.as_mut().map(inotify::Reader::next);
+        if !matches!(event, Some(Ok(_) | Err(Errno::INTR))) {
+            // A user has few such watches (`fs.inotify.max_user_instances`), which others may use up.
+            Cancel::new().wait(LOOK);
         }
     }
+}
+
+/// Tells of tasks that come about, which is by a change of their names.
+fn task_changes(dir: &Path) -> io::Result<OwnedFd> {
+    let inotify = inotify::init(inotify::CreateFlags::CLOEXEC)?;
+    for (folder, _) in TASKS {
+        let folder = dir.join(folder);
+        store::create_private_dir(&folder)?;
+        inotify::add_watch(&inotify, &folder, inotify::WatchFlags::MOVED_TO)?;
+    }
+    Ok(inotify)
 }
 
 fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
