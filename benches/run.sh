@@ -24,7 +24,7 @@
 # another passt than the one that is installed (vhost-user takes one of November 2024 or later); VIRTIOFSD the
 # programs beside which shared folders are measured (benches/folders.sh); BENCH_FILES the files in them; BENCH_RUNNING
 # how many machines run beside `rvm status` (benches/machines.sh); BENCH_THP the lab's setting of transparent huge pages
-# (default: always); BENCH_SECONDS what one row may take in the lab (default: 2400).
+# (default: always); BENCH_SECONDS what one row may take in the lab (default: 5400).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -108,14 +108,14 @@ measure_row() {
   local command=(unshare --mount "$PWD/benches/run.sh" --inside "$work" -n "$rounds" "${verbose[@]}" ${wall:+-w} "$row")
   export BENCH_FILES=$folder_files
   if [ -n "$own_kvm" ]; then
-    timeout -k 10 "${BENCH_SECONDS:-2400}" "${command[@]}"
+    timeout -k 10 "${BENCH_SECONDS:-5400}" "${command[@]}"
     return
   fi
   # Twenty machines take more memory.
   case $row in machines) memory=6144 ;; projects) memory=4096 ;; esac
   local clock=(--steady)
   [ -z "$wall" ] || clock=()
-  lab/lab.sh "${clock[@]}" -m "$memory" -t "${BENCH_SECONDS:-2400}" -- "${command[@]}"
+  lab/lab.sh "${clock[@]}" -m "$memory" -t "${BENCH_SECONDS:-5400}" -- "${command[@]}"
 }
 
 # --- below: where KVM is real; everything in RAM
