@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::common::cases::MICRO;
 use crate::common::{Project, fetch, free_port};
 
-/// All that goes by SSH works, and nothing else.
+/// All that goes by SSH works, and nothing else; private networks do beside it.
 #[test]
 fn a_machine_without_a_card() {
     let provider = "kvm";
@@ -56,12 +56,28 @@ fn a_machine_without_a_card() {
         assert!(Instant::now() < deadline, "the guest does not come back");
     }
 
-    project.rvm(&["reload"]).ok();
-    assert_eq!(project.ssh("ls /sys/class/net"), "lo");
+    let pair = "[[machine]]\nname = \"default\"\nnetwork = [{ private = \"back\", ip = \"10.86.0.5/24\" }]\n\
+                [[machine]]\nname = \"other\"\nnetwork = [{ private = \"back\" }]\n";
+    project.vagrantfile(provider, &format!("{head}{rest}{pair}"));
+    project.rvm(&["reload", "default"]).ok();
+    project.rvm(&["up", "other", "--no-provision"]).ok();
+    let reaches = || {
+        let tries = "for n in 1 2 3 4 5 6 7 8 9; do sudo ping -c 1 -W 10 default && exit; done; exit 1";
+        project.rvm(&["ssh", "other", "-c", tries]).ok().says("10.86.0.5");
+    };
+    reaches();
+    let ways = project.rvm(&["ssh", "other", "-c", "ip route | grep -c default"]).code(1);
+    assert_eq!(ways.stdout.trim(), "0");
+    // Who brings back a switch is not there for passt only.
+    project.kill("__nat", "machines");
+    project.rvm(&["status", "other"]).ok().says("running");
+    project.rvm(&["up", "--no-provision"]).ok().says("starts again what it needs");
+    project.kill("__switch", "networks");
+    reaches();
     project.rvm(&["halt"]).ok();
     let deadline = Instant::now() + Duration::from_secs(60);
     while ["__nat", "__vm"].iter().any(|word| !project.pids_of(word, "machines").is_empty()) {
-        assert!(Instant::now() < deadline, "a process outlives the machine");
+        assert!(Instant::now() < deadline, "a process outlives the machines");
         std::thread::sleep(Duration::from_millis(100));
     }
 }
