@@ -165,10 +165,11 @@ fn keep(path: &Path, starter: &mut Starter) -> io::Result<()> {
         if starter.waits() {
             return Err(words.complaint());
         }
+        // A machine that ends takes its connections along, and is gone within that.
+        Cancel::new().wait(PAUSE);
         if provider::is_gone(dir) {
             return duty.is_over();
         }
-        Cancel::new().wait(PAUSE);
     }
 }
 
