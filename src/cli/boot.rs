@@ -16,6 +16,7 @@ use crate::image::kernel::vmlinux_of;
 use crate::model::Code;
 use crate::provider::vmm_code;
 use crate::vmm::sandbox::{self, Policy};
+use crate::vmm::virtio::fs::Feed;
 use crate::vmm::{
     self, Backing, Disk, DiskFormat, Exit, Handle, Net, NetBackend, OnReset, Serial, Share, Spec, Transport,
     VhostUser, Vmm,
@@ -246,6 +247,13 @@ fn spec(app: &App, args: &BootArgs) -> Result<Spec, CliError> {
     });
     let nets =
         args.net.iter().zip(0..).map(|(word, index)| Ok(Net { mac: mac(index), backend: word.connect()? }));
+    let changes = match args.share.is_empty() {
+        true => None,
+        // Nobody listens; but what is measured is to be what machines have.
+        false => Some(Feed::new().map_err(|error| {
+            CliError::failed(Code::Host, "cannot tell of changes in shared folders").because(&error)
+        })?),
+    };
     Ok(Spec {
         cpus: args.cpus,
         nested: args.nested,
@@ -256,6 +264,7 @@ fn spec(app: &App, args: &BootArgs) -> Result<Spec, CliError> {
         disks: disks.collect(),
         nets: nets.collect::<Result<_, CliError>>()?,
         shares: args.share.iter().map(share).collect::<Result<_, CliError>>()?,
+        changes,
         transport: args.transport.into(),
         vsock: None,
         serial: Serial::Stdio,

@@ -127,7 +127,11 @@ impl Slots {
         }
         let files = Budget::of_memory(spec.memory);
         for share in &spec.shares {
-            devices.push(Box::new(Fs::new(share, &files)?));
+            let device = Fs::new(share, &files)?;
+            devices.push(Box::new(match &spec.changes {
+                Some(feed) => device.telling(feed),
+                None => device,
+            }));
         }
         let placed = match spec.transport {
             Transport::Mmio => MmioSlots::new(devices, mem).map(Placed::Mmio),

@@ -7,6 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 
 use super::memory::Sharing;
+use super::virtio::fs::Feed;
 
 /// Everything the hypervisor needs to know before it starts.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub struct Spec {
     pub nets: Vec<Net>,
     /// Folders of the host that the guest may mount.
     pub shares: Vec<Share>,
+    /// Who is told of what the host changes in them, if anybody is.
+    pub changes: Option<Feed>,
     /// How the guest reaches its virtio devices.
     pub transport: Transport,
     /// Sockets between guest and host, if there are to be any.

@@ -57,6 +57,7 @@ fn guest(folder: &Path, code: &[&[u8]], on_reset: OnReset) -> Vmm {
         disks: Vec::new(),
         nets: Vec::new(),
         shares: Vec::new(),
+        changes: None,
         transport: Transport::Mmio,
         vsock: None,
         serial: Serial::Log { path: folder.join("log"), limit: 4096 },

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use rvm::vmm::Share;
-use rvm::vmm::virtio::fs::{Budget, Fs};
+use rvm::vmm::virtio::fs::{Budget, Feed, Fs};
 
 use crate::rig::{Rig, folder, mostly, readable, writable};
 
@@ -16,6 +16,8 @@ const OPERATIONS: [u32; 33] = [
 /// Names of files, some of which are there.
 const NAMES: [&[u8]; 8] = [b"a\0", b"b\0", b"folder\0", b"link\0", b"..\0", b"folder/a\0", b"\0", b"a\0b\0"];
 const HEADER: usize = 40;
+/// The first group of the guest's agent.
+const AGENT: u32 = 0x7276_6d00;
 
 /// A fresh folder with one of each in it, and a file beside it that nobody may touch.
 fn fresh() -> PathBuf {
@@ -36,7 +38,8 @@ pub fn run(u: &mut Unstructured<'_>) -> Result<()> {
         read_only: u.ratio(1, 8)?,
         owner: (1000, 1000),
     };
-    let Some(mut rig) = Rig::start(Fs::new(&share, &Budget::of_memory(16 << 20)).unwrap(), u)? else { return Ok(()) };
+    let device = Fs::new(&share, &Budget::of_memory(16 << 20)).unwrap().telling(&Feed::new().unwrap());
+    let Some(mut rig) = Rig::start(device, u)? else { return Ok(()) };
     let init = [7u32, 31, 0, u32::MAX].map(u32::to_le_bytes).concat();
     let result = offer(&mut rig, u, 26, 0, &init).and_then(|()| ask(&mut rig, u));
     for queue in [0, 1] {
@@ -74,7 +77,9 @@ fn ask(rig: &mut Rig, u: &mut Unstructured<'_>) -> Result<()> {
 fn offer(rig: &mut Rig, u: &mut Unstructured<'_>, opcode: u32, node: u64, body: &[u8]) -> Result<()> {
     let len = mostly(u, (HEADER + body.len()) as u64) as u32;
     let mut request = [len, opcode].map(u32::to_le_bytes).concat();
-    request.extend([1, mostly(u, node), 0, 0].map(u64::to_le_bytes).concat());
+    // Some come as the agent.
+    let group = if u.ratio(1, 4)? { AGENT + u.int_in_range(0..=4)? } else { 0 };
+    request.extend([1, mostly(u, node), u64::from(group) << 32, 0].map(u64::to_le_bytes).concat());
     request.extend(body);
     let queue = usize::from(!u.ratio(1, 8)?);
     let room = u.int_in_range(0..=5000)?;

@@ -80,6 +80,8 @@ const HYPERVISOR: &[Table] = &[
     Table { thread: "virtio-console", parts: &[LISTEN, SOCKET, MEMORY, THREAD, EVENTS] },
     // Hears what the guest's agent says.
     Table { thread: "agent", parts: &[SOCKET, MEMORY, THREAD, EVENTS] },
+    // Tells it what the host has changed in shared folders.
+    Table { thread: "changes", parts: &[SOCKET, MEMORY, THREAD, EVENTS] },
     ASKED,
     ANSWERING,
     // `rvm boot`: waits for Ctrl-C.
@@ -100,6 +102,8 @@ const SUPERVISOR: &[Table] = &[
     Table { thread: "shares", parts: &[WAIT, MEMORY, THREAD, EVENTS] },
     // Hands on what QEMU and that process say to each other about a shared folder.
     Table { thread: "folders", parts: &[LISTEN, SOCKET, MEMORY, THREAD, EVENTS] },
+    // And what the guest is told of changes in it.
+    Table { thread: "changes", parts: &[LISTEN, SOCKET, MEMORY, THREAD, EVENTS] },
     // And carries frames between QEMU and passt.
     Table { thread: "nat", parts: &[LISTEN, SOCKET, MEMORY, THREAD, EVENTS] },
     ASKED,
@@ -251,6 +255,9 @@ const FILES: &[Rule] = &[
     any(libc::SYS_readlinkat),
     any(libc::SYS_fchmodat),
     any(libc::SYS_utimensat),
+    // To hear of what others change.
+    any(libc::SYS_fanotify_mark),
+    any(libc::SYS_name_to_handle_at),
 ];
 
 /// The guest's memory, of which QEMU sends descriptors.

@@ -5,11 +5,13 @@
 //! [`VhostFs`] is the same for a guest that another program runs.
 
 mod error;
+mod feed;
 mod relay;
 mod server;
 mod vhost;
 
 pub use error::FsError;
+pub use feed::Feed;
 pub use relay::{Relay, introduce};
 #[cfg(test)]
 pub(crate) use server::tests::escape::while_they_change_places;
@@ -26,7 +28,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::chain::Chain;
 use super::device::{Activation, Interrupt, VirtioDevice, read_bytes};
 use super::queue::{Fault, Ring};
-use super::worker::{Events, Worker, WorkerError, give_up, ready_queues};
+use super::worker::{Events, Source, Worker, WorkerError, give_up, ready_queues};
 use super::{Error, VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_VERSION_1};
 use crate::vmm::Share;
 use server::Server;
@@ -44,12 +46,15 @@ pub const TAG_LEN: usize = 36;
 const BYTE_LIMIT: u32 = (1 << 20) + (64 << 10);
 /// Requests between two looks at the order to stop and at the other queue.
 const BATCH: u16 = 16;
+/// The token of what the host has changed; queues have theirs from 0.
+const CHANGES: u64 = QUEUES as u64;
 /// The name of the worker thread.
 const NAME: &str = "virtio-fs";
 
 /// A shared folder.
 #[derive(Debug)]
 pub struct Fs {
+    tag: String,
     config: [u8; TAG_LEN + 4],
     /// The worker's while there is one.
     server: Arc<Mutex<Server>>,
@@ -74,7 +79,19 @@ impl Fs {
             // One for requests that are not urgent.
             *queues = 1u32.to_le_bytes();
         }
-        Ok(Self { config, server: Arc::new(Mutex::new(open_server(share, budget)?)), worker: None })
+        Ok(Self {
+            tag: share.tag.clone(),
+            config,
+            server: Arc::new(Mutex::new(open_server(share, budget)?)),
+            worker: None,
+        })
+    }
+
+    /// The same, which tells `feed` of what the host changes in the folder.
+    #[must_use]
+    pub fn telling(self, feed: &Feed) -> Self {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner).tell(feed, &self.tag);
+        self
     }
 }
 
@@ -144,9 +161,14 @@ fn run(events: &Events, setup: &Setup, server: &mut Server) -> Result<(), Worker
         let chain = ring.new_chain();
         sides.push((ring, chain, true));
     }
+    if let Some(source) = server.source() {
+        events.watch(&Source(source), CHANGES, EventSet::IN)?;
+    }
+    let mut changed = server.source().is_some();
     loop {
-        let idle = !sides.iter().any(|(_, _, awake)| *awake);
+        let idle = !changed && !sides.iter().any(|(_, _, awake)| *awake);
         let woken = |token: u64, _| {
+            changed |= token == CHANGES;
             if let Some((_, _, awake)) = usize::try_from(token).ok().and_then(|side| sides.get_mut(side)) {
                 *awake = true;
             }
@@ -156,6 +178,10 @@ fn run(events: &Events, setup: &Setup, server: &mut Server) -> Result<(), Worker
         }
         for (number, (ring, chain, awake)) in (0..).zip(&mut sides).filter(|(_, side)| side.2) {
             *awake = serve(ring, chain, server, || setup.interrupt.used(number))?;
+        }
+        // Most are of what the guest has just done: they come together meanwhile.
+        if changed && !sides.iter().any(|(_, _, awake)| *awake) {
+            changed = !server.hear();
         }
     }
 }

@@ -15,11 +15,14 @@ use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
 
 use super::server::Server;
-use super::{BYTE_LIMIT, Budget, NAME, QUEUE_SIZE, QUEUES, open_server, serve};
+use super::{BYTE_LIMIT, Budget, Feed, NAME, QUEUE_SIZE, QUEUES, open_server, serve};
 use crate::vmm::Share;
 use crate::vmm::virtio::queue::Ring;
 use crate::vmm::virtio::worker::WorkerError;
 use crate::vmm::virtio::{Error, VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_VERSION_1, error_text};
+
+/// The number of the event that the host has changed something; those below are the library's.
+const CHANGES: u16 = QUEUES as u16 + 1;
 
 /// Memory as the other program maps it, and maps it anew.
 type Shared = GuestMemoryAtomic<GuestMemoryMmap>;
@@ -47,6 +50,13 @@ impl VhostFs {
         Ok(Self { backend: Arc::new(Mutex::new(backend)), memory })
     }
 
+    /// The same, which tells `feed` of what the host changes in the folder of that tag.
+    #[must_use]
+    pub fn telling(self, feed: &Feed, tag: &str) -> Self {
+        self.backend.lock().unwrap_or_else(PoisonError::into_inner).server.tell(feed, tag);
+        self
+    }
+
     /// Takes over from one that died under the guest.
     #[must_use]
     pub fn taking_over(self) -> Self {
@@ -60,8 +70,12 @@ impl VhostFs {
     /// When nobody can connect or a thread does not start.
     pub fn serve(self, listener: UnixListener) -> io::Result<Serving> {
         let failed = |error: vhost_user_backend::Error| io::Error::other(error.to_string());
+        let source = self.backend.lock().unwrap_or_else(PoisonError::into_inner).server.source();
         let mut daemon =
             VhostUserDaemon::new("share".to_owned(), self.backend, self.memory).map_err(failed)?;
+        if let (Some(source), Some(events)) = (source, daemon.get_epoll_handlers().first()) {
+            events.register_listener(source, EventSet::IN, CHANGES.into())?;
+        }
         daemon.start(&mut Listener::from(listener)).map_err(failed)?;
         Ok(Serving { daemon })
     }
@@ -159,11 +173,16 @@ impl VhostUserBackendMut for Backend {
     /// An error would end the thread, and with it all that comes after a reset.
     fn handle_event(
         &mut self,
-        _event: u16,
+        event: u16,
         _set: EventSet,
         vrings: &[VringRwLock],
         _thread: usize,
     ) -> io::Result<()> {
+        if event == CHANGES {
+            // It comes again as long as there is more.
+            self.server.hear();
+            return Ok(());
+        }
         if !self.broken
             && let Err(error) = self.work(vrings)
         {

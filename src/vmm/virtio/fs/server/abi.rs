@@ -101,17 +101,19 @@ pub struct InHeader {
     pub unique: u64,
     /// What it is about.
     pub node: u64,
+    /// The group of the user who asks, in the guest. The guest's kernel has checked what that user may.
+    pub group: u32,
 }
 
 impl InHeader {
-    /// Takes it apart. Who asks, in the guest, makes no difference here: the guest's kernel has
-    /// checked what that user may.
+    /// Takes it apart.
     pub fn parse(bytes: &[u8; IN_HEADER]) -> Self {
         let mut args = Args::new(bytes);
         // Long enough, so there are no errors.
         let (len, opcode) = (args.u32().unwrap_or(0), args.u32().unwrap_or(0));
         let (unique, node) = (args.u64().unwrap_or(0), args.u64().unwrap_or(0));
-        Self { len, opcode, unique, node }
+        let (_user, group) = (args.u32().unwrap_or(0), args.u32().unwrap_or(0));
+        Self { len, opcode, unique, node, group }
     }
 }
 

@@ -21,7 +21,7 @@ impl Server {
     }
 
     /// Looks at a file by its name, or if it has none any more, by what is open of it.
-    fn stat_node(&mut self, node: u64, handle: Option<u64>) -> Result<Statx, Errno> {
+    pub(super) fn stat_node(&mut self, node: u64, handle: Option<u64>) -> Result<Statx, Errno> {
         if let Some(handle) = handle.and_then(|number| self.handles.get_mut(number).ok())
             && handle.node == node
         {
@@ -36,7 +36,7 @@ impl Server {
         }
     }
 
-    fn answer_attributes(&mut self, stat: &Statx) {
+    pub(super) fn answer_attributes(&mut self, stat: &Statx) {
         let owner = self.seen_owner(stat);
         self.answer.u64(VALID).u32(0).u32(0).attr(stat, owner);
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Memory of a guest that a file takes which it knows, at least, in bytes: `struct fuse_inode` and `struct dentry` of
 /// Linux, which are 1,000 together.
 const IN_GUEST: u64 = 1 << 10;
-/// Most files, however much memory a guest has. Each costs about 250 bytes here, and twice that if its name is a long one.
+/// Most files, however much memory a guest has. Each costs about 280 bytes here, and twice that if its name is a long one.
 const MOST: usize = 2 << 20;
 
 /// What is left for the shares of one machine, which have it together. A guest that is honest never comes to its end:

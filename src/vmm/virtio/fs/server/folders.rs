@@ -117,7 +117,7 @@ impl Server {
         }
         let Ok(stat) = system::stat_in(file, name) else { return false };
         let owner = self.seen_owner(&stat);
-        match self.nodes.enter(folder, name, &stat) {
+        match self.enter(folder, file, name, &stat) {
             Ok(node) => _ = Answer::entry(&mut self.answer, node, VALID, &stat, owner),
             Err(_) => _ = self.answer.zeros(ENTRY),
         }

@@ -10,15 +10,19 @@
 mod abi;
 mod attributes;
 mod budget;
+mod errand;
+mod fanotify;
 mod files;
 mod folders;
 mod handles;
+mod hear;
 mod hidden;
 mod names;
 mod nodes;
 mod system;
 #[cfg(test)]
 pub(crate) mod tests;
+mod watch;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -28,7 +32,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use abi::{Answer, Args, InHeader, cap, op};
+use errand::{Errand, Errands};
 use handles::{Handles, MAX_HANDLES};
+use hear::Hearing;
 use nodes::{MAX_FOLDERS, Nodes};
 use system::Descriptors;
 
@@ -36,8 +42,8 @@ pub use budget::Budget;
 
 use crate::vmm::virtio::chain::Chain;
 
-/// Most descriptors that a share has open: what the guest opened, folders on the way to files, and a
-/// few for the moment.
+/// Most descriptors that a share has open: what the guest opened, folders on the way to files, what tells of changes,
+/// and a few for the moment.
 pub const MAX_DESCRIPTORS: usize = MAX_HANDLES + MAX_FOLDERS + 16;
 
 /// Most bytes in one read or write.
@@ -70,6 +76,9 @@ pub struct Server {
     /// The device of the folder, if its file system is one that does nothing when a file is closed.
     local: Option<(u32, u32)>,
     hidden: Vec<hidden::Hidden>,
+    /// Where somebody is told of what the host changes.
+    hearing: Option<Hearing>,
+    errands: Errands,
     started: bool,
     answer: Answer,
     body: Vec<u8>,
@@ -109,6 +118,8 @@ impl Server {
             handles: Handles::new(handles),
             descriptors: Descriptors::open().ok(),
             hidden: Vec::new(),
+            hearing: None,
+            errands: Errands::default(),
             started: false,
             answer: Answer::default(),
             body: Vec::new(),
@@ -119,6 +130,7 @@ impl Server {
     pub fn reset(&mut self) {
         self.handles.clear();
         self.nodes.clear();
+        self.errands = Errands::default();
         self.started = false;
     }
 
@@ -206,6 +218,11 @@ impl Server {
 
     fn perform(&mut self, header: &InHeader, args: &mut Args<'_>, room: usize) -> Result<(), Errno> {
         let node = header.node;
+        if let Some(errand) = Errand::of(header.group).filter(|_| self.hearing.is_some())
+            && let Some(outcome) = self.run_errand(errand, header.opcode, node, args)
+        {
+            return outcome;
+        }
         match header.opcode {
             op::INIT => self.init(args),
             op::DESTROY => {
@@ -214,6 +231,7 @@ impl Server {
             }
             op::FORGET => {
                 self.nodes.forget(node, args.u64()?);
+                self.unwatch_forgotten();
                 Ok(())
             }
             op::BATCH_FORGET => self.batch_forget(args),
@@ -254,6 +272,8 @@ impl Server {
             return Err(Errno::PROTO);
         }
         self.reset();
+        // Not with each reset: that is done by a thread that may not watch anything.
+        self.watch_root();
         self.started = major == abi::MAJOR;
         let wanted = cap::ASYNC_READ
             | cap::ATOMIC_O_TRUNC
@@ -276,6 +296,7 @@ impl Server {
             let (node, lookups) = (args.u64()?, args.u64()?);
             self.nodes.forget(node, lookups);
         }
+        self.unwatch_forgotten();
         Ok(())
     }
 

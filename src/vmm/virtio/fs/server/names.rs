@@ -1,11 +1,13 @@
 //! Requests about names: finding, making, moving and removing files.
 
 use std::ffi::CStr;
+use std::os::fd::AsFd;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Statx};
 use rustix::io::Errno;
 
 use super::abi::Args;
+use super::nodes::ROOT;
 use super::system::{self, check_name};
 use super::{Server, VALID};
 
@@ -24,13 +26,28 @@ impl Server {
     /// Answers with the file at `name` in `parent`.
     pub(super) fn answer_entry(&mut self, parent: u64, name: &CStr) -> Result<u64, Errno> {
         let folder = self.nodes.folder(parent)?;
-        let stat = system::stat_in(folder, name)?;
+        let stat = system::stat_in(&folder, name)?;
         if self.is_secret(&stat) {
             return Err(Errno::NOENT);
         }
         let owner = self.seen_owner(&stat);
-        let node = self.nodes.enter(parent, name, &stat)?;
+        let node = self.enter(parent, &folder, name, &stat)?;
         self.answer.entry(node, VALID, &stat, owner);
+        Ok(node)
+    }
+
+    /// The guest is told of a file at `name` in `parent`, which is open as `folder`.
+    pub(super) fn enter(
+        &mut self,
+        parent: u64,
+        folder: impl AsFd,
+        name: &CStr,
+        stat: &Statx,
+    ) -> Result<u64, Errno> {
+        let node = self.nodes.enter(parent, name, stat)?;
+        if self.nodes.kind(node) == Ok(FileType::Directory) && node != ROOT {
+            self.watch_folder(node, folder, name);
+        }
         Ok(node)
     }
 
@@ -93,7 +110,9 @@ impl Server {
         let name = args.string()?;
         let name = if folder { self.allowed(parent, name)? } else { self.free(parent, name)? };
         let flags = if folder { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-        rustix::fs::unlinkat(self.nodes.folder(parent)?, name, flags)
+        rustix::fs::unlinkat(self.nodes.folder(parent)?, name, flags)?;
+        self.nodes.vacate(parent, name);
+        Ok(())
     }
 
     pub(super) fn rename(&mut self, parent: u64, args: &mut Args<'_>, flags: bool) -> Result<(), Errno> {
@@ -114,6 +133,7 @@ impl Server {
         let (old, new) = (self.free(parent, args.string()?)?, self.free(target, args.string()?)?);
         let (from, to) = (self.nodes.folder(parent)?, self.nodes.folder(target)?);
         rustix::fs::renameat_with(&from, old, &to, new, flags)?;
+        self.nodes.vacate(parent, old);
         if let Ok(stat) = system::stat_in(&to, new) {
             self.nodes.moved(target, new, &stat);
         }

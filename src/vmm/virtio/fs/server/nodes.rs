@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::{CStr, CString};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -52,6 +52,27 @@ struct Node {
     stamp: Option<Stamp>,
 }
 
+impl Node {
+    fn is_at(&self, parent: u64, name: &CStr) -> bool {
+        (self.parent, self.name.as_c_str()) == (parent, name)
+    }
+
+    fn place(&self, number: u64) -> Place {
+        Place { number, parent: self.parent, name: self.name.clone() }
+    }
+}
+
+/// A folder, and where it was found.
+#[derive(Debug)]
+pub struct Place {
+    /// Its number.
+    pub number: u64,
+    /// That of the folder in which it was.
+    pub parent: u64,
+    /// Its name there.
+    pub name: CString,
+}
+
 /// All of them.
 #[derive(Debug)]
 pub struct Nodes {
@@ -59,6 +80,11 @@ pub struct Nodes {
     root_identity: Identity,
     nodes: HashMap<u64, Node>,
     by_identity: HashMap<Identity, u64>,
+    /// By digests of folder and name; the last one that was found there.
+    by_place: HashMap<u64, u64>,
+    hasher: RandomState,
+    /// Folders that the guest has forgotten, since somebody asked.
+    forgotten: Vec<Place>,
     /// Folders that are open, and some that no longer are, in the order in which they may be closed.
     open: VecDeque<u64>,
     open_count: usize,
@@ -80,6 +106,9 @@ impl Nodes {
             root_identity,
             nodes: HashMap::new(),
             by_identity: HashMap::new(),
+            by_place: HashMap::new(),
+            hasher: RandomState::new(),
+            forgotten: Vec::new(),
             open: VecDeque::new(),
             open_count: 0,
             budget,
@@ -96,6 +125,8 @@ impl Nodes {
         self.budget.give(self.nodes.len());
         self.nodes = HashMap::new();
         self.by_identity = HashMap::new();
+        self.by_place = HashMap::new();
+        self.forgotten = Vec::new();
         self.open.clear();
         self.open_count = 0;
     }
@@ -150,6 +181,33 @@ impl Nodes {
         self.nodes.get(&id).map(|node| (node.parent, node.name.as_c_str()))
     }
 
+    /// What the guest knows to be at `name` in `parent`.
+    pub fn at(&self, parent: u64, name: &CStr) -> Option<(u64, Identity)> {
+        let id = *self.by_place.get(&self.digest(parent, name))?;
+        let node = self.nodes.get(&id).filter(|node| node.is_at(parent, name))?;
+        Some((id, node.identity))
+    }
+
+    /// The guest knows that nothing is at `name` in `parent` any more.
+    pub fn vacate(&mut self, parent: u64, name: &CStr) {
+        self.by_place.remove(&self.digest(parent, name));
+    }
+
+    fn digest(&self, parent: u64, name: &CStr) -> u64 {
+        self.hasher.hash_one((parent, name))
+    }
+
+    /// All folders but the shared one, and where they were found.
+    pub fn folders(&self) -> Vec<Place> {
+        let folders = self.nodes.iter().filter(|(_, node)| node.identity.kind() == FileType::Directory);
+        folders.map(|(id, node)| node.place(*id)).collect()
+    }
+
+    /// Folders that the guest has forgotten since this was asked for last.
+    pub fn take_forgotten(&mut self) -> Vec<Place> {
+        std::mem::take(&mut self.forgotten)
+    }
+
     fn get(&self, id: u64) -> Result<&Node, Errno> {
         self.nodes.get(&id).ok_or(Errno::STALE)
     }
@@ -187,6 +245,7 @@ impl Nodes {
         };
         self.nodes.insert(id, node);
         self.by_identity.insert(identity, id);
+        self.by_place.insert(self.digest(parent, name), id);
         self.adopt(parent, 1);
         Ok(id)
     }
@@ -212,11 +271,16 @@ impl Nodes {
 
     /// A file was moved, or found under another name.
     fn place(&mut self, id: u64, parent: u64, name: &CStr) {
+        let digest = self.digest(parent, name);
         let Some(node) = self.nodes.get_mut(&id) else { return };
-        if node.name.as_c_str() != name {
-            node.name = name.to_owned();
+        self.by_place.insert(digest, id);
+        if node.is_at(parent, name) {
+            return;
         }
-        let old = std::mem::replace(&mut node.parent, parent);
+        let old = node.place(id);
+        (node.parent, node.name) = (parent, name.to_owned());
+        self.leave(&old);
+        let old = old.parent;
         if old != parent {
             self.adopt(parent, 1);
             self.adopt(old, -1);
@@ -227,6 +291,14 @@ impl Nodes {
     pub fn moved(&mut self, parent: u64, name: &CStr, stat: &Statx) {
         if let Some(id) = self.by_identity.get(&Identity::of(stat)).copied() {
             self.place(id, parent, name);
+        }
+    }
+
+    /// What was at a place is not there any more, unless something else is.
+    fn leave(&mut self, place: &Place) {
+        let digest = self.digest(place.parent, &place.name);
+        if self.by_place.get(&digest) == Some(&place.number) {
+            self.by_place.remove(&digest);
         }
     }
 
@@ -255,6 +327,11 @@ impl Nodes {
             self.budget.give(1);
             self.by_identity.remove(&node.identity);
             self.open_count -= usize::from(node.folder.is_some());
+            let place = node.place(id);
+            self.leave(&place);
+            if node.identity.kind() == FileType::Directory {
+                self.forgotten.push(place);
+            }
             id = node.parent;
             if let Some(parent) = self.nodes.get_mut(&id) {
                 parent.children = parent.children.saturating_sub(1);

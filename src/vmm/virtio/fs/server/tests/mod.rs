@@ -3,6 +3,7 @@
 mod changes;
 pub(crate) mod escape;
 mod files;
+mod hear;
 mod hidden;
 mod limits;
 mod takeover;
@@ -37,6 +38,8 @@ struct Guest {
     /// The share is `share` in it.
     outer: tempfile::TempDir,
     unique: u64,
+    /// The group of the user who asks.
+    group: u32,
 }
 
 impl Guest {
@@ -56,7 +59,7 @@ impl Guest {
         let share = outer.path().join("share");
         std::fs::create_dir(&share).unwrap();
         let server = Server::with_limits(&share, read_only, OWNER, budget.clone(), handles).unwrap();
-        let mut guest = Self { server, outer, unique: 0 };
+        let mut guest = Self { server, outer, unique: 0, group: 0 };
         guest.start();
         guest
     }
@@ -97,7 +100,7 @@ impl Guest {
         let mut request = Answer::default();
         request.u32((40 + body.len()) as u32).u32(opcode).u64(self.unique).u64(node);
         // Root asks: nobody may trust that.
-        request.u32(0).u32(0).u32(1).u32(0).raw(body);
+        request.u32(0).u32(self.group).u32(1).u32(0).raw(body);
         let answer = self.raw(request.bytes(), room);
         let mut args = Args::new(&answer);
         let (len, error, unique) = (args.u32().unwrap(), args.u32().unwrap(), args.u64().unwrap());
