@@ -1,12 +1,12 @@
 //! `/usr/lib/rvm/agent`: what a guest tells its host and takes from it, over a virtio socket.
 //!
-//!     agent ready    says `up 1` to the host once the machine has an address, then serves the host
-//!     agent serve    serves standard input, for trying out
+//!     agent ready      says `up 1` to the host once the machine has an address, then serves the host
+//!     agent serve      serves standard input, for trying out
 //!
 //! It is started when the SSH server listens. It serves lines: `poweroff` switches the machine off
 //! as its own command does, `time N` sets the clock to N ns since 1970 (UTC). Other lines are
-//! ignored, so that a newer host can say more. Without a socket device, or without a host that
-//! listens, it ends quietly.
+//! ignored, so that a newer host can say more. A process of its own hears of [`changes`] in shared folders. Without a
+//! socket device, or without a host that listens, both end quietly.
 //!
 //! Where the kernel's command line asks for it, it leads the host to the SSH server, too (`ssh.rs`).
 //!
@@ -15,6 +15,7 @@
 #![no_std]
 #![no_main]
 
+mod changes;
 mod ssh;
 
 use core::arch::{asm, global_asm};
@@ -49,8 +50,22 @@ mod call {
     pub const EXECVE: usize = 59;
     pub const EXIT: usize = 60;
     pub const WAIT4: usize = 61;
+    pub const SETFSGID: usize = 123;
     pub const CLOCK_SETTIME: usize = 227;
+    pub const OPENAT: usize = 257;
+    pub const MKDIRAT: usize = 258;
+    pub const MKNODAT: usize = 259;
+    pub const UNLINKAT: usize = 263;
+    pub const SYMLINKAT: usize = 266;
+    pub const UTIMENSAT: usize = 280;
     pub const ACCEPT4: usize = 288;
+    pub const OPEN_BY_HANDLE_AT: usize = 304;
+    pub const STATX: usize = 332;
+    pub const FSOPEN: usize = 430;
+    pub const FSCONFIG: usize = 431;
+    pub const FSMOUNT: usize = 432;
+    pub const FSPICK: usize = 433;
+    pub const OPENAT2: usize = 437;
 }
 
 const AF_VSOCK: usize = 40;
@@ -114,21 +129,24 @@ impl VmAddress {
 }
 
 fn start() {
-    if !ssh::is_wanted() {
-        return ready(wait_for_address);
+    let changes = changes::start();
+    let ssh = ssh::is_wanted().then(ssh::start);
+    match ssh {
+        // The host comes by no network card, so there is nothing to be waited for.
+        Some(_) => ready(|| ()),
+        None => ready(wait_for_address),
     }
-    // The host comes by no network card, so there is nothing to be waited for.
-    let child = ssh::start();
-    ready(|| ());
-    // An init that watches over this process ends the other one with it.
-    if child > 0 {
-        syscall([call::WAIT4, child, 0, 0, 0, 0, 0]);
+    // An init that watches over this process ends the others with it.
+    for child in [changes, ssh.unwrap_or_default()] {
+        if child > 0 {
+            syscall([call::WAIT4, child, 0, 0, 0, 0, 0]);
+        }
     }
 }
 
 /// Says that the machine is up, once `wait` returns, and serves the host.
 fn ready(wait: impl Fn()) {
-    while let Some(host) = connect() {
+    while let Some(host) = connect(HOST_PORT) {
         wait();
         let hello = [call::WRITE, host, HELLO.as_ptr() as usize, HELLO.len(), 0, 0, 0];
         if syscall(hello) == HELLO.len() as isize {
@@ -140,16 +158,18 @@ fn ready(wait: impl Fn()) {
     }
 }
 
-/// A connection to the host; `None` where no host listens.
-fn connect() -> Option<usize> {
+/// A connection to that port of the host; `None` where no host listens.
+fn connect(port: u32) -> Option<usize> {
     let socket = syscall([call::SOCKET, AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0, 0, 0, 0]);
     let host = usize::try_from(socket).ok()?;
     let bind = |port| on_address(call::BIND, host, &VmAddress::new(ANY_CID, port));
     // The port of the last connection may be taken for a while.
-    if !OWN_PORTS.into_iter().any(|port| bind(port) >= 0) {
-        return None;
+    let connected = OWN_PORTS.into_iter().any(|own| bind(own) >= 0)
+        && on_address(call::CONNECT, host, &VmAddress::new(HOST_CID, port)) >= 0;
+    if !connected {
+        syscall([call::CLOSE, host, 0, 0, 0, 0, 0]);
     }
-    (on_address(call::CONNECT, host, &VmAddress::new(HOST_CID, HOST_PORT)) >= 0).then_some(host)
+    connected.then_some(host)
 }
 
 /// A second, so that a host that closes each connection costs nothing.

@@ -88,8 +88,11 @@ pub(super) const FETCH_KERNEL: &str = include_str!("host/fetch-kernel.sh");
 /// The program that tells the host that a guest is up: `guest/agent`, compiled by `build.rs`.
 pub(super) const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agent"));
 /// What counts of it for a digest: another compiler makes no other box.
-const AGENT_SOURCE: [&str; 2] =
-    [include_str!("../../guest/agent/main.rs"), include_str!("../../guest/agent/ssh.rs")];
+const AGENT_SOURCE: [&str; 3] = [
+    include_str!("../../guest/agent/main.rs"),
+    include_str!("../../guest/agent/changes.rs"),
+    include_str!("../../guest/agent/ssh.rs"),
+];
 
 const SEED: (&str, &str) = ("seed.sh", include_str!("guest/seed.sh"));
 

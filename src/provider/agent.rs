@@ -24,7 +24,7 @@ pub(super) const PORT: u32 = 1;
 pub(super) const SSH_PORT: u32 = 222;
 pub(super) const SSH_WORD: &str = "rvm.ssh=vsock";
 /// Ports of the guest below this are its root's; others are not the system speaking.
-const UNPRIVILEGED: u32 = 1024;
+pub(super) const UNPRIVILEGED: u32 = 1024;
 /// Longest line of an agent.
 const LINE: usize = 64;
 

@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::agent::{self, Agent};
+use super::changes::{self, Telling};
 use super::{
     CONSOLE_LIMIT, CONSOLE_LOG, CONSOLE_SOCKET, DiskSpec, EndReason, Engine, ImageFormat, ProviderError,
     Running, ShareSpec, VmSpec, card_socket,
 };
 use crate::vmm::sandbox::Policy;
+use crate::vmm::virtio::fs::Feed;
 use crate::vmm::{self, control};
 
 /// Our hypervisor, in this process.
@@ -29,6 +31,7 @@ struct KvmVm {
     vmm: vmm::Vmm,
     target: Arc<KvmTarget>,
     shares: Vec<vmm::Share>,
+    changes: Option<Feed>,
 }
 
 /// What the control socket acts on.
@@ -65,6 +68,12 @@ impl Engine for Kvm {
         let ssh = if spec.no_nat { format!(" {}", agent::SSH_WORD) } else { String::new() };
         let shares: Vec<vmm::Share> = spec.shares.iter().map(ShareSpec::to_vmm).collect();
         let (agent, service) = Agent::new().map_err(ProviderError::Spawn)?;
+        let mut ports = vec![vmm::VsockPort { port: agent::PORT, service }];
+        let changes = match shares.is_empty() {
+            true => None,
+            false => Some(Feed::new().map_err(ProviderError::Spawn)?),
+        };
+        ports.extend(changes.clone().map(changes::port));
         let spec = vmm::Spec {
             cpus: spec.cpus,
             nested: spec.nested,
@@ -76,20 +85,16 @@ impl Engine for Kvm {
             disks: spec.disks.iter().map(disk).collect(),
             nets,
             shares: shares.clone(),
+            changes: changes.clone(),
             transport: vmm::Transport::default(),
-            vsock: Some(vmm::Vsock {
-                cid: GUEST_CID,
-                ports: vec![vmm::VsockPort { port: agent::PORT, service }],
-                listener: Some(socket.into()),
-                forwards,
-            }),
+            vsock: Some(vmm::Vsock { cid: GUEST_CID, ports, listener: Some(socket.into()), forwards }),
             serial: vmm::Serial::Log { path: dir.join(CONSOLE_LOG), limit: CONSOLE_LIMIT },
             console: Some(console),
             on_reset: vmm::OnReset::Restart,
         };
         let vmm = vmm::Vmm::new(spec).map_err(ProviderError::Vmm)?;
         let target = Arc::new(KvmTarget { handle: vmm.handle(), agent });
-        Ok(Box::new(KvmVm { vmm, target, shares }))
+        Ok(Box::new(KvmVm { vmm, target, shares, changes }))
     }
 }
 
@@ -121,6 +126,7 @@ impl Running for KvmVm {
 
     fn wait(self: Box<Self>) -> Result<EndReason, ProviderError> {
         let _listening = self.target.agent.listen().map_err(ProviderError::Spawn)?;
+        let _telling = self.changes.map(Telling::start).transpose().map_err(ProviderError::Spawn)?;
         match self.vmm.run().map_err(ProviderError::Vmm)? {
             // A reset restarts inside the hypervisor; it ends a run only when that was asked for.
             vmm::Exit::PowerOff | vmm::Exit::Reset => Ok(EndReason::Poweroff),

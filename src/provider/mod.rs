@@ -6,6 +6,7 @@
 //! Nothing outside this room knows which of the two it is.
 
 mod agent;
+mod changes;
 mod choose;
 mod clock;
 mod console;

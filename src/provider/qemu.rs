@@ -16,7 +16,7 @@ use std::time::Instant;
 use super::qmp::Qmp;
 use super::{
     CONSOLE_LIMIT, CONSOLE_LOG, CONSOLE_SOCKET, DiskSpec, EndReason, Engine, ImageFormat, ProviderError,
-    Running, VmSpec, card_socket, console, share, tsc,
+    Running, VmSpec, card_socket, changes, console, share, tsc,
 };
 use crate::model::mac_text;
 use crate::net::relay;
@@ -45,7 +45,7 @@ const HVC_SOCKET: &str = "hvc.sock";
 struct QemuVm {
     child: Child,
     /// The process that serves the shared folders, and what stands between it and QEMU.
-    shares: Option<(Child, share::Relays)>,
+    shares: Option<(Child, share::Relays, changes::Connected)>,
     target: Arc<QemuTarget>,
     /// The serial port, and where what it says goes.
     serial: UnixStream,
@@ -92,8 +92,9 @@ impl Engine for Qemu {
             true => None,
             false => {
                 let relays = share::Relays::listen(dir, &spec.shares).map_err(ProviderError::Spawn)?;
+                let changes = changes::Pipe::listen(dir).map_err(ProviderError::Spawn)?;
                 let process = share::start(dir, die_with_parent)?;
-                Some((process, relays.work().map_err(ProviderError::Spawn)?))
+                Some((process, relays.work().map_err(ProviderError::Spawn)?, changes))
             }
         };
         let mut command = Command::new("sh");
@@ -120,7 +121,10 @@ impl Engine for Qemu {
             }
         };
         let shares = match shares {
-            Some((process, relays)) => Some((process, relays.stop().map_err(ProviderError::Spawn)?)),
+            Some((process, relays, changes)) => {
+                let changes = changes.accept().map_err(ProviderError::Spawn)?;
+                Some((process, relays.stop().map_err(ProviderError::Spawn)?, changes))
+            }
             None => None,
         };
         let target = Arc::new(QemuTarget {
@@ -217,6 +221,9 @@ fn arguments(spec: &VmSpec) -> Vec<String> {
     }
     add(&["-device", "virtio-rng-device"]);
     add(&["-device", "virtio-serial-device", "-device", "virtconsole,chardev=hvc"]);
+    if !spec.shares.is_empty() {
+        add(&changes::arguments().each_ref().map(String::as_str));
+    }
     for (place, share) in spec.shares.iter().enumerate() {
         let (path, tag) = (share::socket(place), share.tag.replace(',', ",,"));
         let device = format!("vhost-user-fs-device,chardev=share{place},queue-size=1024,tag={tag}");
@@ -285,8 +292,9 @@ impl Running for QemuVm {
         let console = console::pump(serial, console).map_err(ProviderError::Spawn)?;
         console::serve(hvc, attach).map_err(ProviderError::Spawn)?;
         relay::start(nat.into(), passt).map_err(ProviderError::Spawn)?;
-        if let Some((process, relays)) = shares {
+        if let Some((process, relays, changes)) = shares {
             relays.keep_working().map_err(ProviderError::Spawn)?;
+            changes.start().map_err(ProviderError::Spawn)?;
             share::watch(process).map_err(ProviderError::Spawn)?;
         }
         let status = child.wait().map_err(ProviderError::Spawn)?;

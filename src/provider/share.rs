@@ -13,11 +13,11 @@ use rustix::process::setsid;
 use serde::{Deserialize, Serialize};
 
 use super::launch::{LOG, SPEC};
-use super::{ProviderError, VmSpec};
+use super::{ProviderError, VmSpec, changes};
 use crate::model::ProviderKind;
 use crate::state::{Lock, Starter, store};
 use crate::vmm::sandbox::{self, Policy, Role};
-use crate::vmm::virtio::fs::{Budget, Relay, VhostFs, introduce};
+use crate::vmm::virtio::fs::{Budget, Feed, Relay, VhostFs, introduce};
 use crate::vmm::{self, control};
 
 /// The word for the process that serves the folders of a machine that QEMU runs.
@@ -233,10 +233,12 @@ fn serve(dir: &Path, is_next: bool, starter: &mut Starter) -> Result<(), String>
     // The kernel gives it up with this process: nothing else does before.
     std::mem::forget(lock.map_err(|error| format!("cannot lock {LOCK}: {error}"))?);
     let files = Budget::of_memory(spec.memory);
+    let feed = Feed::new().map_err(|error| format!("cannot tell of changes: {error}"))?;
     let folders: Vec<vmm::Share> = spec.shares.iter().map(ShareSpec::to_vmm).collect();
     let mut shares = Vec::new();
     for (place, share) in folders.iter().enumerate() {
         let opened = VhostFs::open(share, &files).map_err(|error| super::process::chain(&error))?;
+        let opened = opened.telling(&feed, &share.tag);
         let opened = if is_next { opened.taking_over() } else { opened };
         let path = dir.join(served(place));
         let bound = store::remove(&path).and_then(|()| control::bind(&path));
@@ -247,11 +249,17 @@ fn serve(dir: &Path, is_next: bool, starter: &mut Starter) -> Result<(), String>
         introduce(&relay, &dir.join(served(place)))
             .map_err(|error| format!("cannot connect to {}: {error}", relay.display()))?;
     }
+    changes::introduce(dir, &feed).map_err(|error| format!("cannot tell of changes: {error}"))?;
     let report = sandbox::enter(&Policy::serving(Role::Share, &folders));
     for missing in report.map_err(|error| super::process::chain(&error))?.missing() {
         eprintln!("sandbox: {missing}");
     }
     starter.tell(READY);
+    // It ends with this process.
+    thread::Builder::new()
+        .name("changes".into())
+        .spawn(move || feed.run())
+        .map_err(|error| error.to_string())?;
     // All are connected to already.
     let served = shares.into_iter().map(|(share, listener)| share.serve(listener));
     let serving = served.collect::<io::Result<Vec<_>>>().map_err(|error| error.to_string())?;
