@@ -49,7 +49,7 @@ fn port_of_a_server() -> u16 {
 /// `auto_forward`: a program of the guest that waits for datagrams is sent them, and heard, as long as it waits.
 pub fn datagrams_as_they_open(project: &Project) {
     let port = port_of_a_server();
-    super::routed::compile_peer(project);
+    super::compile(project, "peer");
     let server =
         project.ssh(&format!("/vagrant/peer serve {port} guest >/tmp/heard 2>&1 </dev/null; pidof peer"));
     let client = UdpSocket::bind(("127.0.0.1", 0)).unwrap();

@@ -1,8 +1,5 @@
 //! Private networks with a router between them: who reaches whom, by which name, and who does not.
-
-use std::process::Command;
-
-use super::MICRO;
+use super::{MICRO, compile};
 use crate::common::{Project, Run};
 
 /// Two networks with one machine in both; `lone` is in a network of its own.
@@ -54,7 +51,7 @@ network = [{ private = "alone" }]
 /// of them.
 pub fn machines_find_each_other_by_name_over_a_router(provider: &str) {
     let project = Project::new(provider, &format!("{MICRO}{ROUTED}"));
-    compile_peer(&project);
+    compile(&project, "peer");
     project.rvm(&["up"]).ok().says("10.82.0.2").says("db.back");
     let ssh = |name: &str, command: &str| project.rvm(&["ssh", name, "-c", command]);
 
@@ -103,15 +100,6 @@ const PORT: u16 = 7007;
 /// A question for each protocol and family, of as many tries as `$tries` says, to `$to`.
 const ASK: &str = "for kind in udp tcp; do for family in 4 6; do \
     /vagrant/peer ask $kind $family $to $port $from-$kind-$family $tries; done; done";
-
-/// Puts `peer` into the project's folder, which guests have as `/vagrant`.
-pub(super) fn compile_peer(project: &Project) {
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/peer.c");
-    let mut compiler = Command::new("gcc");
-    compiler.args(["-Wall", "-Wextra", "-Werror", "-o"]).arg(project.root.join("peer")).arg(source);
-    let output = compiler.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
 
 fn asked(project: &Project, machine: &str, to: &str, tries: u32) -> Run {
     let command = format!("from={machine}; to={to}; port={PORT}; tries={tries}; {ASK}");

@@ -8,6 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use super::MICRO;
+use super::events::changes_are_events;
 use crate::common::Project;
 
 /// One machine with the project folder and one for reading: what goes on on one side is seen on the other.
@@ -30,6 +31,7 @@ pub fn a_shared_folder_is_one_folder(provider: &str) {
 
     owners(&project);
     changes_of_the_host(&project);
+    changes_are_events(&project, &fixed);
     much_work(&project);
     both_at_once(&project);
     names(&project);
