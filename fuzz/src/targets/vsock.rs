@@ -36,7 +36,8 @@ impl VsockService for Service {
 
 pub fn run(u: &mut Unstructured<'_>) -> Result<()> {
     let port = VsockPort { port: PORT, service: Box::new(Service::default()) };
-    let device = Vsock::new(Spec { cid: GUEST as u32, ports: vec![port], listener: None }).unwrap();
+    let device =
+        Vsock::new(Spec { cid: GUEST as u32, ports: vec![port], listener: None, forwards: vec![] }).unwrap();
     let Some(mut rig) = Rig::start(device, u)? else { return Ok(()) };
     let result = talk(&mut rig, u);
     rig.kick(TX as u32);
