@@ -5,7 +5,8 @@
 //! by that, changes nothing, and answers as it takes for the event to come out right (`docs/folders.md`).
 //!
 //! A message is four strings and an empty one, each with a zero at its end: what happened, the number of the file that
-//! is no longer at its place (0: none), the tag of the shared folder, the path in it. Each is answered by a byte.
+//! is no longer at its place (0: none), the tag of the shared folder, the path in it. Each is answered by a zero byte. A one says first that there is somebody: the
+//! other side of a console's port does not hear when that is opened anew.
 
 use crate::{call, exit, number, receive, syscall};
 
@@ -99,13 +100,13 @@ pub fn serve(host: usize) {
     let mut len = 0;
     let mut shared = None;
     let mut buffer = [0u8; 1024];
+    say(host, 1);
     while let Some(bytes) = receive(host, &mut buffer) {
         for &byte in bytes {
             if byte == 0 && (len == 0 || message.get(len - 1) == Some(&0)) {
                 obey(message.get(..len).unwrap_or_default(), &mut shared);
                 len = 0;
-                let done = [0u8];
-                syscall([call::WRITE, host, done.as_ptr() as usize, 1, 0, 0, 0]);
+                say(host, 0);
                 continue;
             }
             // What does not fit is lost.
@@ -117,6 +118,10 @@ pub fn serve(host: usize) {
             }
         }
     }
+}
+
+fn say(host: usize, byte: u8) {
+    syscall([call::WRITE, host, core::ptr::from_ref(&byte) as usize, 1, 0, 0, 0]);
 }
 
 /// A shared folder, mounted where nobody sees it: so no mount on top of something in it is in the way.

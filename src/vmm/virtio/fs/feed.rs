@@ -18,6 +18,8 @@ use rustix::io::Errno;
 const GATHER: Duration = Duration::from_millis(10);
 /// Most messages that were not answered.
 const WINDOW: usize = 32;
+/// What a listener says first; all else is an answer.
+const LISTENS: u8 = 1;
 /// Most files that wait to be told of.
 const MOST: usize = 64 << 10;
 
@@ -83,9 +85,9 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Who listens, but has not been told yet.
+    /// Who is to listen from now on.
     next: Option<UnixStream>,
-    /// Somebody listens.
+    /// Somebody has said to listen.
     heard: bool,
     quit: bool,
     changes: HashMap<Place, Change>,
@@ -94,6 +96,13 @@ struct State {
     /// When the first of them came.
     since: Option<Instant>,
     full: bool,
+}
+
+impl State {
+    /// Who listened is gone, and with it what it was to be told.
+    fn forget(&mut self) {
+        *self = Self { next: self.next.take(), quit: self.quit, ..Self::default() };
+    }
 }
 
 impl Feed {
@@ -106,15 +115,13 @@ impl Feed {
         Ok(Self(Arc::new(Shared { state: Mutex::default(), wake })))
     }
 
-    /// Tells `listener` from now on, and nobody else.
+    /// Tells `listener`, and nobody else, as soon as that says to listen.
     ///
     /// # Errors
     /// What the system says.
     pub fn connect(&self, listener: UnixStream) -> io::Result<()> {
         listener.set_nonblocking(true)?;
-        let mut state = self.state();
-        (state.next, state.heard) = (Some(listener), true);
-        drop(state);
+        self.state().next = Some(listener);
         self.wake();
         Ok(())
     }
@@ -162,12 +169,19 @@ impl Feed {
                 return Ok(());
             }
             if let Some(next) = state.next.take() {
+                state.forget();
                 telling = Some(Telling::new(next));
             }
             drop(state);
-            if telling.as_mut().is_some_and(|telling| telling.work().is_err()) {
-                telling = None;
-                self.forget();
+            if let Some(listener) = &mut telling {
+                let heard = listener.hear();
+                if matches!(heard, Ok(true)) {
+                    self.state().heard = true;
+                }
+                if heard.and_then(|_| listener.flush()).is_err() {
+                    telling = None;
+                    self.state().forget();
+                }
             }
             let mut due = None;
             if let Some(telling) = telling.as_mut().filter(|telling| telling.is_ready()) {
@@ -189,15 +203,6 @@ impl Feed {
         state.since = (!state.order.is_empty()).then(Instant::now);
         state.full &= state.since.is_some();
         places.into_iter().filter_map(|place| state.changes.remove_entry(&place)).collect()
-    }
-
-    /// Who listened is gone.
-    fn forget(&self) {
-        let mut state = self.state();
-        // Unless the next one is there already.
-        if state.next.is_none() {
-            *state = State { quit: state.quit, ..State::default() };
-        }
     }
 
     /// Returns when there is something to do.
@@ -235,16 +240,31 @@ struct Telling {
     out: Vec<u8>,
     /// Messages that it has not answered.
     unanswered: usize,
+    /// It has said that it listens.
+    listens: bool,
 }
 
 impl Telling {
-    /// What was being said to it by somebody else, who is gone, has an end.
     fn new(stream: UnixStream) -> Self {
-        Self { stream, out: vec![0, 0], unanswered: 0 }
+        Self { stream, out: Vec::new(), unanswered: 0, listens: false }
     }
 
     fn is_ready(&self) -> bool {
-        self.out.is_empty() && self.unanswered == 0
+        self.listens && self.out.is_empty() && self.unanswered == 0
+    }
+
+    /// Takes an answer; true for the word that somebody listens.
+    fn take(&mut self, answer: u8) -> bool {
+        if answer != LISTENS {
+            self.unanswered = self.unanswered.saturating_sub(1);
+            return false;
+        }
+        // Whoever listened before does not any more, and did not answer all. What was being said has an end.
+        if self.out.is_empty() {
+            self.out.extend([0, 0]);
+        }
+        (self.unanswered, self.listens) = (0, true);
+        true
     }
 
     fn say(&mut self, changes: &[(Place, Change)]) {
@@ -263,18 +283,27 @@ impl Telling {
         }
     }
 
-    /// Hears answers, and says what is to be said as far as it is taken.
-    fn work(&mut self) -> io::Result<()> {
+    /// Hears answers; whether there is somebody new.
+    fn hear(&mut self) -> io::Result<bool> {
         let mut answers = [0; 256];
+        let mut is_new = false;
         loop {
             match self.stream.read(&mut answers) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-                Ok(count) => self.unanswered = self.unanswered.saturating_sub(count),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Ok(count) => {
+                    for answer in answers.iter().take(count) {
+                        is_new |= self.take(*answer);
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(is_new),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Says what is to be said as far as it is taken.
+    fn flush(&mut self) -> io::Result<()> {
         while !self.out.is_empty() {
             match self.stream.write(&self.out) {
                 Ok(count) => drop(self.out.drain(..count)),
@@ -340,7 +369,9 @@ mod tests {
             let feed = Feed::new().unwrap();
             let stream = connect(&feed);
             let telling = feed.clone();
-            Self { feed, stream, thread: Some(thread::spawn(move || telling.run())) }
+            let thread = Some(thread::spawn(move || telling.run()));
+            until_heard(&feed, true);
+            Self { feed, stream, thread }
         }
 
         fn next(&mut self) -> String {
@@ -360,10 +391,18 @@ mod tests {
     }
 
     fn connect(feed: &Feed) -> UnixStream {
-        let (stream, theirs) = UnixStream::pair().unwrap();
+        let (mut stream, theirs) = UnixStream::pair().unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.write_all(&[LISTENS]).unwrap();
         feed.connect(theirs).unwrap();
         stream
+    }
+
+    /// Until that is done by the thread.
+    fn until_heard(feed: &Feed, heard: bool) {
+        while feed.state().heard != heard || feed.state().next.is_some() {
+            thread::yield_now();
+        }
     }
 
     /// The next message that is not empty, with bars for zeros.
@@ -414,24 +453,45 @@ mod tests {
         assert_eq!(listener.next(), "m|0|tag|one||");
         // The first one has not answered, and never will.
         let mut second = connect(&listener.feed);
+        assert_eq!(listener.stream.read(&mut [0; 9]).unwrap(), 0);
+        until_heard(&listener.feed, true);
         listener.feed.add("tag", b"two".to_vec(), modified());
         assert_eq!(next(&mut second), "m|0|tag|two||");
-        assert_eq!(listener.stream.read(&mut [0]).unwrap(), 0);
-        // The second goes, and is not waited for.
+        // What is at the other end begins anew, and will not answer that either.
+        second.write_all(&[LISTENS]).unwrap();
+        second.read_exact(&mut [1; 2]).unwrap();
         listener.feed.add("tag", b"three".to_vec(), modified());
-        drop(second);
-        while listener.feed.state().heard {
-            thread::yield_now();
-        }
-        let mut third = connect(&listener.feed);
+        assert_eq!(next(&mut second), "m|0|tag|three||");
+        // The second goes, and is not waited for.
         listener.feed.add("tag", b"four".to_vec(), modified());
-        assert_eq!(next(&mut third), "m|0|tag|four||");
+        drop(second);
+        until_heard(&listener.feed, false);
+        let mut third = connect(&listener.feed);
+        until_heard(&listener.feed, true);
+        listener.feed.add("tag", b"five".to_vec(), modified());
+        assert_eq!(next(&mut third), "m|0|tag|five||");
+    }
+
+    #[test]
+    fn who_does_not_say_to_listen_is_told_nothing() {
+        let feed = Feed::new().unwrap();
+        let (mut silent, theirs) = UnixStream::pair().unwrap();
+        feed.connect(theirs).unwrap();
+        let telling = feed.clone();
+        let thread = thread::spawn(move || telling.run());
+        until_heard(&feed, false);
+        feed.add("tag", b"file".to_vec(), modified());
+        assert!(feed.state().order.is_empty());
+        feed.quit();
+        thread.join().unwrap().unwrap();
+        drop(feed);
+        assert_eq!(silent.read(&mut [0]).unwrap(), 0);
     }
 
     #[test]
     fn what_waits_has_an_end() {
         let feed = Feed::new().unwrap();
-        let _listener = connect(&feed);
+        feed.state().heard = true;
         for number in 0..MOST + 10 {
             feed.add("tag", number.to_string().into(), modified());
         }

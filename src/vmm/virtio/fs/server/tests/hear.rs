@@ -27,11 +27,16 @@ impl Agent {
     fn of(guest: &mut Guest) -> Self {
         let feed = Feed::new().unwrap();
         guest.server.tell(&feed, "tag");
-        let (stream, theirs) = UnixStream::pair().unwrap();
+        let (mut stream, theirs) = UnixStream::pair().unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.write_all(&[1]).unwrap();
         feed.connect(theirs).unwrap();
         let telling = feed.clone();
         let telling = Some(std::thread::spawn(move || telling.run().unwrap()));
+        // What it is greeted with says that it is heard.
+        let mut greeting = [1; 2];
+        stream.read_exact(&mut greeting).unwrap();
+        assert_eq!(greeting, [0, 0]);
         Self { feed, stream, telling }
     }
 
