@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::agent::UNPRIVILEGED;
 use crate::state::store;
-use crate::vmm::virtio::fs::Feed;
+use crate::vmm::virtio::fs::{Feed, LISTENS};
 use crate::vmm::{VsockPort, VsockService, control, sandbox};
 
 /// The port of the host that agents connect to.
@@ -147,6 +147,10 @@ impl Connected {
             if connects {
                 // Whoever is gone again is noticed at the first read.
                 teller = self.tellers.accept().and_then(|(stream, _)| End::new(stream)).ok();
+                // The agent has told the one before.
+                if let Some(teller) = teller.as_mut().filter(|_| qemu.listens) {
+                    teller.out.push(LISTENS);
+                }
             }
             if !qemu.pass(teller.as_mut())? {
                 return Ok(());
@@ -163,12 +167,14 @@ struct End {
     stream: UnixStream,
     /// What it has not taken yet.
     out: Vec<u8>,
+    /// It has said so.
+    listens: bool,
 }
 
 impl End {
     fn new(stream: UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        Ok(Self { stream, out: Vec::new() })
+        Ok(Self { stream, out: Vec::new(), listens: false })
     }
 
     /// Takes what it says, for the `other` side, as soon as that has taken what was said before; false at the end.
@@ -178,9 +184,11 @@ impl End {
             other => {
                 let mut bytes = [0; 4096];
                 let count = self.stream.read(&mut bytes)?;
-                // Where nobody listens it is lost.
+                let bytes = bytes.get(..count).unwrap_or_default();
+                self.listens |= bytes.contains(&LISTENS);
+                // Where nobody is it is lost.
                 if let Some(other) = other {
-                    other.out.extend_from_slice(bytes.get(..count).unwrap_or_default());
+                    other.out.extend_from_slice(bytes);
                     other.flush()?;
                 }
                 Ok(count)
@@ -236,7 +244,11 @@ mod tests {
         let mut answer = [0; 2];
         first.read_exact(&mut answer).unwrap();
         assert_eq!(&answer, b"ok");
+        qemu.write_all(&[LISTENS]).unwrap();
+        first.read_exact(&mut answer[..1]).unwrap();
         let mut second = teller();
+        second.read_exact(&mut answer[..1]).unwrap();
+        assert_eq!(answer[0], LISTENS);
         second.write_all(b"next").unwrap();
         let mut got = [0; 4];
         qemu.read_exact(&mut got).unwrap();

@@ -19,7 +19,7 @@ const GATHER: Duration = Duration::from_millis(10);
 /// Most messages that were not answered.
 const WINDOW: usize = 32;
 /// What a listener says first; all else is an answer.
-const LISTENS: u8 = 1;
+pub const LISTENS: u8 = 1;
 /// Most files that wait to be told of.
 const MOST: usize = 64 << 10;
 
