@@ -24,6 +24,8 @@ const REMOVE_FOLDER: usize = LOOK + 3;
 
 /// Longest message: a path, a tag, and a few words.
 const MESSAGE: usize = 4096 + 256;
+/// Shared folders that are kept mounted.
+const FOLDERS: usize = 8;
 /// Longest tag (virtio 1.2, section 5.11.4).
 const TAG: usize = 36;
 
@@ -97,25 +99,27 @@ fn open(path: &[u8], flags: usize) -> Option<usize> {
 /// Does what the messages from `host` say, until they end. `serve` of standard input, too.
 pub fn serve(host: usize) {
     let mut message = [0u8; MESSAGE];
-    let mut len = 0;
-    let mut shared = None;
+    let (mut len, mut is_whole) = (0, true);
+    let mut shared = [const { None }; FOLDERS];
     let mut buffer = [0u8; 1024];
     say(host, 1);
     while let Some(bytes) = receive(host, &mut buffer) {
         for &byte in bytes {
             if byte == 0 && (len == 0 || message.get(len - 1) == Some(&0)) {
-                obey(message.get(..len).unwrap_or_default(), &mut shared);
-                len = 0;
+                if is_whole {
+                    obey(message.get(..len).unwrap_or_default(), &mut shared);
+                }
+                (len, is_whole) = (0, true);
                 say(host, 0);
                 continue;
             }
-            // What does not fit is lost.
-            if let Some(place) = message.get_mut(len) {
+            // Of what does not fit the last place has the end, and the message is none.
+            let place = len.min(MESSAGE - 1);
+            is_whole &= place == len;
+            if let Some(place) = message.get_mut(place) {
                 *place = byte;
-                len += 1;
-            } else {
-                len = 0;
             }
+            len = place + 1;
         }
     }
 }
@@ -131,7 +135,7 @@ struct Shared {
     root: usize,
 }
 
-fn obey(message: &[u8], shared: &mut Option<Shared>) {
+fn obey(message: &[u8], shared: &mut [Option<Shared>; FOLDERS]) {
     let mut fields = message.split(|byte| *byte == 0);
     let (Some(what), Some(node), Some(tag), Some(path)) =
         (fields.next(), fields.next().and_then(number), fields.next(), fields.next())
@@ -143,15 +147,20 @@ fn obey(message: &[u8], shared: &mut Option<Shared>) {
         Some(place) if !tag.is_empty() => copy(place, tag),
         _ => return,
     }
-    if shared.as_ref().is_none_or(|shared| shared.tag != name) {
-        if let Some(old) = shared.take() {
-            syscall([call::CLOSE, old.root, 0, 0, 0, 0, 0]);
-            syscall([call::CLOSE, old.mount, 0, 0, 0, 0, 0]);
-        }
+    let is_known = |shared: &&Option<Shared>| shared.as_ref().is_some_and(|shared| shared.tag == name);
+    if !shared.iter().any(|shared| is_known(&shared)) {
         act_as(LOOK);
-        *shared = mount(name);
+        // Where there are more, the last place is for all of them.
+        let place = shared.iter().position(Option::is_none).unwrap_or(FOLDERS - 1);
+        if let Some(place) = shared.get_mut(place) {
+            if let Some(old) = place.take() {
+                syscall([call::CLOSE, old.root, 0, 0, 0, 0, 0]);
+                syscall([call::CLOSE, old.mount, 0, 0, 0, 0, 0]);
+            }
+            *place = mount(name);
+        }
     }
-    if let Some(shared) = shared {
+    if let Some(Some(shared)) = shared.iter().find(is_known) {
         tell(shared, what, node, path);
     }
 }
@@ -234,6 +243,8 @@ fn tell(shared: &Shared, what: &[u8], node: u64, path: &[u8]) {
         }
     }
     let name = text.as_ptr() as usize + name;
+    // Before it is given up: a folder that is nowhere cannot be found any more.
+    let left = if node == 0 { None } else { left(shared.root, node) };
     for step in what {
         match step {
             b'r' => remove(folder, name, REMOVE_FILE, 0),
@@ -241,12 +252,14 @@ fn tell(shared: &Shared, what: &[u8], node: u64, path: &[u8]) {
             b'f' | b'd' | b'l' | b'o' => make(folder, name, *step),
             b'm' => touch(folder, name, false),
             b'a' => touch(folder, name, true),
-            b's' => leave(shared.root, node),
+            b's' => leave(left),
             _ => {}
         }
     }
-    if folder != shared.root {
-        syscall([call::CLOSE, folder, 0, 0, 0, 0, 0]);
+    for file in [left.unwrap_or(shared.root), folder] {
+        if file != shared.root {
+            syscall([call::CLOSE, file, 0, 0, 0, 0, 0]);
+        }
     }
 }
 
@@ -302,17 +315,20 @@ struct Handle {
     generation: u32,
 }
 
-/// Says that a file is no longer what is at its place, to those who watch the file itself.
-fn leave(mount: usize, node: u64) {
+/// The file that the kernel knows by that number; `None`: it has forgotten it, so nobody watches it.
+fn left(mount: usize, node: u64) -> Option<usize> {
     const FILEID_INO64_GEN: i32 = 0x81;
-    let handle =
-        Handle { len: 12, kind: FILEID_INO64_GEN, node: [(node >> 32) as u32, node as u32], generation: 0 };
+    let node = [(node >> 32) as u32, node as u32];
+    let handle = Handle { len: 12, kind: FILEID_INO64_GEN, node, generation: 0 };
     let handle = core::ptr::from_ref(&handle) as usize;
-    let file = syscall([call::OPEN_BY_HANDLE_AT, mount, handle, O_PATH | O_CLOEXEC, 0, 0, 0]);
-    // The kernel has forgotten it: nobody watches it.
-    let Ok(file) = usize::try_from(file) else { return };
+    let file = [call::OPEN_BY_HANDLE_AT, mount, handle, O_PATH | O_CLOEXEC, 0, 0, 0];
+    usize::try_from(syscall(file)).ok()
+}
+
+/// Says that a file is no longer what is at its place, to those who watch the file itself.
+fn leave(file: Option<usize>) {
+    let Some(file) = file else { return };
     let times = [0u64; 4];
     let times = times.as_ptr() as usize;
     syscall([call::UTIMENSAT, file, c"".as_ptr() as usize, times, AT_EMPTY_PATH, 0, 0]);
-    syscall([call::CLOSE, file, 0, 0, 0, 0, 0]);
 }

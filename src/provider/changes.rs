@@ -144,6 +144,11 @@ impl Connected {
                 Err(error) => return Err(error.into()),
             }
             let connects = fds.first().is_some_and(|fd| !fd.revents().is_empty());
+            // What it said last cannot be taken from it yet: it would wake this again and again.
+            let died = fds.get(2).is_some_and(|fd| fd.revents().contains(PollFlags::HUP));
+            if died && !qemu.out.is_empty() {
+                teller = None;
+            }
             if connects {
                 // Whoever is gone again is noticed at the first read.
                 teller = self.tellers.accept().and_then(|(stream, _)| End::new(stream)).ok();

@@ -61,9 +61,11 @@ pub(super) fn changes_are_events(project: &Project, fixed: &Path) {
     compile(project, "events");
     let root = &project.root;
     fs::create_dir(root.join("seen")).unwrap();
+    fs::create_dir(root.join("seen/kept")).unwrap();
     project.write("seen/file", "1");
     project.ssh("cat /vagrant/seen/file /srv/fixed/file");
-    let mut watcher = Watcher::start(project, "/vagrant/seen /vagrant/seen/file /srv/fixed");
+    let places = "/vagrant/seen /vagrant/seen/file /srv/fixed /vagrant/seen/kept";
+    let mut watcher = Watcher::start(project, places);
     let mut becomes = |last: &str| watcher.until(last);
 
     project.write("seen/file", "12");
@@ -77,7 +79,12 @@ pub(super) fn changes_are_events(project: &Project, fixed: &Path) {
     becomes("/vagrant/seen create link");
     fs::remove_dir(root.join("seen/folder")).unwrap();
     becomes("/vagrant/seen delete folder folder");
+    // One that is watched, and another one in its place.
+    fs::remove_dir(root.join("seen/kept")).unwrap();
+    becomes("/vagrant/seen/kept gone -");
     assert_eq!(project.ssh("ls /vagrant/seen"), "file\nlink");
+    fs::create_dir(root.join("seen/kept")).unwrap();
+    becomes("/vagrant/seen create folder kept");
 
     // How editors save. Who watches the old file hears of its end.
     project.write("seen/new", "123");

@@ -20,8 +20,9 @@ const GATHER: Duration = Duration::from_millis(10);
 const WINDOW: usize = 32;
 /// What a listener says first; all else is an answer.
 pub const LISTENS: u8 = 1;
-/// Most files that wait to be told of.
+/// Most files that wait to be told of, and most bytes of their paths.
 const MOST: usize = 64 << 10;
+const MOST_BYTES: usize = 8 << 20;
 
 /// What has become of a file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -93,6 +94,8 @@ struct State {
     changes: HashMap<Place, Change>,
     /// The same in the order in which they came.
     order: VecDeque<Place>,
+    /// Bytes of their paths.
+    bytes: usize,
     /// When the first of them came.
     since: Option<Instant>,
     full: bool,
@@ -136,12 +139,14 @@ impl Feed {
         if let Some(known) = state.changes.get_mut(&place) {
             return known.and(change);
         }
-        if state.order.len() == MOST {
+        if state.order.len() == MOST || state.bytes + place.1.len() > MOST_BYTES {
             if !std::mem::replace(&mut state.full, true) {
-                tracing::warn!("the guest does not hear of all changes: {MOST} files wait already");
+                let files = state.order.len();
+                tracing::warn!("the guest does not hear of all changes: {files} files wait already");
             }
             return;
         }
+        state.bytes += place.1.len();
         state.order.push_back(place.clone());
         state.changes.insert(place, change);
         if state.since.is_none() {
@@ -199,9 +204,10 @@ impl Feed {
         let mut state = self.state();
         let count = most.min(state.order.len());
         let places: Vec<Place> = state.order.drain(..count).collect();
-        // What comes later is gathered anew.
-        state.since = (!state.order.is_empty()).then(Instant::now);
-        state.full &= state.since.is_some();
+        state.bytes -= places.iter().map(|(_, path)| path.len()).sum::<usize>();
+        if state.order.is_empty() {
+            (state.since, state.full) = (None, false);
+        }
         places.into_iter().filter_map(|place| state.changes.remove_entry(&place)).collect()
     }
 
@@ -499,5 +505,12 @@ mod tests {
         let state = feed.state();
         assert_eq!((state.order.len(), state.changes.len()), (MOST, MOST));
         assert!(state.changes.values().any(|change| change.attributes));
+        drop(state);
+        while !feed.take(WINDOW).is_empty() {}
+        assert_eq!(feed.state().bytes, 0);
+        for number in 0..MOST_BYTES / 1000 + 10 {
+            feed.add("tag", format!("{number:01000}").into(), modified());
+        }
+        assert_eq!(feed.state().order.len(), MOST_BYTES / 1000);
     }
 }

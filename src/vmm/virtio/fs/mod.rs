@@ -46,6 +46,8 @@ pub const TAG_LEN: usize = 36;
 const BYTE_LIMIT: u32 = (1 << 20) + (64 << 10);
 /// Requests between two looks at the order to stop and at the other queue.
 const BATCH: u16 = 16;
+/// Batches at most before the server hears what the host has changed.
+const TURNS: u32 = 64;
 /// The token of what the host has changed; queues have theirs from 0.
 const CHANGES: u64 = QUEUES as u64;
 /// The name of the worker thread.
@@ -164,7 +166,7 @@ fn run(events: &Events, setup: &Setup, server: &mut Server) -> Result<(), Worker
     if let Some(source) = server.source() {
         events.watch(&Source(source), CHANGES, EventSet::IN)?;
     }
-    let mut changed = server.source().is_some();
+    let (mut changed, mut turns) = (server.source().is_some(), 0);
     loop {
         let idle = !changed && !sides.iter().any(|(_, _, awake)| *awake);
         let woken = |token: u64, _| {
@@ -180,8 +182,9 @@ fn run(events: &Events, setup: &Setup, server: &mut Server) -> Result<(), Worker
             *awake = serve(ring, chain, server, || setup.interrupt.used(number))?;
         }
         // Most are of what the guest has just done: they come together meanwhile.
-        if changed && !sides.iter().any(|(_, _, awake)| *awake) {
-            changed = !server.hear();
+        turns += 1;
+        if changed && (turns >= TURNS || !sides.iter().any(|(_, _, awake)| *awake)) {
+            (changed, turns) = (!server.hear(), 0);
         }
     }
 }

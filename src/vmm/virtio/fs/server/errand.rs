@@ -14,7 +14,7 @@ use super::Server;
 use super::abi::{Args, op};
 use super::system::{self, Identity, check_name};
 
-/// The group of the first errand; the others follow. None that anybody has.
+/// The group of the first errand; the others follow. None that is given to somebody in the guest.
 const GROUPS: u32 = 0x7276_6d00;
 /// Numbers from here on are of files that seem to be there only to seem to be removed.
 const GHOSTS: u64 = u64::MAX - (1 << 20);
@@ -65,9 +65,9 @@ impl Server {
     ) -> Option<Result<(), Errno>> {
         let outcome = match opcode {
             op::LOOKUP => self.meet(errand, node, args),
-            op::MKNOD => self.seem_made(node, args, 16),
-            op::MKDIR => self.seem_made(node, args, 8),
-            op::SYMLINK => self.seem_made(node, args, 0),
+            op::MKNOD => self.seem_made(node, args, None),
+            op::MKDIR => self.seem_made(node, args, Some(FileType::Directory)),
+            op::SYMLINK => self.seem_made(node, args, Some(FileType::Symlink)),
             op::UNLINK | op::RMDIR => self.seem_removed(node, args),
             op::GETATTR => self.tell_attributes(node),
             op::SETATTR => self.repeat_attributes(node),
@@ -102,9 +102,26 @@ impl Server {
         }
     }
 
-    fn seem_made(&mut self, parent: u64, args: &mut Args<'_>, before: usize) -> Result<(), Errno> {
-        args.skip(before)?;
+    /// `kind`: `None` where the request says it.
+    fn seem_made(&mut self, parent: u64, args: &mut Args<'_>, kind: Option<FileType>) -> Result<(), Errno> {
+        let kind = match kind {
+            Some(FileType::Symlink) => FileType::Symlink,
+            Some(kind) => {
+                args.skip(8)?;
+                kind
+            }
+            None => {
+                let mode = args.u32()?;
+                args.skip(12)?;
+                FileType::from_raw_mode(mode)
+            }
+        };
         let name = self.allowed(parent, args.string()?)?;
+        let found = system::stat_in(self.nodes.folder(parent)?, name)?;
+        // The guest would take it for an error of ours, and never forget it.
+        if Identity::of(&found).kind() != kind {
+            return Err(Errno::EXIST);
+        }
         self.answer_entry(parent, name).map(drop)
     }
 
@@ -125,18 +142,17 @@ impl Server {
         Ok(())
     }
 
-    /// The guest takes over what this answers without a look at what it has cached: so it is nothing new.
+    /// The guest takes over what this answers without a look at what it has cached: so it is nothing new, unless the
+    /// guest itself has made the file longer or shorter meanwhile.
     fn repeat_attributes(&mut self, node: u64) -> Result<(), Errno> {
-        let told = self.errands.told.filter(|(told, _)| *told == node).map(|(_, stat)| stat);
-        let stat = match told {
-            Some(stat) => stat,
-            None => match (self.stat_node(node, None), self.nodes.identity(node)) {
-                (Err(Errno::STALE), Some(gone)) => {
-                    let stat = system::stat_of(self.nodes.root())?;
-                    departed(stat, gone.inode(), gone.kind(), 0)
-                }
-                (stat, _) => stat?,
-            },
+        let told = self.errands.told.take().filter(|(told, _)| *told == node).map(|(_, stat)| stat);
+        let stat = match (self.stat_node(node, None), self.nodes.identity(node)) {
+            (Ok(now), _) => told.filter(|told| told.stx_size == now.stx_size).unwrap_or(now),
+            // What was open before another server died may be open still.
+            (Err(Errno::STALE), Some(gone)) if !self.took_over => {
+                departed(system::stat_of(self.nodes.root())?, gone.inode(), gone.kind(), 0)
+            }
+            (Err(error), _) => return Err(error),
         };
         self.answer_attributes(&stat);
         Ok(())

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ffi::CStr;
 
 use rustix::fs::FileType;
+use rustix::io::Errno;
 
 use super::Server;
 use super::nodes::ROOT;
@@ -45,12 +46,21 @@ impl Server {
             Ok(watch) => self.hearing = Some(Hearing { watch, feed: feed.clone(), tag: tag.to_owned() }),
             Err(error) => tracing::warn!(%error, "the guest does not hear of changes in shared folders"),
         }
-        self.watch_root();
+        if let Err(error) = self.watch_root() {
+            tracing::warn!(%error, tag, "the guest does not hear of changes in a shared folder");
+            self.hearing = None;
+        }
     }
 
     /// Readable when the host has changed something.
     pub fn source(&self) -> Option<std::os::fd::RawFd> {
         self.hearing.as_ref().map(|hearing| hearing.watch.source())
+    }
+
+    /// How many files the guest knows.
+    #[cfg(test)]
+    pub(super) fn known(&self) -> usize {
+        self.nodes.len()
     }
 
     /// How many folders are watched.
@@ -65,18 +75,27 @@ impl Server {
         self.hearing.as_ref().map_or(0, |hearing| hearing.watch.litter())
     }
 
-    pub(super) fn watch_root(&mut self) {
-        if let Some(hearing) = &mut self.hearing {
-            hearing.watch.clear();
-            hearing.watch.add(ROOT, self.nodes.root(), c".");
-        }
+    /// Watches the shared folder itself, and nothing else.
+    pub(super) fn watch_root(&mut self) -> Result<(), Errno> {
+        let Some(hearing) = &mut self.hearing else { return Ok(()) };
+        hearing.watch.clear();
+        hearing.watch.add(ROOT, self.nodes.root(), c".")
     }
 
     /// The guest knows a folder from now on.
     pub(super) fn watch_folder(&mut self, number: u64, parent: impl std::os::fd::AsFd, name: &CStr) {
         if let Some(hearing) = &mut self.hearing {
-            hearing.watch.add(number, parent, name);
+            // Of one that cannot be watched nothing is heard.
+            let _ = hearing.watch.add(number, parent, name);
         }
+    }
+
+    /// The guest has removed what it knew at a place.
+    pub(super) fn leave(&mut self, parent: u64, name: &CStr) {
+        if let (Some(hearing), Some((number, _))) = (&mut self.hearing, self.nodes.at(parent, name)) {
+            hearing.watch.removed(number);
+        }
+        self.nodes.vacate(parent, name);
     }
 
     /// Of folders that the guest has forgotten nobody is told any more.
@@ -84,6 +103,10 @@ impl Server {
         let forgotten = self.nodes.take_forgotten();
         let Some(hearing) = &mut self.hearing else { return };
         for folder in forgotten {
+            // It is known again.
+            if self.nodes.identity(folder.number).is_some() {
+                continue;
+            }
             let parent = self.nodes.folder(folder.parent).ok();
             let place = parent.as_deref().map(|parent| (parent, folder.name.as_c_str()));
             hearing.watch.remove(folder.number, place);
@@ -94,7 +117,8 @@ impl Server {
     }
 
     fn watch_anew(&mut self) {
-        self.watch_root();
+        // The shared folder could be watched before.
+        let _ = self.watch_root();
         for folder in self.nodes.folders() {
             if let Ok(parent) = self.nodes.folder(folder.parent) {
                 self.watch_folder(folder.number, parent, &folder.name);

@@ -80,6 +80,8 @@ pub struct Server {
     hearing: Option<Hearing>,
     errands: Errands,
     started: bool,
+    /// Another server was here before, which knew what the guest has open.
+    took_over: bool,
     answer: Answer,
     body: Vec<u8>,
 }
@@ -121,6 +123,7 @@ impl Server {
             hearing: None,
             errands: Errands::default(),
             started: false,
+            took_over: false,
             answer: Answer::default(),
             body: Vec::new(),
         })
@@ -131,13 +134,13 @@ impl Server {
         self.handles.clear();
         self.nodes.clear();
         self.errands = Errands::default();
-        self.started = false;
+        (self.started, self.took_over) = (false, false);
     }
 
     /// Takes over from a server that died under its guest, which does not begin again. Files that the guest knows are
     /// found when it looks for them by name; what it had open is closed.
     pub fn take_over(&mut self) {
-        self.started = true;
+        (self.started, self.took_over) = (true, true);
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         // No server gives more than one number a nanosecond.
         let seconds = now.tv_sec.unsigned_abs().saturating_mul(1_000_000_000);
@@ -273,7 +276,7 @@ impl Server {
         }
         self.reset();
         // Not with each reset: that is done by a thread that may not watch anything.
-        self.watch_root();
+        let _ = self.watch_root();
         self.started = major == abi::MAJOR;
         let wanted = cap::ASYNC_READ
             | cap::ATOMIC_O_TRUNC

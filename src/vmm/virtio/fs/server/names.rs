@@ -111,7 +111,7 @@ impl Server {
         let name = if folder { self.allowed(parent, name)? } else { self.free(parent, name)? };
         let flags = if folder { AtFlags::REMOVEDIR } else { AtFlags::empty() };
         rustix::fs::unlinkat(self.nodes.folder(parent)?, name, flags)?;
-        self.nodes.vacate(parent, name);
+        self.leave(parent, name);
         Ok(())
     }
 

@@ -102,33 +102,44 @@ impl Watch {
     }
 
     /// Watches the folder at `name` in `parent`, by the number that it has; `.` is `parent` itself.
-    pub fn add(&mut self, number: u64, parent: impl AsFd, name: &CStr) {
+    ///
+    /// # Errors
+    /// Of one that cannot be read, on a file system without handles, and what else the system says: nothing is heard
+    /// of it.
+    pub fn add(&mut self, number: u64, parent: impl AsFd, name: &CStr) -> Result<(), Errno> {
         if self.handles.contains_key(&number) {
-            return;
+            return Ok(());
         }
-        // One that cannot be read, a file system without handles: nothing is heard of it.
-        let Ok(handle) = handle_of(&parent, name) else { return };
-        match self.mark(libc::FAN_MARK_ADD, &parent, name) {
-            Ok(()) => {
-                self.folders.insert(handle.clone(), number);
-                self.handles.insert(number, handle);
-            }
-            Err(Errno::NOSPC) if !self.is_full => {
-                self.is_full = true;
-                tracing::warn!(
-                    "the guest does not hear of changes in all folders: fs.fanotify.max_user_marks is reached"
-                );
-            }
-            Err(_) => {}
+        let handle = handle_of(&parent, name)?;
+        let marked = self.mark(libc::FAN_MARK_ADD, &parent, name);
+        if marked == Err(Errno::NOSPC) && !std::mem::replace(&mut self.is_full, true) {
+            tracing::warn!(
+                "the guest does not hear of changes in all folders: fs.fanotify.max_user_marks is reached"
+            );
+        }
+        marked?;
+        self.folders.insert(handle.clone(), number);
+        self.handles.insert(number, handle);
+        Ok(())
+    }
+
+    /// The folder of that number was removed, and its mark with it.
+    pub fn removed(&mut self, number: u64) {
+        if let Some(handle) = self.handles.remove(&number)
+            && self.folders.get(&handle) == Some(&number)
+        {
+            self.folders.remove(&handle);
         }
     }
 
     /// Watches no more the folder of that number, which is at `name` in `parent`.
     pub fn remove(&mut self, number: u64, place: Option<(&OwnedFd, &CStr)>) {
-        let Some(handle) = self.handles.remove(&number) else { return };
-        if self.folders.get(&handle) == Some(&number) {
-            self.folders.remove(&handle);
-        }
+        let Some(handle) = self.handles.get(&number).cloned() else { return };
+        self.removed(number);
+        // Another one may be at its place, which is watched, too.
+        let is_there =
+            |(parent, name): &(&OwnedFd, &CStr)| handle_of(parent, name).is_ok_and(|at| at == handle);
+        let place = place.filter(is_there);
         let removed =
             place.is_some_and(|(parent, name)| self.mark(libc::FAN_MARK_REMOVE, parent, name).is_ok());
         self.litter += usize::from(!removed);

@@ -194,6 +194,29 @@ fn folders_that_were_forgotten_are_watched_no_more() {
     assert_eq!(guest.host(agent, ": >end"), heard("f", 0, "end"));
 }
 
+/// The guest forgets a folder long after another one has its name.
+#[test]
+fn a_folder_that_was_replaced_is_watched() {
+    let mut guest = Guest::new();
+    let agent = &mut Agent::of(&mut guest);
+    guest.host_quietly("mkdir folder");
+    assert_eq!(agent.next(), heard("d", 0, "folder"));
+    let old = guest.lookup(ROOT, "folder").unwrap().node;
+    assert_eq!(guest.host(agent, "rmdir folder; mkdir folder"), heard("Rds", old, "folder"));
+    let new = guest.lookup(ROOT, "folder").unwrap().node;
+    assert_ne!(new, old);
+    guest.forget(old, 1);
+    assert_eq!(guest.host(agent, ": >folder/file"), heard("f", 0, "folder/file"));
+    // One that the guest itself removes, and has again.
+    guest.unlink(new, "file").unwrap();
+    guest.rmdir(ROOT, "folder").unwrap();
+    let third = guest.mkdir(ROOT, "folder").unwrap().node;
+    guest.forget(new, 1);
+    assert_eq!(guest.server.watched_to_no_end(), 1, "the one that the host removed");
+    assert_ne!(third, new);
+    assert_eq!(guest.host(agent, ": >folder/file"), heard("f", 0, "folder/file"));
+}
+
 #[test]
 fn a_guest_that_begins_again_is_told_again() {
     let mut guest = Guest::new();
@@ -229,6 +252,14 @@ fn something_seems_to_be_made_only_once_and_nothing_is() {
             assert_eq!(guest.as_group(MAKE, |guest| guest.lookup(ROOT, name)).unwrap(), made);
         }
         assert_eq!(["file", "folder", "link"].map(|name| before(&guest, name)), all);
+        // One of another kind would never be forgotten.
+        let files = guest.server.known();
+        guest.host_quietly("mkfifo pipe");
+        for group in [MAKE, LOOK] {
+            assert_eq!(guest.as_group(group, |guest| guest.mknod(ROOT, "pipe")).unwrap_err(), libc::EEXIST);
+            assert_eq!(guest.as_group(group, |guest| guest.mkdir(ROOT, "pipe")).unwrap_err(), libc::EEXIST);
+        }
+        assert_eq!(guest.server.known(), files);
         // What went meanwhile is not made.
         assert_eq!(guest.as_group(MAKE, |guest| guest.mknod(ROOT, "gone")).unwrap_err(), libc::ENOENT);
         assert_eq!(guest.as_group(MAKE, |guest| guest.mkdir(ROOT, "gone")).unwrap_err(), libc::ENOENT);
@@ -286,17 +317,23 @@ fn something_seems_to_change_and_nothing_does() {
     let touch = |guest: &mut Guest| guest.setattr(file.node, abi::set::MTIME, 0, 0);
     assert_eq!(guest.as_group(LOOK, touch).unwrap(), file);
     assert_eq!(changed(&guest), before);
-    // What the guest was told with the look is told again, for it does not compare.
-    assert_eq!(guest.as_group(LOOK, |guest| guest.getattr(file.node)).unwrap(), file);
+    // What the guest was told with the look is told again, times and all, for it does not compare those.
+    let look = |guest: &mut Guest| guest.call(op::GETATTR, file.node, &[0; 16]);
+    let looked = guest.as_group(LOOK, look).unwrap();
+    assert_eq!(guest.host(agent, "echo more >file"), heard("m", 0, "file"));
+    let mut body = Answer::default();
+    body.u32(abi::set::MTIME).zeros(84);
+    let touched = guest.as_group(LOOK, |guest| guest.call(op::SETATTR, file.node, body.bytes())).unwrap();
+    assert_eq!(touched, looked);
+    assert_ne!(guest.as_group(LOOK, look).unwrap(), looked);
+    // Another length it would take for its own.
     assert_eq!(guest.host(agent, "echo more >>file"), heard("m", 0, "file"));
-    assert_eq!(guest.as_group(LOOK, touch).unwrap(), file);
-    let more = guest.as_group(LOOK, |guest| guest.getattr(file.node)).unwrap();
-    assert_eq!(more.size, 10);
+    assert_eq!(guest.as_group(LOOK, touch).unwrap().size, 10);
+    // It is told once.
+    guest.as_group(LOOK, look).unwrap();
+    guest.as_group(LOOK, touch).unwrap();
     // One that is no longer at its place.
     assert_eq!(guest.host(agent, "rm file"), heard("rs", file.node, "file"));
-    guest.host_quietly("echo another >other");
-    let other = guest.lookup(ROOT, "other").unwrap();
-    guest.as_group(LOOK, |guest| guest.getattr(other.node)).unwrap();
     let gone = guest.as_group(LOOK, touch).unwrap();
     assert_eq!((gone.size, gone.mode & libc::S_IFMT), (0, libc::S_IFREG));
     assert_eq!(touch(&mut guest).unwrap_err(), libc::ESTALE);
