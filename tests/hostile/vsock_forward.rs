@@ -1,8 +1,12 @@
 //! A socket of the host that leads to a port of the guest, with TCP clients and hostile guests.
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
 
+use rustix::net::sockopt;
 use rvm::vmm::virtio::vsock::{MAX_CONNECTIONS, Vsock};
 use rvm::vmm::{self, VsockForward};
 
@@ -125,6 +129,53 @@ fn a_client_that_goes_later_is_noticed() {
     assert_eq!((over.src_port, over.dst_port), (port, LED));
 }
 
+/// Closed, it looks like one that still reads, until its kernel has forgotten it, which tells nobody; here that is
+/// after a second.
+#[allow(unsafe_code)]
+fn forget_when_closed(client: &TcpStream) {
+    let second = 1i32;
+    let (value, len) = (std::ptr::from_ref(&second).cast(), size_of::<i32>() as libc::socklen_t);
+    // SAFETY: `value` is an integer of this length, and is only read during the call.
+    let done =
+        unsafe { libc::setsockopt(client.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_LINGER2, value, len) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// They go while the guest has taken them in and says nothing: their connections end all the same.
+fn leave(rig: &mut Rig, clients: Vec<(TcpStream, u32)>) {
+    let mut ports: HashSet<_> = clients.iter().map(|(_, port)| *port).collect();
+    clients.iter().for_each(|(client, _)| forget_when_closed(client));
+    drop(clients);
+    while !ports.is_empty() {
+        let (packet, _) = rig.next();
+        match (packet.op, packet.flags) {
+            (SHUTDOWN, 2) => assert!(ports.contains(&packet.src_port)),
+            (SHUTDOWN, 3) | (RST, _) => assert!(ports.remove(&packet.src_port)),
+            _ => panic!("{packet:?}"),
+        }
+    }
+}
+
+#[test]
+fn clients_that_go_before_a_silent_guest_leave_their_places() {
+    let mut rig = rig(16);
+    let accepted = |rig: &mut Rig| {
+        let (client, port) = client(rig);
+        accept(rig, port);
+        (client, port)
+    };
+    let clients = (0..MAX_CONNECTIONS).map(|_| accepted(&mut rig)).collect();
+    leave(&mut rig, clients);
+    // There is room again, and one that only ended what it sends is still served, however long it waits.
+    let (mut one, port) = accepted(&mut rig);
+    one.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(rig.expect(SHUTDOWN).0.flags, 2);
+    let gone = accepted(&mut rig);
+    leave(&mut rig, vec![gone]);
+    rig.data(LED, port, b"x");
+    one.read_exact(&mut [0]).unwrap();
+}
+
 #[test]
 fn a_guest_that_floods_a_client_that_does_not_read_is_cut_off() {
     let mut rig = rig(16);
@@ -165,4 +216,14 @@ fn what_does_not_listen_is_refused_at_once() {
     let forwards =
         vec![VsockForward { listener: TcpListener::bind("127.0.0.1:0").unwrap().into(), guest_port: LED }];
     Vsock::new(vmm::Vsock { cid: 3, ports: vec![], listener: None, forwards }).unwrap();
+}
+
+#[test]
+fn a_listener_is_told_to_notice_clients_that_are_gone() {
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = tcp.try_clone().unwrap().into();
+    let forwards = vec![VsockForward { listener, guest_port: LED }];
+    Vsock::new(vmm::Vsock { cid: 3, ports: vec![], listener: None, forwards }).unwrap();
+    assert!(sockopt::socket_keepalive(&tcp).unwrap());
+    assert!(sockopt::tcp_keepidle(&tcp).unwrap() <= Duration::from_secs(60));
 }

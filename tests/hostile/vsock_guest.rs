@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use rvm::vmm::virtio::vsock::{BUFFER, Counters, Vsock};
 use rvm::vmm::{self, VsockForward, VsockPort, VsockService};
 
@@ -144,6 +145,11 @@ pub fn rig(size: u16) -> Rig {
     let listener = Some(UnixListener::bind(&door).unwrap().into());
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = tcp.local_addr().unwrap();
+    // The device's own times are longer than a test's patience.
+    let second = Duration::from_secs(1);
+    sockopt::set_tcp_keepidle(&tcp, second).unwrap();
+    sockopt::set_tcp_keepintvl(&tcp, second).unwrap();
+    sockopt::set_socket_keepalive(&tcp, true).unwrap();
     let forwards = vec![VsockForward { listener: tcp.into(), guest_port: LED }];
     let device = Vsock::new(vmm::Vsock { cid: CID as u32, ports: vec![port], listener, forwards }).unwrap();
     let counters = device.counters();

@@ -2,11 +2,18 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::net::{SocketFlags, SocketType, sockopt};
 
 use super::error::VsockError;
 use crate::vmm::{Vsock as Spec, VsockForward, VsockPort};
+
+/// After so long without a word a TCP client's kernel is asked whether the client is still there, up to [`PROBES`] times.
+/// That of one that was closed denies it once its own time is over (`tcp_fin_timeout`, a minute).
+const SILENCE: Duration = Duration::from_secs(30);
+const PROBE_EVERY: Duration = Duration::from_secs(10);
+const PROBES: u32 = 3;
 
 /// Where programs of the host connect.
 #[derive(Debug)]
@@ -35,6 +42,7 @@ impl Host {
         let leading = spec.forwards.into_iter().map(|VsockForward { listener, guest_port }| {
             // Who waits for a program's next few bytes waits for those, not for a full packet.
             let _ = sockopt::set_tcp_nodelay(&listener, true);
+            keep_alive(&listener);
             Door { listener, guest_port: Some(guest_port) }
         });
         let doors: Vec<Door> = told.into_iter().chain(leading).collect();
@@ -73,6 +81,21 @@ impl Door {
             Err(rustix::io::Errno::AGAIN) => None,
             Err(error) => Some(Err(error.into())),
         }
+    }
+}
+
+/// Has the kernel notice TCP clients that are gone, whatever the guest does: one that was closed looks like one that has
+/// ended what it sends and still reads. A listener with times of its own keeps them; those it accepts inherit them.
+fn keep_alive(listener: &OwnedFd) {
+    if !matches!(sockopt::socket_keepalive(listener), Ok(false)) {
+        return;
+    }
+    let times = sockopt::set_tcp_keepidle(listener, SILENCE)
+        .and_then(|()| sockopt::set_tcp_keepintvl(listener, PROBE_EVERY))
+        .and_then(|()| sockopt::set_tcp_keepcnt(listener, PROBES));
+    // Others than TCP's have none, and say at once that they are closed.
+    if times.is_ok() {
+        let _ = sockopt::set_socket_keepalive(listener, true);
     }
 }
 

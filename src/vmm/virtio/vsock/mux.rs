@@ -48,6 +48,8 @@ pub(super) struct Mux<'h> {
     next_port: u32,
     /// Programs of the host may be waiting to be accepted.
     may_accept: bool,
+    /// One could not be, perhaps for lack of descriptors.
+    is_short: bool,
 }
 
 impl<'h> Mux<'h> {
@@ -67,6 +69,7 @@ impl<'h> Mux<'h> {
             scratch: vec![0; SCRATCH],
             next_port: FIRST_PORT,
             may_accept,
+            is_short: false,
         }
     }
 
@@ -80,6 +83,11 @@ impl<'h> Mux<'h> {
         self.may_accept = true;
     }
 
+    /// Notes that something happened: who could not be accepted may be now. No listener tells of the same one again.
+    pub(super) fn try_again(&mut self) {
+        self.may_accept |= self.is_short;
+    }
+
     /// Whether [`accept`](Self::accept) has something to do.
     pub(super) fn may_accept(&self) -> bool {
         self.may_accept
@@ -87,17 +95,23 @@ impl<'h> Mux<'h> {
 
     /// Takes in programs of the host, a few at a time. Those beyond the limit are closed.
     pub(super) fn accept(&mut self) {
-        let mut more = false;
+        let (mut more, mut refusal) = (false, None);
         for at in 0..self.host.doors().len() {
-            more |= self.accept_at(at);
+            match self.accept_at(at) {
+                Ok(may_be) => more |= may_be,
+                Err(error) => refusal = Some(error),
+            }
         }
-        self.may_accept = more;
+        if let Some(error) = refusal.as_ref().filter(|_| !self.is_short) {
+            tracing::warn!(%error, "vsock: cannot take a connection of the host's");
+        }
+        (self.may_accept, self.is_short) = (more, refusal.is_some());
     }
 
     /// Whether there may be more of them at that door.
-    fn accept_at(&mut self, at: usize) -> bool {
+    fn accept_at(&mut self, at: usize) -> io::Result<bool> {
         for _ in 0..ACCEPTS {
-            let Some(door) = self.host.doors().get(at) else { return false };
+            let Some(door) = self.host.doors().get(at) else { return Ok(false) };
             let guest_port = door.guest_port;
             match door.accept() {
                 Some(Ok(socket)) => {
@@ -110,14 +124,11 @@ impl<'h> Mux<'h> {
                         self.settle(slot, verdict);
                     }
                 }
-                Some(Err(error)) => {
-                    tracing::warn!(%error, "vsock: cannot take a connection of the host's");
-                    return false;
-                }
-                None => return false,
+                Some(Err(error)) => return Err(error),
+                None => return Ok(false),
             }
         }
-        true
+        Ok(true)
     }
 
     /// Takes in what the socket of a connection reports.

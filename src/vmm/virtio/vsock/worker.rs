@@ -92,6 +92,7 @@ impl Worker<'_, '_> {
 
     /// Takes in what happened.
     fn note(&mut self, token: u64, set: EventSet) {
+        self.mux.try_again();
         match token {
             token if token == u64::from(RX) => self.no_buffers = false,
             token if token == u64::from(TX) => self.no_packets = false,
