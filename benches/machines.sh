@@ -34,7 +34,7 @@ machine_process() {
   local exe
   for exe in /proc/[0-9]*/exe; do
     case $1:$(tr '\0' ' ' <"${exe%exe}cmdline" 2>/dev/null) in
-      kvm:*' __vm '* | qemu:*qemu-system-x86_64*) basename "${exe%/exe}" && return ;;
+      kvm:*' __vm /bench/home/'* | qemu:*qemu-system-x86_64*/bench/home/*) basename "${exe%/exe}" && return ;;
     esac
   done
   return 1

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Read;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rvm::state::Lock;
 
@@ -28,7 +29,9 @@ fn without_a_way_out_it_waits_for_the_machines_end() {
     // The machine was started; what may come of it is looked for.
     drop(child.stdin.take());
     let folder = dir.path().join("forwards");
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !folder.is_dir() {
+        assert!(Instant::now() < deadline, "it does not look for what may come of the machine");
         assert!(child.try_wait().unwrap().is_none(), "it ended before its machine");
         std::thread::yield_now();
     }
