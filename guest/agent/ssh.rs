@@ -51,14 +51,36 @@ pub fn is_wanted() -> bool {
     words.split(|byte| byte.is_ascii_whitespace()).any(|word| word == WORD)
 }
 
-/// Starts a process that does it; its number, or 0 where there is none.
+/// Starts a process that does it, and one that starts that anew where it was killed; the number of the latter, or 0 where
+/// there is none.
 pub fn start() -> usize {
+    match syscall([call::FORK, 0, 0, 0, 0, 0, 0]) {
+        0 => {
+            while is_killed() {
+                pause();
+            }
+            exit(1)
+        }
+        child => usize::try_from(child).unwrap_or(0),
+    }
+}
+
+/// Has a process listen until it ends; whether that was not of its own accord.
+fn is_killed() -> bool {
+    let mut status = 0i32;
     match syscall([call::FORK, 0, 0, 0, 0, 0, 0]) {
         0 => {
             listen();
             exit(1)
         }
-        child => usize::try_from(child).unwrap_or(0),
+        child if child > 0 => {
+            let place = core::ptr::from_mut(&mut status) as usize;
+            while syscall([call::WAIT4, child as usize, place, 0, 0, 0, 0]) == EINTR {}
+            // The low bits are the signal (`wait(2)`).
+            status & 0x7f != 0
+        }
+        // It may be out of memory for a while.
+        _ => true,
     }
 }
 
