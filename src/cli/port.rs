@@ -11,6 +11,7 @@ use super::error::CliError;
 use super::json::{Port, VERSION};
 use super::{DONE, Json, Outcome};
 use super::{ssh, target};
+use crate::machine::follow::{Followed, MOST};
 use crate::machine::{MachineError, OpenPort, PortOrigin, State, Status};
 use crate::model::{Code, Forward, PortRun, Protocol};
 use crate::net::PortError;
@@ -207,10 +208,20 @@ pub fn run(app: &App, args: &PortArgs) -> Outcome {
     if let Some(cause) = &status.cause {
         app.ui.warn(&format!("{}: {cause}. {}", target.name, status.remedy.as_deref().unwrap_or_default()));
     }
-    let mut passed_over = machines.passed_over(&status);
+    let Followed { mut passed_over, beyond, silent, .. } = machines.followed(&status);
     passed_over.retain(|forward| args.guest.is_none_or(|guest| forward.guest == guest));
     if !passed_over.is_empty() {
         app.ui.warn(&told_passed_over(&target.name, &passed_over));
+    }
+    if beyond > 0 {
+        app.ui.warn(&told_beyond(&target.name, beyond));
+    }
+    if let Some(why) = silent {
+        app.ui.warn(&format!(
+            "{}: nothing goes through the UDP ports that `auto_forward` opens: the program that carries datagrams does not \
+             run in the guest ({why}). It is tried again every few seconds.",
+            target.name
+        ));
     }
     let mut ports = all_ports(&status);
     if let Some(guest) = args.guest {
@@ -258,6 +269,14 @@ fn told_passed_over(name: &str, ports: &[Forward]) -> String {
         "{name}: a program of the guest listens at {}, which `auto_forward` passes over: the same port of 127.0.0.1 cannot be \
          had, and is tried every ten seconds. `ss -tulpn` shows who has it; `rvm port add` leads there from another one.",
         words.join(", ")
+    )
+}
+
+fn told_beyond(name: &str, count: usize) -> String {
+    let ports = if count == 1 { "port" } else { "ports" };
+    format!(
+        "{name}: programs of the guest listen at {count} more {ports}, which `auto_forward` passes over: it leads {MOST} in at \
+         most. `rvm port add` leads to one more."
     )
 }
 
@@ -338,6 +357,8 @@ mod tests {
         ports.extend((4000..4100).map(|number| port(number, Protocol::Tcp)));
         let text = told_passed_over("web", &ports);
         assert!(text.contains("4005/tcp, …, which"), "{text}");
+        assert!(told_beyond("web", 1).contains("listen at 1 more port, which"));
+        assert!(told_beyond("web", 2).contains("listen at 2 more ports, which"));
     }
 
     #[test]

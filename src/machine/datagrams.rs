@@ -187,6 +187,14 @@ impl Carrier {
     }
 }
 
+#[cfg(test)]
+impl Carrier {
+    /// What runs in the guest ends with its input.
+    pub(super) fn hang_up(&self) {
+        *hold(&self.0.link) = None;
+    }
+}
+
 fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

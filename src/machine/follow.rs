@@ -32,6 +32,8 @@ pub(super) const FOLDER: &str = "follow";
 /// In it: what is to be done, which ports are open, and where the ssh client is told.
 pub(super) const TASK: &str = "task.json";
 const OPEN: &str = "open.json";
+/// Why datagrams are not carried.
+const SILENT: &str = "datagrams.log";
 /// Beside the process's working folder, because the path of a socket is limited.
 const CONTROL: &str = "ssh.sock";
 /// The process.
@@ -39,7 +41,13 @@ pub(super) const PROCESS: &str = "__follow";
 /// Ports below are privileged on the host.
 const LOWEST: u16 = 1024;
 /// Ports that are open at once.
-const MOST: usize = 128;
+pub const MOST: usize = 128;
+/// Ports that are opened or closed at once, each by a process of the ssh client's; the rest after a pause.
+const AT_ONCE: usize = 8;
+/// So often for one line of the guest's, which is enough to close all and open others; then it is out of date.
+const ROUNDS: usize = 2 * MOST / AT_ONCE;
+/// Ports that one connection opens: its client forgets none that was closed, and searches them all each time.
+const MOST_OPENED: usize = 4096;
 /// Longest line that a guest gets to say.
 const MOST_BYTES: u64 = 64 * 1024;
 /// After each line, so that a guest that has much to say costs little; and before a guest that reboots is
@@ -112,11 +120,17 @@ pub(super) fn end(dir: &Path) -> io::Result<()> {
 
 /// Ports at which a guest listens.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Followed {
+pub struct Followed {
     /// Those that lead in.
-    pub(super) open: Vec<Forward>,
+    pub open: Vec<Forward>,
     /// Those that cannot be had on this host.
-    pub(super) passed_over: Vec<Forward>,
+    pub passed_over: Vec<Forward>,
+    /// How many there are beyond [`MOST`].
+    #[serde(default)]
+    pub beyond: usize,
+    /// Why nothing goes through the UDP ports among those that lead in.
+    #[serde(skip)]
+    pub silent: Option<String>,
 }
 
 /// The ports of the machine in `dir` that are followed now.
@@ -124,7 +138,12 @@ pub(super) fn followed(dir: &Path) -> Followed {
     if !keepers::is_done(&task_of(dir)) {
         return Followed::default();
     }
-    store::read_json(&dir.join(FOLDER).join(OPEN)).ok().flatten().unwrap_or_default()
+    let dir = dir.join(FOLDER);
+    let mut followed: Followed = store::read_json(&dir.join(OPEN)).ok().flatten().unwrap_or_default();
+    if followed.open.iter().any(|forward| forward.protocol == Protocol::Udp) {
+        followed.silent = std::fs::read_to_string(dir.join(SILENT)).ok();
+    }
+    followed
 }
 
 /// The process: follows the ports of a machine, as `path` says, until that ends.
@@ -142,8 +161,10 @@ fn keep(path: &Path, starter: &mut Starter) -> io::Result<()> {
         // Nobody listens in a guest that is not there.
         carrier.retain(|_| false);
         let (task, refused) = (&duty.task, BTreeMap::new());
-        let (ports, carrier) = (Followed::default(), &carrier);
-        let mut follower = Follower { dir, machine, task, ssh: "ssh", carrier, ports, refused };
+        let (ports, carrier, to) = (Followed::default(), &carrier, BTreeMap::new());
+        let (opened, worn) = (0, false);
+        let mut follower =
+            Follower { dir, machine, task, ssh: "ssh", carrier, ports, to, refused, opened, worn };
         follower.write()?;
         store::remove(&dir.join(CONTROL))?;
         let mut child = follower.connect()?;
@@ -152,7 +173,7 @@ fn keep(path: &Path, starter: &mut Starter) -> io::Result<()> {
             Some(output) => follower.listen(output, &mut || duty.is_at_work(starter)),
             None => Ok(()),
         };
-        // It has said too much, or cannot be heard any more.
+        // It has said too much, cannot be heard any more, or another one is due.
         let _ = child.kill();
         child.wait()?;
         heard?;
@@ -170,6 +191,7 @@ fn keep(path: &Path, starter: &mut Starter) -> io::Result<()> {
 /// Carries datagrams for as long as this process lives, while there is a port for them.
 fn carry_datagrams(dir: &Path, task: &Task, carrier: Carrier) -> io::Result<()> {
     let (dir, words) = (dir.to_owned(), task.ssh.clone());
+    store::remove(&dir.join(SILENT))?;
     let carry = move || {
         let mut respawn = Respawn::new(PAUSE);
         loop {
@@ -177,12 +199,25 @@ fn carry_datagrams(dir: &Path, task: &Task, carrier: Carrier) -> io::Result<()> 
             let began = Instant::now();
             let mut command = client("ssh", &dir, &ALIVE, &words);
             command.arg(datagrams::script());
-            // Why it ended, if it did, is known to who follows; or it is tried again.
-            let _ = carrier.carry(command, &mut || Ok(()));
+            carry_once(&carrier, command, &dir.join(SILENT));
             respawn.wait(began.elapsed());
         }
     };
     thread::Builder::new().name("datagrams".into()).spawn(carry).map(drop)
+}
+
+/// Carries datagrams until that ends; where it does not even begin, the file at `silent` says why. It is tried again.
+fn carry_once(carrier: &Carrier, command: Command, silent: &Path) {
+    let mut is_ready = false;
+    let ended = carrier.carry(command, &mut || {
+        is_ready = true;
+        store::remove(silent)
+    });
+    if !is_ready {
+        let why = ended.map_or_else(|error| error, Words::complaint).to_string();
+        // Nobody is told then, which is no reason to carry nothing.
+        let _ = std::fs::write(silent, keepers::one_line(&why));
+    }
 }
 
 /// A guest that hangs or reboots is noticed within half a minute.
@@ -213,8 +248,14 @@ struct Follower<'a> {
     ssh: &'a str,
     carrier: &'a Carrier,
     ports: Followed,
+    /// Where TCP ports that are open lead to.
+    to: BTreeMap<u16, Option<IpAddr>>,
     /// When a port could not be had.
     refused: BTreeMap<(Protocol, u16), Instant>,
+    /// TCP ports that were opened so far.
+    opened: usize,
+    /// The client keeps what it is to close, or has opened so many ports that another one has to take over.
+    worn: bool,
 }
 
 impl Follower<'_> {
@@ -233,31 +274,53 @@ impl Follower<'_> {
                 return Ok(());
             }
             let wanted = listeners(&String::from_utf8_lossy(&line));
-            self.follow(&wanted)?;
-            ready()?;
-            Cancel::new().wait(PAUSE);
+            for _ in 0..ROUNDS {
+                let is_all = self.follow(&wanted)?;
+                ready()?;
+                if self.worn {
+                    return Ok(());
+                }
+                Cancel::new().wait(PAUSE);
+                if is_all {
+                    break;
+                }
+            }
         }
     }
 
-    /// Opens and closes what is to be. What cannot be had is tried again after a while.
-    fn follow(&mut self, wanted: &BTreeSet<Listener>) -> io::Result<()> {
+    /// Opens and closes what is to be, [`AT_ONCE`] ports at most; whether that is all. What cannot be had is tried
+    /// again after a while.
+    fn follow(&mut self, wanted: &BTreeSet<Listener>) -> io::Result<bool> {
         let others: BTreeSet<(Protocol, u16)> = forwards::added(self.machine).iter().map(key).collect();
         let is_wanted = |listener: &&Listener| {
             let key = (listener.protocol, listener.port);
             listener.port >= LOWEST && !self.task.known.contains(&key) && !others.contains(&key)
         };
         let wanted: Vec<Listener> = wanted.iter().filter(is_wanted).copied().collect();
-        let mut changed = false;
+        let (mut left, mut is_all, mut changed) = (AT_ONCE, true, false);
         for forward in std::mem::take(&mut self.ports.open) {
-            if wanted.iter().any(|listener| (listener.protocol, listener.port) == key(&forward)) {
+            let to = self.to.get(&forward.host).copied().filter(|_| forward.protocol == Protocol::Tcp);
+            let is_it = |listener: &Listener| {
+                (listener.protocol, listener.port) == key(&forward) && to.is_none_or(|to| to == listener.at)
+            };
+            if wanted.iter().any(is_it) {
                 self.ports.open.push(forward);
-                continue;
+            } else if left == 0 {
+                is_all = false;
+                self.ports.open.push(forward);
+            } else {
+                left -= 1;
+                if self.close(&forward) {
+                    changed = true;
+                } else {
+                    // It is still there.
+                    self.ports.open.push(forward);
+                }
             }
-            self.close(&forward);
-            changed = true;
         }
         self.refused.retain(|_, when| when.elapsed() < AGAIN);
         let mut passed_over: Vec<Forward> = Vec::new();
+        let mut beyond = BTreeSet::new();
         for Listener { protocol, port, at } in wanted {
             let is_it = |forward: &Forward| key(forward) == (protocol, port);
             if self.ports.open.iter().chain(&passed_over).any(is_it) {
@@ -271,8 +334,14 @@ impl Follower<'_> {
             }
             // Those that fail count as well.
             if self.ports.open.len() + self.refused.len() >= MOST {
+                beyond.insert((protocol, port));
                 continue;
             }
+            if left == 0 || self.worn {
+                is_all = false;
+                continue;
+            }
+            left -= 1;
             if self.open(&forward, at) {
                 self.ports.open.push(forward);
                 changed = true;
@@ -281,27 +350,43 @@ impl Follower<'_> {
                 passed_over.push(forward);
             }
         }
-        if changed || passed_over != self.ports.passed_over {
+        let beyond = beyond.len();
+        if changed || (&passed_over, beyond) != (&self.ports.passed_over, self.ports.beyond) {
             self.ports.passed_over = passed_over;
+            self.ports.beyond = beyond;
             self.write()?;
         }
-        Ok(())
+        Ok(is_all)
     }
 
     /// Whether it could be had.
-    fn open(&self, forward: &Forward, to: Option<IpAddr>) -> bool {
-        match forward.protocol {
-            Protocol::Tcp => self.tell("forward", forward.host, to),
-            Protocol::Udp => self.carrier.open(forward).is_ok(),
+    fn open(&mut self, forward: &Forward, to: Option<IpAddr>) -> bool {
+        if forward.protocol == Protocol::Udp {
+            return self.carrier.open(forward).is_ok();
         }
+        let is_open = self.tell("forward", forward.host, to);
+        if is_open {
+            self.to.insert(forward.host, to);
+            self.opened += 1;
+            self.worn |= self.opened >= MOST_OPENED;
+        }
+        is_open
     }
 
-    fn close(&self, forward: &Forward) {
-        match forward.protocol {
-            // Cancelled by the port that it listens on.
-            Protocol::Tcp => drop(self.tell("cancel", forward.host, None)),
-            Protocol::Udp => self.carrier.retain(|at| at.port() != forward.host),
+    /// Whether it is closed.
+    fn close(&mut self, forward: &Forward) -> bool {
+        if forward.protocol == Protocol::Udp {
+            self.carrier.retain(|at| at.port() != forward.host);
+            return true;
         }
+        // The client looks for one that leads to the same address.
+        let to = self.to.get(&forward.host).copied().flatten();
+        let is_closed = self.tell("cancel", forward.host, to);
+        if is_closed {
+            self.to.remove(&forward.host);
+        }
+        self.worn |= !is_closed;
+        is_closed
     }
 
     /// Has the client that is connected open or close a forward; whether it did.
@@ -311,9 +396,13 @@ impl Follower<'_> {
             Some(IpAddr::V4(v4)) => v4.to_string(),
             Some(IpAddr::V6(v6)) => format!("[{v6}]"),
         };
-        let words = ["-O", verb, "-L", &format!("127.0.0.1:{port}:{to}:{port}")];
-        let status = client(self.ssh, self.dir, &words, &self.task.ssh).status();
-        status.is_ok_and(|status| status.success())
+        let spec = format!("127.0.0.1:{port}:{to}:{port}");
+        let words = ["-O", verb, "-o", "LogLevel ERROR", "-L", &spec];
+        let output = client(self.ssh, self.dir, &words, &self.task.ssh).stderr(Stdio::piped()).output();
+        // One that cancels nothing says so, and ends well all the same.
+        output.is_ok_and(|output| {
+            output.status.success() && !String::from_utf8_lossy(&output.stderr).contains("failed")
+        })
     }
 
     fn write(&self) -> io::Result<()> {
@@ -324,20 +413,37 @@ impl Follower<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::Lock;
     use std::net::UdpSocket;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn task() -> Task {
+        Task { ssh: vec!["web".into()], known: BTreeSet::new() }
+    }
+
+    fn follower<'a>(dir: &'a Path, task: &'a Task, ssh: &'a str, carrier: &'a Carrier) -> Follower<'a> {
+        let (ports, to, refused) = (Followed::default(), BTreeMap::new(), BTreeMap::new());
+        Follower { dir, machine: dir, task, ssh, carrier, ports, to, refused, opened: 0, worn: false }
+    }
+
+    /// A program of that text, in that folder.
+    fn program(dir: &Path, text: &str) -> String {
+        let path = dir.join("client");
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o700)).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
 
     /// A guest that names ports which the host has, line after line, costs the host one process for each.
     #[test]
     fn a_port_that_cannot_be_had_is_not_tried_with_each_line() {
-        use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
-        let (client, calls) = (dir.path().join("client"), dir.path().join("calls"));
-        std::fs::write(&client, format!("#!/bin/sh\necho \"$*\" >>{}\nexit 255\n", calls.display())).unwrap();
-        std::fs::set_permissions(&client, PermissionsExt::from_mode(0o700)).unwrap();
-        let task = Task { ssh: vec!["web".into()], known: BTreeSet::new() };
-        let (dir, ssh) = (dir.path(), client.to_str().unwrap());
-        let (ports, refused, carrier) = (Followed::default(), BTreeMap::new(), &Carrier::new().unwrap());
-        let mut follower = Follower { dir, machine: dir, task: &task, ssh, carrier, ports, refused };
+        let calls = dir.path().join("calls");
+        let client = program(dir.path(), "#!/bin/sh\necho \"$*\" >>calls\nexit 255\n");
+        let task = task();
+        let (dir, ssh) = (dir.path(), client.as_str());
+        let carrier = Carrier::new().unwrap();
+        let mut follower = follower(dir, &task, ssh, &carrier);
         let count = || std::fs::read_to_string(&calls).unwrap().lines().count();
         let of = |protocol: Protocol| move |port: u16| Listener { protocol, port, at: None };
         let listening = |ports: std::ops::Range<u16>| ports.map(of(Protocol::Tcp)).collect();
@@ -349,9 +455,76 @@ mod tests {
         follower.refused.values_mut().for_each(|when| *when = when.checked_sub(AGAIN).unwrap());
         follower.follow(&listening(3000..3001)).unwrap();
         assert_eq!(count(), 3);
-        // Neither are many.
-        follower.follow(&listening(4000..5000)).unwrap();
+        // Neither are many, and of those only some with each line.
+        let many = listening(4000..5000);
+        assert!(!follower.follow(&many).unwrap());
+        assert_eq!(count(), 3 + AT_ONCE);
+        while !follower.follow(&many).unwrap() {}
         assert_eq!(count(), 2 + MOST);
+        let listed: Followed = store::read_json(&dir.join(OPEN)).unwrap().unwrap();
+        assert_eq!((listed.passed_over.len(), listed.beyond), (MOST - 1, 1000 + 1 - MOST));
+    }
+
+    /// A client that keeps a list of what it forwards, as OpenSSH's does: what it is to close has to lead to the same
+    /// address, and that there is no such port it only says.
+    const CLIENT: &str = r#"#!/bin/sh
+while [ "$1" != -O ]; do shift; done
+echo "$2" >>verbs
+if [ "$2" = forward ]; then echo "$6" >>open
+elif grep -qxF -- "$6" open; then grep -vxF -- "$6" open >rest; mv rest open
+else echo "forwarding request failed: port not forwarded" >&2; fi
+"#;
+
+    #[test]
+    fn what_a_guest_closes_at_another_address_of_loopback_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let ssh = program(dir.path(), CLIENT);
+        let (task, carrier) = (task(), Carrier::new().unwrap());
+        let mut follower = follower(dir.path(), &task, &ssh, &carrier);
+        let said = |line: &str| listeners(line);
+        let open = || std::fs::read_to_string(dir.path().join("open")).unwrap();
+        assert!(follower.follow(&said("0200007F:0BB8 00000000:0BB9")).unwrap());
+        assert_eq!(open(), "127.0.0.1:3000:127.0.0.2:3000\n127.0.0.1:3001:localhost:3001\n");
+        // Who listens elsewhere from now on is led to.
+        assert!(follower.follow(&said("0300007F:0BB8 00000000:0BB9")).unwrap());
+        assert_eq!(open(), "127.0.0.1:3001:localhost:3001\n127.0.0.1:3000:127.0.0.3:3000\n");
+        assert!(follower.follow(&said("")).unwrap());
+        assert_eq!((open().as_str(), &follower.ports, follower.worn), ("", &Followed::default(), false));
+    }
+
+    #[test]
+    fn a_port_that_is_not_closed_counts_and_ends_the_connection() {
+        let dir = tempfile::tempdir().unwrap();
+        let ssh = program(dir.path(), CLIENT);
+        let (task, carrier) = (task(), Carrier::new().unwrap());
+        let mut follower = follower(dir.path(), &task, &ssh, &carrier);
+        assert!(follower.follow(&listeners("0200007F:0BB8")).unwrap());
+        std::fs::write(dir.path().join("open"), "").unwrap();
+        follower.listen(&b"\n0200007F:0BB9\n"[..], &mut || Ok(())).unwrap();
+        assert!(follower.worn);
+        assert_eq!(follower.ports.open.iter().map(key).collect::<Vec<_>>(), [(Protocol::Tcp, 3000)]);
+    }
+
+    /// A guest that listens at other ports with each line makes the host start few processes, and the client's list
+    /// has an end.
+    #[test]
+    fn a_guest_that_changes_its_mind_costs_little() {
+        let dir = tempfile::tempdir().unwrap();
+        let ssh = program(dir.path(), CLIENT);
+        let (task, carrier) = (task(), Carrier::new().unwrap());
+        let mut follower = follower(dir.path(), &task, &ssh, &carrier);
+        let tcp = |port: u16| Listener { protocol: Protocol::Tcp, port, at: None };
+        let sets = [3000..3128, 4000..4128].map(|ports| ports.map(tcp).collect::<BTreeSet<_>>());
+        let verbs = || std::fs::read_to_string(dir.path().join("verbs")).unwrap().lines().count();
+        for (round, set) in sets.iter().cycle().take(6).enumerate() {
+            assert!(!follower.follow(set).unwrap());
+            assert_eq!(verbs(), (round + 1) * AT_ONCE);
+        }
+        follower.opened = MOST_OPENED - 1;
+        follower.ports = Followed::default();
+        assert!(!follower.follow(&sets[0]).unwrap(), "the rest is for the next connection");
+        assert!(follower.worn);
+        assert_eq!((follower.ports.open.len(), follower.opened), (1, MOST_OPENED));
     }
 
     /// UDP ports are opened by the process itself, count among the others, and are closed when nobody listens.
@@ -363,9 +536,9 @@ mod tests {
         let free = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let of_file = taken.checked_sub(1).unwrap();
         let task = Task { ssh: vec!["web".into()], known: BTreeSet::from([(Protocol::Udp, of_file)]) };
-        let (ports, refused, carrier) = (Followed::default(), BTreeMap::new(), &Carrier::new().unwrap());
-        let (dir, ssh) = (dir.path(), "/bin/false");
-        let mut follower = Follower { dir, machine: dir, task: &task, ssh, carrier, ports, refused };
+        let carrier = Carrier::new().unwrap();
+        let dir = dir.path();
+        let mut follower = follower(dir, &task, "/bin/false", &carrier);
         let udp = |port: u16| Listener { protocol: Protocol::Udp, port, at: None };
         follower.follow(&BTreeSet::from([taken, free, of_file, 80].map(udp))).unwrap();
         assert_eq!(follower.ports.open.iter().map(key).collect::<Vec<_>>(), [(Protocol::Udp, free)]);
@@ -382,5 +555,45 @@ mod tests {
             assert!(Instant::now() < deadline, "it is not closed");
             thread::yield_now();
         }
+    }
+
+    /// A guest that cannot run the relay: its ports are listed, and that nothing goes through them is said.
+    #[test]
+    fn why_no_datagrams_are_carried_is_kept_until_they_are() {
+        let machine = tempfile::tempdir().unwrap();
+        let dir = machine.path().join(FOLDER);
+        store::create_private_dir(&dir).unwrap();
+        let _lock =
+            Lock::try_acquire(&task_of(machine.path()).with_extension("lock"), "a test").unwrap().unwrap();
+        let (silent, carrier) = (dir.join(SILENT), Carrier::new().unwrap());
+        let shell = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]).env("HOME", machine.path());
+            command
+        };
+        carry_once(
+            &carrier,
+            shell("cat >/dev/null & echo 'no such' >&2; echo program >&2; exit 126"),
+            &silent,
+        );
+        let of = |protocol: Protocol| {
+            let host_ip = Ipv4Addr::LOCALHOST.into();
+            let open = vec![Forward { guest: 5000, host: 5000, host_ip, protocol, auto_correct: false }];
+            store::write_json(&dir.join(OPEN), &Followed { open, ..Followed::default() }).unwrap();
+            followed(machine.path()).silent
+        };
+        assert_eq!(of(Protocol::Udp).as_deref(), Some("no such; program"));
+        assert_eq!(of(Protocol::Tcp), None, "no port of those that are there");
+        let (work, ended) = (carrier.clone(), silent.clone());
+        let command = shell(&datagrams::script());
+        let carrying = thread::spawn(move || carry_once(&work, command, &ended));
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while of(Protocol::Udp).is_some() {
+            assert!(Instant::now() < deadline, "it is still said");
+            thread::yield_now();
+        }
+        carrier.hang_up();
+        carrying.join().unwrap();
+        assert_eq!(of(Protocol::Udp), None, "it did begin");
     }
 }

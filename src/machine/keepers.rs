@@ -1,7 +1,7 @@
 //! Processes that keep an ssh client for a machine until it ends: `rvm __forward FILE` (`forwards.rs`) and `rvm __follow
 //! FILE` (`follow.rs`).
 //!
-//! The file says what to do. It is `NAME.new` until the process is at work, and from then on `NAME.json`, for as long as
+//! The file says what to do. It is `NAME.new-PID` (the command that wrote it) until the process is at work, and from then on `NAME.json`, for as long as
 //! it is to be done: a process that is killed is started again (`guard.rs`). Whoever does it holds `NAME.lock`, and
 //! `NAME.log` says why nobody does just now.
 
@@ -10,6 +10,7 @@ use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdin, Command, ExitCode, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -42,7 +43,7 @@ impl Machines<'_> {
     ) -> Result<Result<(), String>, MachineError> {
         let dir = path.parent().unwrap_or(path);
         store::create_private_dir(dir).map_err(|e| MachineError::file("create", dir, e))?;
-        let new = path.with_extension("new");
+        let new = path.with_extension(new_extension());
         let _ = store::remove(&path.with_extension("log"));
         store::write_json(&new, task).map_err(|e| MachineError::file("write", &new, e))?;
         let said = self.start_keeper(word, &new);
@@ -92,6 +93,11 @@ pub(super) fn start_again(word: &str, path: &Path) -> Result<Child, String> {
     }
     bury(&mut child);
     Err(one_line(&said))
+}
+
+/// Of a task that is about to begin: another command may be about to begin it, too.
+fn new_extension() -> String {
+    format!("new-{}", std::process::id())
 }
 
 fn told(
@@ -217,24 +223,26 @@ impl<T: DeserializeOwned> Duty<T> {
 }
 
 /// What a program says at its standard error: the beginning, however much a guest has it say.
-pub(super) struct Words(Option<thread::JoinHandle<String>>);
+pub(super) struct Words(Option<Receiver<String>>);
 
 impl Words {
     /// Listens to a child whose standard error is a pipe.
     pub(super) fn of(child: &mut Child) -> Self {
-        let listen = |mut output: ChildStderr| {
+        let (tell, told) = channel();
+        let listen = move |mut output: ChildStderr| {
             let mut text = Vec::new();
             let _ = (&mut output).take(MOST_BYTES).read_to_end(&mut text);
+            let _ = tell.send(String::from_utf8_lossy(&text).into_owned());
             let _ = io::copy(&mut output, &mut io::sink());
-            String::from_utf8_lossy(&text).into_owned()
         };
         let spawn = |output| thread::Builder::new().name("words".into()).spawn(move || listen(output)).ok();
-        Self(child.stderr.take().and_then(spawn))
+        Self(child.stderr.take().and_then(spawn).map(|_| told))
     }
 
-    /// Why an ssh client that has ended did so too early.
+    /// Why an ssh client that has ended did so too early. Its master may have its standard error, too, and keep it
+    /// for as long as the guest likes: that is not waited for.
     pub(super) fn complaint(self) -> io::Error {
-        let text = self.0.and_then(|thread| thread.join().ok()).unwrap_or_default();
+        let text = self.0.and_then(|told| told.recv_timeout(ENDING).ok()).unwrap_or_default();
         io::Error::other(if text.is_empty() { "ssh gave up".into() } else { text })
     }
 }
@@ -247,11 +255,16 @@ mod tests {
     fn a_task_is_to_be_done_from_when_it_is_done_until_it_is_retired() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tcp-127.0.0.1-8080.json");
-        let new = path.with_extension("new");
+        let new = path.with_extension(new_extension());
+        let others = path.with_extension("new-1");
         let take = |path: &Path| Duty::<u32>::take(path, "a test", "taken");
         assert!(take(&path).is_err(), "there is none");
         store::write_json(&new, &7).unwrap();
         let duty = take(&new).unwrap();
+        // Another command is about to begin the same one, and gives up.
+        store::write_json(&others, &8).unwrap();
+        assert_eq!(take(&others).err().unwrap().to_string(), "taken");
+        store::remove(&others).unwrap();
         assert_eq!((duty.task, is_done(&path), task_files(dir.path())), (7, true, Vec::new()));
         let mut heard = tempfile::tempfile().unwrap();
         let mut starter = Starter::of(heard.try_clone().unwrap());

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::boot::KNOWN_HOSTS;
+use super::follow::Followed;
 use super::record::Record;
 use super::{MachineError, Machines, OpenPort, PortOrigin, SshInfo, State, Status};
 use super::{console, follow, forwards, nat, schedule};
@@ -64,11 +65,10 @@ impl Machines<'_> {
         provider::usage(&self.layout.machine(id))
     }
 
-    /// Ports at which the guest of a machine that runs listens, and which do not lead in as `auto_forward` has it: those
-    /// of the host cannot be had.
-    pub fn passed_over(&self, status: &Status) -> Vec<Forward> {
+    /// What `auto_forward` does for a machine that runs.
+    pub fn followed(&self, status: &Status) -> Followed {
         let dir = status.id.as_ref().map(|id| self.layout.machine(id));
-        dir.map(|dir| follow::followed(&dir).passed_over).unwrap_or_default()
+        dir.map(|dir| follow::followed(&dir)).unwrap_or_default()
     }
 
     /// State of a machine by full id.
