@@ -56,10 +56,6 @@ impl Node {
     fn is_at(&self, parent: u64, name: &CStr) -> bool {
         (self.parent, self.name.as_c_str()) == (parent, name)
     }
-
-    fn place(&self, number: u64) -> Place {
-        Place { number, parent: self.parent, name: self.name.clone() }
-    }
 }
 
 /// A folder, and where it was found.
@@ -200,7 +196,9 @@ impl Nodes {
     /// All folders but the shared one, and where they were found.
     pub fn folders(&self) -> Vec<Place> {
         let folders = self.nodes.iter().filter(|(_, node)| node.identity.kind() == FileType::Directory);
-        folders.map(|(id, node)| node.place(*id)).collect()
+        let place =
+            |(id, node): (&u64, &Node)| Place { number: *id, parent: node.parent, name: node.name.clone() };
+        folders.map(place).collect()
     }
 
     /// Folders that the guest has forgotten since this was asked for last.
@@ -277,10 +275,9 @@ impl Nodes {
         if node.is_at(parent, name) {
             return;
         }
-        let old = node.place(id);
-        (node.parent, node.name) = (parent, name.to_owned());
-        self.leave(&old);
-        let old = old.parent;
+        let old_name = std::mem::replace(&mut node.name, name.to_owned());
+        let old = std::mem::replace(&mut node.parent, parent);
+        self.leave(id, old, &old_name);
         if old != parent {
             self.adopt(parent, 1);
             self.adopt(old, -1);
@@ -295,9 +292,9 @@ impl Nodes {
     }
 
     /// What was at a place is not there any more, unless something else is.
-    fn leave(&mut self, place: &Place) {
-        let digest = self.digest(place.parent, &place.name);
-        if self.by_place.get(&digest) == Some(&place.number) {
+    fn leave(&mut self, id: u64, parent: u64, name: &CStr) {
+        let digest = self.digest(parent, name);
+        if self.by_place.get(&digest) == Some(&id) {
             self.by_place.remove(&digest);
         }
     }
@@ -327,10 +324,9 @@ impl Nodes {
             self.budget.give(1);
             self.by_identity.remove(&node.identity);
             self.open_count -= usize::from(node.folder.is_some());
-            let place = node.place(id);
-            self.leave(&place);
+            self.leave(id, node.parent, &node.name);
             if node.identity.kind() == FileType::Directory {
-                self.forgotten.push(place);
+                self.forgotten.push(Place { number: id, parent: node.parent, name: node.name });
             }
             id = node.parent;
             if let Some(parent) = self.nodes.get_mut(&id) {
