@@ -56,11 +56,7 @@ impl Machines<'_> {
 
     /// Starts a process that outlives this command; what it says once it is at work, or why it is not.
     pub(super) fn start_keeper(&self, word: &str, path: &Path) -> io::Result<String> {
-        let (mut child, said, _) = told(&mut self.keeper_command(), word, path, Stdio::null())?;
-        if said != READY {
-            child.wait()?;
-        }
-        Ok(said)
+        self.start_with(word, path, Stdio::null()).map(|(said, _)| said)
     }
 
     /// The same, and the end of its standard input, which is a pipe.
@@ -69,17 +65,16 @@ impl Machines<'_> {
         word: &str,
         path: &Path,
     ) -> io::Result<(String, Option<ChildStdin>)> {
-        let (mut child, said, input) = told(&mut self.keeper_command(), word, path, Stdio::piped())?;
+        self.start_with(word, path, Stdio::piped())
+    }
+
+    fn start_with(&self, word: &str, path: &Path, input: Stdio) -> io::Result<(String, Option<ChildStdin>)> {
+        let mut command = Command::new(&self.exe);
+        let (mut child, said, input) = told(command.env_clear().env("PATH", &self.path), word, path, input)?;
         if said != READY {
             child.wait()?;
         }
         Ok((said, input))
-    }
-
-    fn keeper_command(&self) -> Command {
-        let mut command = Command::new(&self.exe);
-        command.env_clear().env("PATH", &self.path);
-        command
     }
 }
 

@@ -1,7 +1,7 @@
 //! The way of what the host changes in shared folders to the guest's agent: a virtio socket where rvm runs the
 //! machine, a port of QEMU's virtio console where that does.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -10,9 +10,9 @@ use std::thread::JoinHandle;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-use super::agent::UNPRIVILEGED;
-use crate::state::store;
-use crate::vmm::virtio::fs::{Feed, LISTENS};
+use super::agent;
+use super::qemu::listener;
+use crate::vmm::virtio::fs::{Feed, LISTENS, flush};
 use crate::vmm::{VsockPort, VsockService, control, sandbox};
 
 /// The port of the host that agents connect to.
@@ -35,10 +35,7 @@ struct Service(Feed);
 
 impl VsockService for Service {
     fn connect(&mut self, guest_port: u32) -> io::Result<OwnedFd> {
-        if guest_port >= UNPRIVILEGED {
-            return Err(ErrorKind::PermissionDenied.into());
-        }
-        let (ours, theirs) = UnixStream::pair()?;
+        let (ours, theirs) = agent::pair(guest_port)?;
         self.0.connect(ours)?;
         Ok(theirs.into())
     }
@@ -96,11 +93,7 @@ pub(super) struct Connected {
 impl Pipe {
     /// Listens in the machine's folder.
     pub(super) fn listen(dir: &Path) -> io::Result<Self> {
-        let bind = |name| {
-            store::remove(&dir.join(name))?;
-            control::bind(&dir.join(name))
-        };
-        Ok(Self { qemu: bind(TOLD)?, tellers: bind(TELLING)? })
+        Ok(Self { qemu: listener(dir, TOLD)?, tellers: listener(dir, TELLING)? })
     }
 
     /// Waits for QEMU, which is there.
@@ -207,14 +200,7 @@ impl End {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        while !self.out.is_empty() {
-            match self.stream.write(&self.out) {
-                Ok(count) => drop(self.out.drain(..count)),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        flush(&self.stream, &mut self.out)
     }
 }
 
@@ -225,6 +211,8 @@ pub(super) fn introduce(dir: &Path, feed: &Feed) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
@@ -266,7 +254,10 @@ mod tests {
     #[test]
     fn only_the_system_of_a_guest_is_told() {
         let mut port = port(Feed::new().unwrap());
-        assert_eq!(port.service.connect(UNPRIVILEGED).unwrap_err().kind(), ErrorKind::PermissionDenied);
+        assert_eq!(
+            port.service.connect(agent::UNPRIVILEGED).unwrap_err().kind(),
+            ErrorKind::PermissionDenied
+        );
         port.service.connect(1).unwrap();
     }
 }

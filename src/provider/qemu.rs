@@ -139,9 +139,9 @@ impl Engine for Qemu {
     }
 }
 
-/// A listening socket of that name. QEMU, whose working directory is `dir`, reaches it by the name
-/// alone, which keeps it within the 107 bytes of `sun_path`.
-fn listener(dir: &Path, name: &str) -> io::Result<UnixListener> {
+/// A listening socket of that name, in place of one that a process left that was killed. QEMU, whose working directory is
+/// `dir`, reaches it by the name alone, which keeps it within the 107 bytes of `sun_path`.
+pub(super) fn listener(dir: &Path, name: &str) -> io::Result<UnixListener> {
     crate::state::store::remove(&dir.join(name))?;
     control::bind(&dir.join(name))
 }

@@ -13,12 +13,13 @@ use rustix::process::setsid;
 use serde::{Deserialize, Serialize};
 
 use super::launch::{LOG, SPEC};
+use super::qemu::listener;
 use super::{ProviderError, VmSpec, changes};
 use crate::model::ProviderKind;
 use crate::state::{Lock, Starter, store};
+use crate::vmm;
 use crate::vmm::sandbox::{self, Policy, Role};
 use crate::vmm::virtio::fs::{Budget, Feed, Relay, VhostFs, introduce};
-use crate::vmm::{self, control};
 
 /// The word for the process that serves the folders of a machine that QEMU runs.
 pub const PROCESS: &str = "__share";
@@ -98,10 +99,7 @@ pub(super) struct Working {
 impl Relays {
     /// Listens in the machine's folder.
     pub(super) fn listen(dir: &Path, shares: &[ShareSpec]) -> io::Result<Self> {
-        let bind = |name: String| {
-            store::remove(&dir.join(&name))?;
-            control::bind(&dir.join(&name))
-        };
+        let bind = |name: String| listener(dir, &name);
         let relay = |place| Ok(Relay::new(bind(socket(place))?, bind(introductions(place))?));
         (0..shares.len()).map(relay).collect::<io::Result<_>>().map(Self)
     }
@@ -240,9 +238,10 @@ fn serve(dir: &Path, is_next: bool, starter: &mut Starter) -> Result<(), String>
         let opened = VhostFs::open(share, &files).map_err(|error| super::process::chain(&error))?;
         let opened = opened.telling(&feed, &share.tag);
         let opened = if is_next { opened.taking_over() } else { opened };
-        let path = dir.join(served(place));
-        let bound = store::remove(&path).and_then(|()| control::bind(&path));
-        shares.push((opened, bound.map_err(|error| format!("cannot create {}: {error}", path.display()))?));
+        let name = served(place);
+        let bound = listener(dir, &name);
+        let bound = bound.map_err(|error| format!("cannot create {}: {error}", dir.join(name).display()))?;
+        shares.push((opened, bound));
     }
     for place in 0..shares.len() {
         let relay = dir.join(introductions(place));

@@ -183,7 +183,7 @@ impl Feed {
                 if matches!(heard, Ok(true)) {
                     self.state().heard = true;
                 }
-                if heard.and_then(|_| listener.flush()).is_err() {
+                if heard.and_then(|_| flush(&listener.stream, &mut listener.out)).is_err() {
                     telling = None;
                     self.state().forget();
                 }
@@ -307,19 +307,22 @@ impl Telling {
             }
         }
     }
+}
 
-    /// Says what is to be said as far as it is taken.
-    fn flush(&mut self) -> io::Result<()> {
-        while !self.out.is_empty() {
-            match self.stream.write(&self.out) {
-                Ok(count) => drop(self.out.drain(..count)),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+/// Writes of `out` as much as a stream that does not wait takes.
+///
+/// # Errors
+/// What the system says.
+pub fn flush(mut stream: &UnixStream, out: &mut Vec<u8>) -> io::Result<()> {
+    while !out.is_empty() {
+        match stream.write(out) {
+            Ok(count) => drop(out.drain(..count)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
-        Ok(())
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ mod server;
 mod vhost;
 
 pub use error::FsError;
-pub use feed::{Feed, LISTENS};
+pub use feed::{Feed, LISTENS, flush};
 pub use relay::{Relay, introduce};
 #[cfg(test)]
 pub(crate) use server::tests::escape::while_they_change_places;
